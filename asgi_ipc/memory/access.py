@@ -1,0 +1,77 @@
+"""
+What the operating system calls our objects, and whom we trust with them.
+
+Named shared memory shows up as files on Linux; elsewhere (macOS) it has no path at all, and what needs one does
+without.  An object that a stranger owns, or that more people may write than were asked for, is refused: whoever can
+write a segment can make its readers believe anything.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SHM_DIRECTORY", "check_trust", "discard_name", "named_identity", "object_path"]
+
+import os
+import stat
+import sys
+from typing import Optional, Tuple
+
+import posix_ipc
+
+from ..exceptions import SegmentRefused
+
+#: Where the kernel shows named shared memory as files.
+SHM_DIRECTORY: Optional[str] = "/dev/shm" if sys.platform.startswith("linux") else None
+
+Identity = Tuple[int, int]
+
+
+def object_path(name: str) -> Optional[str]:
+    """The file that shows the object called ``name``, or None where the system has no such files."""
+    return os.path.join(SHM_DIRECTORY, name) if SHM_DIRECTORY else None
+
+
+def named_identity(name: str) -> Optional[Identity]:
+    """Device and inode that the segment name leads to now; None if it leads nowhere (or the system cannot tell)."""
+    path = object_path(name)
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def discard_name(name: str) -> bool:
+    """Remove the name of a segment; False if there was none. Its memory goes with the last process that maps it."""
+    try:
+        posix_ipc.unlink_shared_memory("/" + name)
+    except posix_ipc.ExistentialError:
+        return False
+    return True
+
+
+def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it") -> None:
+    """
+    Raise ``SegmentRefused`` for an object that belongs to a stranger, or that more people may write than ``mode`` says.
+
+    Its owner must be this user or root; where ``mode`` lets a group (or everybody) write, another member of that group
+    (or anybody) may be the owner too.
+    """
+    me = os.geteuid()
+    if found.st_uid not in (me, 0):
+        shared = found.st_mode & mode
+        in_group = found.st_gid == os.getegid() or found.st_gid in os.getgroups()
+        if not (shared & stat.S_IWOTH or (shared & stat.S_IWGRP and in_group)):
+            raise SegmentRefused(
+                segment,
+                f"{what} belongs to user {found.st_uid}, and this process is user {me}: remove it, choose another "
+                "prefix, or let both users share a group and pass mode=0o660",
+            )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) & ~mode:
+        is_mode = stat.S_IMODE(found.st_mode)
+        raise SegmentRefused(
+            segment,
+            f"{what} has mode {is_mode:#o}, so that others may write it, and mode {mode:#o} was asked for: pass "
+            f"mode={is_mode:#o} if that is meant, or remove it",
+        )

@@ -1,0 +1,85 @@
+"""
+The semaphores of a segment: one for each epoch, named after the segment, its nonce and the epoch.
+
+The nonce can be read only by those who may read the segment, so nobody else can squat the names.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Semaphores"]
+
+import contextlib
+import os
+import re
+import stat
+import time
+from typing import Optional
+
+import posix_ipc
+
+from .access import SHM_DIRECTORY, check_trust
+
+#: Semaphores are born with the sticky bit, which nobody else's have: what a kill inside ``sem_open`` leaves behind
+#: under a random name (glibc: six letters or digits) is thereby known as ours.
+BIRTHMARK = stat.S_ISVTX if SHM_DIRECTORY else 0
+_STILLBORN = re.compile(r"sem\.[A-Za-z0-9]{6}", re.ASCII)
+#: Seconds after which a creation is surely over (``sem_open`` takes microseconds).
+STILLBORN_AGE = 5.0
+
+
+class Semaphores:
+    """Makes, opens and removes the semaphores of the segment ``name``."""
+
+    def __init__(self, name: str, nonce: int, mode: int) -> None:
+        self.segment = name
+        self.nonce = nonce
+        self.mode = mode
+
+    def name(self, epoch: int) -> str:
+        """The name of an epoch's semaphore, with its leading slash."""
+        # Names are at most 31 characters where shared memory has no path (macOS).
+        return f"/{self.segment}.{self.nonce:x}.{epoch:x}" if SHM_DIRECTORY else f"/{self.nonce:x}.{epoch:x}"
+
+    def _path(self, epoch: int) -> Optional[str]:
+        return os.path.join(SHM_DIRECTORY, "sem." + self.name(epoch)[1:]) if SHM_DIRECTORY else None
+
+    def create(self, epoch: int) -> None:
+        """Make an epoch's semaphore with one token. The epoch must not be published before this has returned."""
+        sweep_stillborn()
+        self.unlink(epoch)
+        posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | BIRTHMARK, initial_value=1).close()
+        path = self._path(epoch)
+        if path is not None:
+            os.chmod(path, self.mode)
+
+    def open(self, epoch: int) -> Optional[posix_ipc.Semaphore]:
+        """An epoch's semaphore, or None if there is none."""
+        path = self._path(epoch)
+        try:
+            if path is not None:
+                check_trust(os.stat(path), self.mode, self.segment, f"its semaphore {path}")
+            return posix_ipc.Semaphore(self.name(epoch))
+        except (posix_ipc.ExistentialError, FileNotFoundError):
+            return None
+
+    def unlink(self, epoch: int) -> None:
+        """Remove an epoch's semaphore, if it is there; processes that have it open may go on using it."""
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_semaphore(self.name(epoch))
+
+
+def sweep_stillborn() -> int:
+    """Remove what processes killed inside ``sem_open`` left: files with our birthmark, seconds old. Returns how many."""
+    swept = 0
+    if SHM_DIRECTORY is None:
+        return swept
+    with os.scandir(SHM_DIRECTORY) as entries:
+        candidates = [entry for entry in entries if _STILLBORN.fullmatch(entry.name)]
+    for entry in candidates:
+        with contextlib.suppress(FileNotFoundError):
+            found = entry.stat(follow_symlinks=False)
+            aged = time.time() - found.st_mtime > STILLBORN_AGE
+            if found.st_mode & BIRTHMARK and found.st_uid == os.geteuid() and aged:
+                os.unlink(entry.path)
+                swept += 1
+    return swept

@@ -1,0 +1,111 @@
+"""
+The options that every face takes: checked once, before anything is created, with errors that name the option.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MIB", "MIN_MEMORY", "Options", "check_options"]
+
+import math
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, List, Mapping, Optional, Pattern, Tuple, Union
+
+from .capacity import compile_capacities
+
+MIB = 1024 * 1024
+#: The smallest segment, in bytes: its fixed parts take some 30 KiB of it.
+MIN_MEMORY = 64 * 1024
+MAX_MEMORY = 2**46
+#: Names of shared memory objects are at most 31 characters on macOS and 255 elsewhere; ours add up to 40.
+MAX_PREFIX = 20 if sys.platform == "darwin" else 200
+PREFIX = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+#: Seconds; more than a hundred years is a mistake, and would not fit into 64 bits of nanoseconds.
+MAX_SECONDS = 3.2e9
+
+Number = Union[int, float]
+Capacities = List[Tuple["Pattern[str]", int]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options; sizes in bytes, times in seconds, ``capacities`` compiled."""
+
+    prefix: str
+    expiry: float
+    group_expiry: float
+    capacity: int
+    capacities: Capacities
+    message_memory: int
+    group_memory: int
+    mode: int
+    message_limit: Optional[int]
+    patience: float
+
+
+def check_options(
+    *,
+    prefix: Any,
+    expiry: Any,
+    group_expiry: Any,
+    capacity: Any,
+    channel_capacity: Optional[Mapping[Any, Any]],
+    message_memory: Any,
+    group_memory: Any,
+    mode: Any,
+    message_limit: Any,
+    patience: Any,
+) -> Options:
+    """Return the options if all are usable; ``TypeError`` or ``ValueError`` names the first that is not."""
+    return Options(
+        prefix=_prefix(prefix),
+        expiry=_seconds("expiry", expiry),
+        group_expiry=_seconds("group_expiry", group_expiry),
+        capacity=_whole("capacity", capacity, 1, sys.maxsize),
+        capacities=compile_capacities(channel_capacity),
+        message_memory=_memory("message_memory", message_memory),
+        group_memory=_memory("group_memory", group_memory),
+        mode=_mode(mode),
+        message_limit=None if message_limit is None else _whole("message_limit", message_limit, 1, MAX_MEMORY),
+        patience=_seconds("patience", patience),
+    )
+
+
+def _prefix(prefix: Any) -> str:
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a str, not {prefix!r}")
+    if not PREFIX.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
+        raise ValueError(
+            f"prefix {prefix[: MAX_PREFIX + 1]!r} cannot be part of a file name: 1 to {MAX_PREFIX} ASCII letters, "
+            "digits, hyphens, underscores and periods are allowed, and no slash"
+        )
+    return str(prefix)
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if math.isnan(value) or not 0 < value <= MAX_SECONDS:
+        raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {value!r}")
+    return float(value)
+
+
+def _whole(name: str, value: Any, least: int, most: int, unit: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be between {least} and {most}{unit}, not {value!r}")
+    return int(value)
+
+
+def _memory(name: str, value: Any) -> int:
+    size = _whole(name, value, MIN_MEMORY, MAX_MEMORY, " bytes")
+    return size + -size % 4096  # whole pages
+
+
+def _mode(mode: Any) -> int:
+    value = _whole("mode", mode, 0, 0o777)
+    if value & 0o600 != 0o600 or value & 0o111:
+        raise ValueError(f"mode must let the owner read and write and nobody execute, as 0o600 or 0o660 do, not {value:#o}")
+    return value

@@ -1,0 +1,109 @@
+"""
+What both stores have in common: a segment of their own, attached anew when somebody has removed it.
+
+A removed segment shows a tombstone, which the guard reports at the next operation.  Where only the file was removed
+(``rm``, systemd's RemoveIPC), nothing in memory tells: so the name is looked at once a second.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Store"]
+
+import logging
+import time
+import weakref
+from typing import Any, Callable, Dict, List, Optional, TypeVar
+
+from ..exceptions import SegmentGone
+from ..memory.arena import Arena, Mender
+
+logger = logging.getLogger("asgi_ipc")
+
+R = TypeVar("R")
+
+#: ns between two looks whether the segment's name still leads to the segment.
+LOOK_PERIOD = 1_000_000_000
+
+
+class Store:
+    """
+    A dict in the segment ``name``, of ``size`` bytes if it has to be created, with permissions ``mode``.
+
+    ``patience`` is how many seconds to wait for a process that was stopped inside; ``clock`` gives machine-wide
+    monotonic nanoseconds.
+    """
+
+    kind: int
+    mender: Mender
+
+    def __init__(self, name: str, size: int, mode: int, patience: float, clock: Callable[[], int]) -> None:
+        self.name = name
+        self.clock = clock
+        self._size, self._mode, self._patience = size, mode, patience
+        self._look_due = clock() + LOOK_PERIOD
+        self._arena: Optional[Arena] = None
+        self._attach()
+
+    def _attach(self) -> None:
+        """Open the segment and let ``_bind`` make what works on it."""
+        arena = Arena.open(self.name, self.kind, self._size, self._mode, self._patience, type(self).mender)
+        self._arena = arena
+        #: Gives the arena back when the store is garbage-collected; ``close`` calls it earlier.
+        self._finalizer = weakref.finalize(self, arena.release)
+        self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
+        self._guarded: Callable[..., Any] = arena.guard.run
+        self.words = arena.segment.words
+        self._bind(arena)
+
+    def _bind(self, arena: Arena) -> None:
+        raise NotImplementedError
+
+    def _run(self, section: str, *args: Any) -> Any:
+        """
+        Run a section by its name; once more on a new segment if this one was removed.
+
+        By name, because what the name leads to changes with the segment.
+        """
+        if self.clock() >= self._look_due:
+            self._look()
+        try:
+            return self._guarded(self._section(section), *args)
+        except SegmentGone:
+            self._attach_anew()
+            return self._guarded(self._section(section), *args)
+
+    def _section(self, name: str) -> Callable[..., Any]:
+        raise NotImplementedError
+
+    def _look(self) -> None:
+        """The once-a-second look whether the name still leads to this segment."""
+        self._look_due = self.clock() + LOOK_PERIOD
+        if self._arena is not None and self._arena.is_gone():
+            self._attach_anew()
+
+    def _attach_anew(self) -> None:
+        logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
+        self._finalizer()
+        self._attach()
+
+    # -- the whole store --------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Empty the store, for every process."""
+        self._run("flush")
+
+    def unlink(self) -> None:
+        """Remove the segment for every process; those that go on using the store make a new one."""
+        if self._arena is not None:
+            self._arena.guard.remove()
+
+    def close(self) -> None:
+        """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
+        if self._arena is not None:
+            self._arena = None
+            self._look_due = 2**63
+            self._guarded = self._closed
+            self._finalizer()
+
+    def _closed(self, *args: Any) -> Any:
+        raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")

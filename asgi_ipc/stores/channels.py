@@ -1,0 +1,165 @@
+"""
+Channel records: what the message store knows of a channel besides its messages.  The caller holds the guard.
+
+    word  0  next in the bucket's chain     (directory)
+          1  hash of the name               (directory)
+          2  tag                            (slab)
+          3  length of the name             (directory)
+          4  page                           (slab)
+          5  HEAD      first message: truth
+          6  TAIL      last message, void while HEAD is 0
+          7  SENT      messages that ever came in ...
+          8  TAKEN     ... and that went out again: received, expired; the difference waits
+          9  SOONEST   no waiting message expires before this time (ns)
+         10  INBOX     of ``prefix!local``: the record of ``prefix!``
+         11  READY     of ``prefix!``: one of its channels that have messages, which form a ring
+         12  AFTER     the next one of that ring
+         13  BEFORE    the previous one
+         14  LOCALS    of ``prefix!``: how many records have it for their inbox
+         15  REFUSED   messages that found the channel full
+         16  IDLE      SENT + TAKEN + 1 when a sweep last found the channel empty, 0 if it was not
+         17  name, up to 99 bytes
+
+A channel ``prefix!local`` keeps a queue of its own.  While it has messages it stands in the ready ring of its inbox
+``prefix!``, from which a receiver of the whole process takes in turn, so that no socket starves its neighbours.  The
+inbox counts the messages of all its channels: they have one capacity together (ASGI draft).
+"""
+
+from __future__ import annotations
+
+__all__ = ["Channels"]
+
+from typing import List
+
+from ..memory.directory import Directory
+from ..memory.heap import Heap
+from ..memory.layout import AT_GONE_REFUSED, AT_GONE_SENT, NEVER
+from ..memory.segment import Segment
+from ..memory.slab import Slab
+from ..names import non_local_name
+
+PAGE = 4
+HEAD = 5
+TAIL = 6
+SENT = 7
+TAKEN = 8
+SOONEST = 9
+INBOX = 10
+READY = 11
+AFTER = 12
+BEFORE = 13
+LOCALS = 14
+REFUSED = 15
+IDLE = 16
+NAME = 17
+RECORD_WORDS = NAME + 13
+
+
+class Channels:
+    """The channel records of one message segment: made, found, dropped, and lined up in their inboxes."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self.words = segment.words
+        self.directory = Directory(segment, NAME)
+        self.slab = Slab(segment, heap, RECORD_WORDS, PAGE)
+
+    def name(self, record: int) -> str:
+        """The name of a channel."""
+        return self.directory.name(record).decode("ascii")
+
+    def find(self, channel: str) -> int:
+        """The record of a channel, or 0."""
+        name = channel.encode("ascii")
+        return self.directory.find(name, self.directory.hash(name))
+
+    def is_inbox(self, record: int) -> bool:
+        """Whether a record is the inbox of a process: it holds no messages itself."""
+        return self.directory.name(record).endswith(b"!")
+
+    def make(self, channel: str) -> int:
+        """The record of a channel, made if there is none (and its inbox with it); 0 if there is no memory for it."""
+        name = channel.encode("ascii")
+        hashed = self.directory.hash(name)
+        record = self.directory.find(name, hashed)
+        if record:
+            return record
+        local = non_local_name(channel)
+        inbox = 0
+        if local != channel:
+            inbox = self.make(local)
+            if not inbox:
+                return 0
+        record = self.slab.allocate()
+        if not record:
+            return 0
+        words = self.words
+        for at in range(HEAD, NAME):
+            words[record + at] = 0
+        words[record + SOONEST] = NEVER
+        words[record + INBOX] = inbox
+        self.directory.write_name(record, name, hashed)
+        self.directory.insert(record)
+        if inbox:
+            words[inbox + LOCALS] += 1
+        return record
+
+    def drop(self, record: int) -> None:
+        """Drop a record that nothing waits in and no record has for its inbox. Its statistics live on in the sums."""
+        words = self.words
+        self.directory.remove(record)
+        if not self.is_inbox(record):  # an inbox only sums its channels, which stand for themselves
+            words[AT_GONE_SENT] += words[record + SENT]
+            words[AT_GONE_REFUSED] += words[record + REFUSED]
+        inbox = words[record + INBOX]
+        if inbox:
+            words[inbox + LOCALS] -= 1
+        self.slab.free(record)
+
+    def drop_if_idle(self, record: int) -> None:
+        """Drop a record that was empty at the last sweep, is empty now, and was not used in between."""
+        words = self.words
+        if words[record + HEAD] or words[record + LOCALS]:
+            words[record + IDLE] = 0
+            return
+        used = words[record + SENT] + words[record + TAKEN] + 1
+        if words[record + IDLE] == used:
+            self.drop(record)
+        else:
+            words[record + IDLE] = used
+
+    # -- the ready ring of an inbox ---------------------------------------------------------------------------
+
+    def line_up(self, inbox: int, record: int) -> None:
+        """Put a channel that has just got its first message at the end of its inbox's ring."""
+        words = self.words
+        first = words[inbox + READY]
+        if not first:
+            words[record + AFTER] = words[record + BEFORE] = record
+            words[inbox + READY] = record
+            return
+        last = words[first + BEFORE]
+        words[record + AFTER], words[record + BEFORE] = first, last
+        words[last + AFTER] = words[first + BEFORE] = record
+
+    def ring(self, inbox: int) -> List[int]:
+        """The channels in an inbox's ring, the one whose turn it is first."""
+        words = self.words
+        first = record = words[inbox + READY]
+        found: List[int] = []
+        while record and (record != first or not found):
+            if len(found) > words[inbox + LOCALS]:
+                raise ValueError("a ready ring does not close")
+            found.append(record)
+            record = words[record + AFTER]
+        return found
+
+    def step_out(self, inbox: int, record: int) -> None:
+        """Take a channel that has just lost its last message out of its inbox's ring."""
+        words = self.words
+        after, before = words[record + AFTER], words[record + BEFORE]
+        if after == record:
+            words[inbox + READY] = 0
+            return
+        words[before + AFTER], words[after + BEFORE] = after, before
+        if words[inbox + READY] == record:
+            words[inbox + READY] = after

@@ -1,0 +1,125 @@
+"""
+Recovery of a group segment: everything derived is made anew from the members' chains.  Runs alone, inside the guard.
+"""
+
+from __future__ import annotations
+
+__all__ = ["GroupMender"]
+
+from typing import Set
+
+from ..memory.directory import HASH, NAME_LENGTH
+from ..memory.directory import NEXT as NEXT_RECORD
+from ..memory.heap import Claims, Heap, confirm_reserved
+from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SWEEP_CURSOR, AT_SWEEP_DUE, NEVER
+from ..memory.segment import Segment
+from ..names import valid_channel_name, valid_group_name
+from .members import (
+    BEFORE,
+    COUNT,
+    EXPIRES,
+    FIRST,
+    GROUP,
+    GROUP_NAME,
+    LAST,
+    MEMBER_NAME,
+    NEXT,
+    SOONEST,
+    Members,
+    name_words,
+)
+
+
+class GroupMender:
+    """The repair of one group segment: call it."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self.segment = segment
+        self.heap = heap
+        self.words = segment.words
+        self.members = Members(segment, heap)
+
+    def __call__(self) -> None:
+        """Rebuild what is derived. May be cut off anywhere and done again."""
+        words, members = self.words, self.members
+        confirm_reserved(self.segment, self.heap)
+        if words[AT_FLUSHING]:
+            members.empty()
+            return
+        claims = Claims(self.heap)
+        members.index.clear()
+        groups = members.groups
+        heads = words[groups.at : groups.at + groups.buckets].tolist()
+        seen: Set[bytes] = set()
+        for bucket, head in enumerate(heads, groups.at):
+            link, record = bucket, head
+            while record:
+                name = self._group_name(record, bucket)
+                if not name or name in seen or not claims.claim(record, GROUP_NAME + name_words(len(name))):
+                    words[link] = 0
+                    break
+                seen.add(name)
+                if self._mend_chain(record, name, claims):
+                    link = record + NEXT_RECORD
+                else:  # a kill between the group and its first member
+                    claims.forget_last()
+                    words[link] = words[record + NEXT_RECORD]
+                record = words[link]
+        self.heap.rebuild(claims.live)
+        words[AT_SWEEP_CURSOR] = words[AT_SWEEP_DUE] = 0
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % 2**62
+
+    def _readable(self, record: int, longest: int) -> bool:
+        words = self.words
+        return self.heap.start < record < words[AT_RESERVED] - longest and 0 < words[record + NAME_LENGTH] <= 99
+
+    def _group_name(self, record: int, bucket: int) -> bytes:
+        """The name of what may be a group's record, or b"" if it is none that belongs into this bucket."""
+        groups = self.members.groups
+        if not self._readable(record, GROUP_NAME + 13):
+            return b""
+        name = groups.name(record)
+        hashed = groups.hash(name)
+        if self.words[record + HASH] != hashed or groups.bucket_of(hashed) != bucket:
+            return b""
+        try:
+            valid_group_name(name.decode("ascii"))
+        except (TypeError, ValueError):
+            return b""
+        return name
+
+    def _mend_chain(self, record: int, group: bytes, claims: Claims) -> int:
+        """Walk one group's members: index them, cut the chain where it leads to nonsense. How many there are."""
+        words, members = self.words, self.members
+        link, before, count, soonest = record + FIRST, 0, 0, NEVER
+        known: Set[bytes] = set()
+        while True:
+            member = words[link]
+            if not member:
+                break
+            name = self._member_name(member, record)
+            if not name or name in known or not claims.claim(member, MEMBER_NAME + name_words(len(name))):
+                words[link] = 0
+                break
+            known.add(name)
+            words[member + BEFORE] = before
+            words[member + HASH] = members.member_hash(group, name)
+            members.index.insert(member)
+            soonest = min(soonest, words[member + EXPIRES])
+            before, count, link = member, count + 1, member + NEXT
+        words[record + LAST], words[record + COUNT], words[record + SOONEST] = before, count, soonest
+        return count
+
+    def _member_name(self, member: int, record: int) -> bytes:
+        """The channel of what may be a member of this group, or b""."""
+        words = self.words
+        if not self._readable(member, MEMBER_NAME + 13):
+            return b""
+        if words[member + GROUP] != record or words[member + EXPIRES] > NEVER:
+            return b""
+        name = self.members.index.name(member)
+        try:
+            valid_channel_name(name.decode("ascii"))
+        except (TypeError, ValueError):
+            return b""
+        return name

@@ -1,0 +1,249 @@
+"""
+Groups and their members: what may happen to them inside one section.  The caller holds the guard.
+
+    group     word  0  next in the bucket's chain     (directory)
+                    1  hash of the name               (directory)
+                    2  COUNT    members in the chain
+                    3  length of the name             (directory)
+                    4  FIRST    first member: truth
+                    5  LAST     last member, void while FIRST is 0
+                    6  SOONEST  no membership ends before this time (ns)
+                    7  name
+    member    word  0  next in the index's chain      (directory of the index)
+                    1  hash of group and channel      (directory of the index)
+                    2  GROUP    the group's record
+                    3  length of the channel's name   (directory of the index)
+                    4  NEXT     the member behind it: truth, as is FIRST of the group
+                    5  BEFORE   the member in front of it, 0 for the first
+                    6  EXPIRES  ns of the monotonic clock: truth
+                    7  channel name
+
+A group's chain is the truth.  The index finds (group, channel) in it, so that adding, renewing and discarding cost the
+same whatever the group's size; it is derived.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Members"]
+
+from typing import Dict, List, Optional, Tuple
+
+from ..memory.directory import HASH, Directory
+from ..memory.heap import Heap
+from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, NEVER
+from ..memory.segment import Segment
+
+COUNT = 2
+FIRST = 4
+LAST = 5
+SOONEST = 6
+GROUP_NAME = 7
+
+GROUP = 2
+NEXT = 4
+BEFORE = 5
+EXPIRES = 6
+MEMBER_NAME = 7
+
+#: Buckets swept for each millisecond that has passed, and the most that one operation sweeps.
+SWEEP_RATE = 2
+SWEEP_MOST = 64
+SWEEP_PERIOD = 1_000_000
+
+
+def name_words(length: int) -> int:
+    """Words that a name of ``length`` bytes takes."""
+    return (length + 7) // 8
+
+
+class Members:
+    """The groups of one group segment."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self.words = segment.words
+        self.heap = heap
+        geometry = segment.geometry
+        self.groups = Directory(segment, GROUP_NAME)
+        self.index = Directory(segment, MEMBER_NAME, geometry.index_at, geometry.indexes)
+
+    # -- finding ----------------------------------------------------------------------------------------------
+
+    def find_group(self, group: str) -> int:
+        """The record of a group, or 0."""
+        name = group.encode("ascii")
+        return self.groups.find(name, self.groups.hash(name))
+
+    def member_hash(self, group: bytes, channel: bytes) -> int:
+        """The hash of a membership. No name contains the byte between the two."""
+        return self.index.hash(group + b"\0" + channel)
+
+    def _find_member(self, record: int, channel: bytes, hashed: int) -> int:
+        words, index = self.words, self.index
+        for member in index.chain(index.bucket_of(hashed)):
+            if words[member + HASH] == hashed and words[member + GROUP] == record and index.name(member) == channel:
+                return member
+        return 0
+
+    # -- changing ---------------------------------------------------------------------------------------------
+
+    def add(self, group: str, channel: str, expires: int) -> Optional[str]:
+        """Put a channel into a group, or renew it there. None, or the shortage that kept it out."""
+        words = self.words
+        group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
+        record = self.find_group(group) or self._make_group(group_name)
+        if not record:
+            return self.heap.shortage
+        hashed = self.member_hash(group_name, channel_name)
+        member = self._find_member(record, channel_name, hashed)
+        if member:
+            words[member + EXPIRES] = expires  # commit
+            return None
+        member = self.heap.allocate(MEMBER_NAME + name_words(len(channel_name)))
+        if not member:
+            if not words[record + FIRST]:
+                self._drop_group(record)
+            return self.heap.shortage
+        words[member + GROUP] = record
+        words[member + NEXT] = 0
+        words[member + EXPIRES] = expires
+        self.index.write_name(member, channel_name, hashed)
+        if words[record + FIRST]:
+            words[member + BEFORE] = words[record + LAST]
+            words[words[record + LAST] + NEXT] = member  # commit
+            words[record + SOONEST] = min(words[record + SOONEST], expires)
+        else:
+            words[member + BEFORE] = 0
+            words[record + FIRST] = member  # commit
+            words[record + SOONEST] = expires
+        words[record + LAST] = member
+        words[record + COUNT] += 1
+        self.index.insert(member)
+        return None
+
+    def discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group, if it is in there."""
+        record = self.find_group(group)
+        if not record:
+            return
+        group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
+        member = self._find_member(record, channel_name, self.member_hash(group_name, channel_name))
+        if member:
+            self._unlink(record, member)
+            if not self.words[record + FIRST]:
+                self._drop_group(record)
+
+    def _make_group(self, name: bytes) -> int:
+        record = self.heap.allocate(GROUP_NAME + name_words(len(name)))
+        if record:
+            words = self.words
+            for at in (COUNT, FIRST, LAST):
+                words[record + at] = 0
+            words[record + SOONEST] = NEVER
+            self.groups.write_name(record, name, self.groups.hash(name))
+            self.groups.insert(record)
+        return record
+
+    def _drop_group(self, record: int) -> None:
+        self.groups.remove(record)
+        self.heap.free(record)
+
+    def _unlink(self, record: int, member: int) -> None:
+        words = self.words
+        following, before = words[member + NEXT], words[member + BEFORE]
+        if before:
+            words[before + NEXT] = following  # commit
+        else:
+            words[record + FIRST] = following  # commit
+        if following:
+            words[following + BEFORE] = before
+        else:
+            words[record + LAST] = before
+        words[record + COUNT] -= 1
+        self.index.remove(member)
+        self.heap.free(member)
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def list(self, group: str, now: int) -> List[str]:
+        """The channels of a group, in the order in which they came."""
+        record = self.find_group(group)
+        if not record:
+            return []
+        if self.words[record + SOONEST] <= now and not self.drop_expired(record, now):
+            return []
+        return [name for name, _ in self._walk(record)]
+
+    def _walk(self, record: int) -> List[Tuple[str, int]]:
+        words, index = self.words, self.index
+        found: List[Tuple[str, int]] = []
+        member = words[record + FIRST]
+        for _ in range(words[record + COUNT]):
+            found.append((index.name(member).decode("ascii"), words[member + EXPIRES]))
+            member = words[member + NEXT]
+        if member:
+            raise ValueError("a group has more members than it counts")
+        return found
+
+    def drop_expired(self, record: int, now: int) -> bool:
+        """Drop the memberships that have ended; False if that was the end of the group."""
+        words = self.words
+        soonest = NEVER
+        member = words[record + FIRST]
+        for _ in range(words[record + COUNT]):
+            following = words[member + NEXT]
+            if words[member + EXPIRES] <= now:
+                self._unlink(record, member)
+            else:
+                soonest = min(soonest, words[member + EXPIRES])
+            member = following
+        words[record + SOONEST] = soonest
+        if words[record + FIRST]:
+            return True
+        self._drop_group(record)
+        return False
+
+    def snapshot(self) -> Dict[str, Dict[str, int]]:
+        """Every group as a dict from channel to the time (ns) at which its membership ends."""
+        groups = self.groups
+        return {
+            groups.name(record).decode("ascii"): dict(self._walk(record))
+            for bucket in range(groups.at, groups.at + groups.buckets)
+            for record in groups.chain(bucket)
+        }
+
+    # -- upkeep -----------------------------------------------------------------------------------------------
+
+    def sweep(self, now: int) -> None:
+        """Drop ended memberships from as many buckets as the time since the last sweep asks for."""
+        words = self.words
+        elapsed = max(0, now - words[AT_SWEEP_DUE])
+        first = words[AT_SWEEP_CURSOR] % self.groups.buckets
+        last = first + min(SWEEP_RATE * (1 + elapsed // SWEEP_PERIOD), SWEEP_MOST)
+        words[AT_SWEEP_CURSOR] = self.sweep_slice(first, min(last, self.groups.buckets), now)
+        words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
+
+    def sweep_slice(self, first: int, last: int, now: int) -> int:
+        """Drop ended memberships from the groups in buckets ``first`` to ``last``; where to go on, 0 at the end."""
+        words, groups = self.words, self.groups
+        for bucket in range(groups.at + first, groups.at + min(last, groups.buckets)):
+            for record in groups.chain(bucket):
+                if words[record + SOONEST] <= now:
+                    self.drop_expired(record, now)
+        return last % groups.buckets
+
+    def flush(self) -> None:
+        """Empty the store."""
+        self.words[AT_FLUSHING] = 1  # commit
+        self.empty()
+
+    def empty(self) -> None:
+        """Do what the flag asks for. May be done again from the start at any time until the flag is down."""
+        words = self.words
+        self.groups.clear()
+        self.index.clear()
+        self.heap.rebuild([])
+        words[AT_SWEEP_DUE] = 0
+        words[AT_GENERATION] += 1
+        words[AT_FLUSHING] = 0
+
+

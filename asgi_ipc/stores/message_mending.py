@@ -1,0 +1,193 @@
+"""
+Recovery of a message segment: everything derived is made anew from the truth.  Runs alone, inside the guard.
+
+A kill leaves the truth whole, so nothing that was committed is lost.  Damage (somebody wrote into the segment) can
+leave anything: what leads nowhere, twice to one place or to nonsense is cut off there, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MessageMender"]
+
+from typing import Dict, List
+
+from ..memory.directory import HASH, NAME_LENGTH
+from ..memory.directory import NEXT as NEXT_RECORD
+from ..memory.heap import Claims, Heap, confirm_reserved
+from ..memory.layout import (
+    AT_EXPIRABLE,
+    AT_FLUSHING,
+    AT_FULL_SWEEP,
+    AT_GENERATION,
+    AT_RESERVED,
+    AT_SHORTEST_LIFE,
+    AT_SWEEP_CURSOR,
+    AT_SWEEP_DUE,
+    NEVER,
+)
+from ..memory.segment import Segment
+from ..names import non_local_name, valid_channel_name
+from .channels import AFTER, BEFORE, HEAD, IDLE, INBOX, LOCALS, READY, RECORD_WORDS, REFUSED, SENT, SOONEST, TAIL, TAKEN
+from .queues import (
+    BODY,
+    BODY_DATA,
+    BODY_LENGTH,
+    CAME,
+    EXPIRES,
+    LENGTH,
+    NEXT,
+    REFERENCES,
+    SHARED,
+    Queues,
+    body_words,
+)
+from .upkeep import Upkeep
+
+#: A counter beyond this was not counted by anybody.
+COUNTED = 2**62
+
+
+class MessageMender:
+    """The repair of one message segment: call it."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self.segment = segment
+        self.heap = heap
+        self.words = segment.words
+        self.queues = Queues(segment, heap)
+        self.channels = self.queues.channels
+        self.directory = self.channels.directory
+        self.upkeep = Upkeep(self.queues)
+
+    def __call__(self) -> None:
+        """Rebuild what is derived. May be cut off anywhere and done again."""
+        words = self.words
+        confirm_reserved(self.segment, self.heap)
+        if words[AT_FLUSHING]:
+            self.upkeep.empty()
+            return
+        claims = Claims(self.heap)
+        pages: Dict[int, List[int]] = {}
+        records = self._collect_records(pages, claims)
+        self._find_inboxes(records)
+        bodies: Dict[int, int] = {}
+        for record in records.values():
+            self._mend_queue(record, bodies, claims)
+        for body, references in bodies.items():
+            words[body + REFERENCES] = references
+        self._fill_inboxes(records)
+        self.heap.rebuild(claims.live)
+        self.channels.slab.rebuild(pages)
+        for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_EXPIRABLE, AT_FULL_SWEEP):
+            words[at] = 0
+        words[AT_SHORTEST_LIFE] = min(words[AT_SHORTEST_LIFE], NEVER)
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
+
+    def _collect_records(self, pages: Dict[int, List[int]], claims: Claims) -> Dict[str, int]:
+        """Every channel record that the buckets reach, by name."""
+        words, directory = self.words, self.directory
+        records: Dict[str, int] = {}
+        heads = words[directory.at : directory.at + directory.buckets].tolist()
+        for bucket, head in enumerate(heads, directory.at):
+            link, record = bucket, head
+            while record:
+                name = self._name_of(record, bucket)
+                if not name or name in records or not self.channels.slab.claim(record, pages, claims):
+                    words[link] = 0
+                    break
+                records[name] = record
+                link = record + NEXT_RECORD
+                record = words[link]
+        return records
+
+    def _name_of(self, record: int, bucket: int) -> str:
+        """The name of what may be a channel record, or "" if it is none that belongs into this bucket."""
+        words, directory = self.words, self.directory
+        if not self.heap.start < record < words[AT_RESERVED] - RECORD_WORDS or words[record + NAME_LENGTH] > 99:
+            return ""
+        raw = directory.name(record)
+        hashed = directory.hash(raw)
+        if words[record + HASH] != hashed or directory.bucket_of(hashed) != bucket:
+            return ""
+        try:
+            name = raw.decode("ascii")
+            return name if valid_channel_name(name, receive="!" not in name or name.endswith("!")) else ""
+        except (TypeError, ValueError):
+            return ""
+
+    def _find_inboxes(self, records: Dict[str, int]) -> None:
+        """Point each process-local channel to its inbox again; one that has lost it cannot be reached and is cut."""
+        words = self.words
+        for name, record in list(records.items()):
+            words[record + INBOX] = words[record + READY] = words[record + LOCALS] = words[record + IDLE] = 0
+            inbox = non_local_name(name)
+            if inbox != name:
+                if inbox not in records:
+                    self.directory.remove(record)
+                    words[record + HEAD] = 0
+                    continue
+                words[record + INBOX] = records[inbox]
+
+    def _mend_queue(self, record: int, bodies: Dict[int, int], claims: Claims) -> None:
+        """Walk one queue: claim its blocks, cut it where it leads to nonsense, make its derived words anew."""
+        words = self.words
+        link, last, count, soonest = record + HEAD, 0, 0, NEVER
+        while True:
+            message = words[link]
+            if not message:
+                break
+            if not self._claim_message(message, bodies, claims):
+                words[link] = 0
+                break
+            soonest = min(soonest, words[message + EXPIRES])
+            count += 1
+            last = message
+            link = message + NEXT
+        words[record + TAIL] = last
+        words[record + SOONEST] = soonest
+        if words[record + TAKEN] >= COUNTED:
+            words[record + TAKEN] = 0
+        if words[record + REFUSED] >= COUNTED:
+            words[record + REFUSED] = 0
+        words[record + SENT] = words[record + TAKEN] + count
+
+    def _claim_message(self, message: int, bodies: Dict[int, int], claims: Claims) -> bool:
+        """Claim the blocks of a message; False if it cannot be one."""
+        words = self.words
+        if not self.heap.start < message < words[AT_RESERVED] - BODY:
+            return False
+        length = words[message + LENGTH]
+        if words[message + EXPIRES] > NEVER or words[message + CAME] > NEVER:
+            return False
+        if length < SHARED:
+            return claims.claim(message, BODY + body_words(length))
+        if not claims.claim(message, BODY + 1):
+            return False
+        body = words[message + BODY]
+        if body not in bodies:
+            if not self.heap.start < body < words[AT_RESERVED] - BODY_DATA:
+                return False
+            if words[body + BODY_LENGTH] != length - SHARED:
+                return False
+            if not claims.claim(body, BODY_DATA + body_words(length - SHARED)):
+                return False
+            bodies[body] = 0
+        bodies[body] += 1
+        return True
+
+    def _fill_inboxes(self, records: Dict[str, int]) -> None:
+        """Line the channels that have messages up in their inboxes, and sum them there."""
+        words = self.words
+        inboxes = {words[record + INBOX] for record in records.values()} - {0}
+        for inbox in inboxes:
+            words[inbox + SENT] = words[inbox + TAKEN]
+        for record in records.values():
+            inbox = words[record + INBOX]
+            if not inbox:
+                continue
+            words[inbox + LOCALS] += 1
+            words[inbox + SENT] += words[record + SENT] - words[record + TAKEN]
+            words[inbox + SOONEST] = min(words[inbox + SOONEST], words[record + SOONEST])
+            words[record + AFTER] = words[record + BEFORE] = 0
+            if words[record + HEAD]:
+                self.channels.line_up(inbox, record)

@@ -1,0 +1,195 @@
+"""
+``MessageStore``: channel -> queue of messages, in a segment of its own behind a guard of its own.
+
+Everything that happens to a queue happens in one section of the guard (``queues``, ``upkeep``).  This module turns
+refusals into exceptions outside of it, and finds memory when it runs short.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MessageStore"]
+
+import logging
+import time
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
+from ..memory.arena import Arena
+from ..memory.layout import AT_RESERVED, AT_SWEEP_DUE, KIND_MESSAGES, WORD
+from .base import Store
+from .message_mending import MessageMender
+from .queues import AGAIN, EXPIRED_SLICE, Queues, Refusal
+from .upkeep import ChannelFigures, Upkeep
+
+logger = logging.getLogger("asgi_ipc")
+
+#: Members that one section of a group send serves before it lets others in.
+SEND_SLICE = 64
+#: A message of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
+ALWAYS_ACCEPTED = 1024 * 1024
+
+
+class MessageStore(Store):
+    """
+    The messages of the layers with one prefix: FIFO queues of bytes by channel name.
+
+    ``expiry`` is in seconds; ``limit`` is the largest body in bytes (None: 1 MiB or an eighth of the memory, whichever
+    is more). Channel names are not checked here.
+    """
+
+    kind = KIND_MESSAGES
+    mender = MessageMender
+
+    def __init__(
+        self,
+        prefix: str,
+        size: int = 100 * 1024 * 1024,
+        expiry: float = 60,
+        mode: int = 0o600,
+        patience: float = 10,
+        limit: Optional[int] = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.expiry = int(expiry * 1e9)
+        self._limit_asked = limit
+        super().__init__(f"{prefix}-messages", size, mode, patience, clock)
+
+    def _bind(self, arena: Arena) -> None:
+        self._queues = Queues(arena.segment, arena.heap)
+        self._upkeep = Upkeep(self._queues)
+        self._append = self._queues.append
+        self.limit = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
+        self._guarded(self._upkeep.note_life, self.expiry)
+
+    def _section(self, name: str) -> Callable[..., Any]:
+        return getattr(self._queues, name, None) or getattr(self._upkeep, name)  # type: ignore[no-any-return]
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def append(self, channel: str, capacity: int, body: bytes) -> None:
+        """
+        Put ``body`` at the end of the channel's queue; it is there for every process when this returns.
+
+        Raises ``ChannelFull`` when ``capacity`` messages wait already, ``MemoryFull`` when there is no memory for it,
+        ``MessageTooLarge`` when there never would be. Nothing has changed then.
+        """
+        if len(body) > self.limit:
+            raise MessageTooLarge(len(body), self.limit, channel)
+        now = self.clock()
+        if now >= self._look_due:
+            self._look()
+        try:
+            refusal = self._guarded(self._append, channel, capacity, body, now, now + self.expiry)
+        except SegmentGone:
+            self._attach_anew()
+            refusal = self._guarded(self._append, channel, capacity, body, now, now + self.expiry)
+        if refusal is not None:
+            self._append_after_all(refusal, channel, capacity, body)
+        if now >= self.words[AT_SWEEP_DUE]:
+            self._run("sweep", now)
+
+    def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
+        """Find memory for a message that was refused for want of it, or raise what its refusal means."""
+        now = self.clock()
+        if refusal.shortage and self._sweep_everything(now):
+            refusal = self._run("append", channel, capacity, body, now, now + self.expiry)
+            if refusal is None:
+                return
+        if refusal.shortage:
+            raise self._memory_full(channel, refusal.shortage)
+        raise ChannelFull(channel, refusal.count, refusal.capacity)
+
+    def _memory_full(self, channel: str, shortage: str) -> MemoryFull:
+        assert self._arena is not None
+        segment = self._arena.segment
+        used = min(self.words[AT_RESERVED] * WORD, segment.size)
+        return MemoryFull(channel, segment.name, segment.size, used, shortage)
+
+    def append_each(self, targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
+        """
+        Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that had no room for it.
+
+        In slices: others get in between. Each slice stores the body once. Raises ``MessageTooLarge``, nothing else.
+        """
+        if len(body) > self.limit:
+            raise MessageTooLarge(len(body), self.limit)
+        missed: List[str] = []
+        swept = False
+        for first in range(0, len(targets), SEND_SLICE):
+            waiting = targets[first : first + SEND_SLICE]
+            while True:
+                now = self.clock()
+                full, reached, shortage = self._run("append_each", waiting, body, now, now + self.expiry)
+                missed += full
+                waiting = waiting[reached:]
+                if not shortage or swept or not self._sweep_everything(now):
+                    break
+                swept = True
+            missed += [channel for channel, _ in waiting]
+        return missed
+
+    def _sweep_everything(self, now: int) -> bool:
+        """Sweep every bucket, in slices that let others in; False if that was not worth its time."""
+        if not self._run("begin_full_sweep", now):
+            return False
+        following = self._run("sweep_slice", 0, now)
+        while following:
+            following = self._run("sweep_slice", following, now)
+        return True
+
+    # -- receiving --------------------------------------------------------------------------------------------
+
+    def pop(self, channels: Sequence[str], first: int = 0) -> Optional[Tuple[str, bytes]]:
+        """
+        Take the oldest message of the first channel that has one: its full name and its body, or None.
+
+        The look begins with channel number ``first`` and goes round; ``prefix!`` takes from all channels of that
+        process in turn.
+        """
+        now = self.clock()
+        if now >= self._look_due:
+            self._look()
+        try:
+            taken = self._guarded(self._queues.pop, channels, first, now)
+        except SegmentGone:
+            self._attach_anew()
+            return None
+        if taken is AGAIN:
+            taken = self._pop_behind_expired(channels, first)
+        if now >= self.words[AT_SWEEP_DUE]:
+            self._run("sweep", now)
+        return taken  # type: ignore[no-any-return]
+
+    def _pop_behind_expired(self, channels: Sequence[str], first: int) -> Any:
+        """Go on, section by section, until the expired messages in front are gone."""
+        assert self._arena is not None
+        for _ in range(self._arena.segment.size // (EXPIRED_SLICE * WORD) + 1):
+            taken = self._run("pop", channels, first, self.clock())
+            if taken is not AGAIN:
+                return taken
+        raise SegmentCorrupt(self.name, "a queue of expired messages runs in a circle; flush() makes it new")
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def has(self, channel: str) -> bool:
+        """Whether messages may wait in a channel (they may have expired)."""
+        return bool(self._run("has", channel))
+
+    def figures(self, channel: Optional[str] = None) -> ChannelFigures:
+        """Figures of one channel, or of all of them together."""
+        now = self.clock()
+        if channel is not None:
+            return self._run("figures", channel, now)  # type: ignore[no-any-return]
+        following, total = self._run("figures_slice", 0, now)
+        while following:
+            following, more = self._run("figures_slice", following, now)
+            total += more
+        return total  # type: ignore[no-any-return]
+
+    def snapshot(self) -> Dict[str, List[bytes]]:
+        """
+        The store as a plain dict: the bodies that wait, in order, by channel. For debugging and tests.
+
+        One section, so that it is true of one moment: everybody else waits while it is taken.
+        """
+        return self._run("snapshot")  # type: ignore[no-any-return]
