@@ -1,0 +1,286 @@
+"""
+A message as bytes and back: msgpack, with a check on both sides.
+
+A message is a dict with `str` keys. Its values, and those of the dicts and lists in it, are `bytes`, `str`,
+`int` of 64 bits, `float`, `bool`, None, lists (tuples become lists) and dicts with `str` keys, at most
+`MAX_DEPTH` inside one another. Subclasses of these are taken for what they are made of: Django's SafeString
+becomes `str`, an IntEnum `int`, an OrderedDict `dict`. `bytes` and `str` stay apart.
+
+What `encode` returns, `decode` turns into an equal message. What `encode` cannot promise that for, it
+refuses. What `decode` returns, `encode` could have been given.
+
+Both are on the hot path, and a plain message is only looked at, item by item, on its way to msgpack. The
+careful walk, which knows the path of each value and makes plain copies of subclasses, runs when that look
+finds anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from msgpack import (  # type: ignore[import-untyped, unused-ignore]
+    ExtType,
+    Packer,
+    Unpacker,
+    UnpackException,
+    unpackb,
+)
+
+from .exceptions import MessageTooLarge, a_type
+
+__all__ = ["MAX_DEPTH", "decode", "encode"]
+
+# msgpack 1.0 in pure Python packs 255 dicts inside one another, and takes two Python frames for each.
+MAX_DEPTH = 100
+"""How many containers may be inside one another, the message itself counted."""
+
+_SCALARS = frozenset((str, bytes, int, float, bool, type(None)))
+_MAX_ITEM = 2**32 - 1  # bytes in one str or bytes value: msgpack has 32 bits for their length
+_LOWEST, _HIGHEST = -(2**63), 2**64 - 1
+
+_ALLOWED = (
+    "a message holds bytes, str, int (64 bits), float, bool, None, "
+    "and lists, tuples and dicts (with str keys) of these"
+)
+_PATH_STEPS = 12  # of a longer path an error shows the first and the last six
+
+# A packer is not reentrant: one that is entered again, by another thread or by a finaliser that the garbage
+# collector runs while msgpack allocates, mixes two messages. So each call takes one out of this list, or
+# makes one, and puts it back when it is done. One whose pack failed is dropped, with whatever is left in its
+# buffer. (list.pop and list.append are atomic; a list costs no more than threading.local, which would not
+# help against finalisers.)
+_spare_packers: list[Any] = []
+_KEPT_SIZE = 4 * 1024 * 1024  # a packer's buffer never shrinks: one that grew for a larger message is dropped
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """
+    The bytes of `message`. It is not changed, and later changes to it do not show; no other thread may change
+    it now.
+
+    Raises TypeError, with the path and the type, if it holds what a message may not hold; MessageTooLarge if
+    a single value is longer than the 4 GiB that msgpack can express.
+    """
+    if type(message) is not dict or not _is_plain(message, MAX_DEPTH):
+        message = _plain_message(message)
+    try:
+        return _pack(message)
+    except (TypeError, ValueError, OverflowError):
+        pass  # the quick look takes every int and str, msgpack does not
+    return _pack(_plain_message(message))  # the walk says where and why
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """
+    The message that `data` holds.
+
+    Raises ValueError, and nothing else, if `data` is not the whole of one message: cut short, followed by
+    more, not msgpack, not UTF-8, or with contents that no message may have.
+    """
+    try:
+        message = unpackb(data)
+    except (ValueError, UnpackException) as error:
+        raise _no_message(data, str(error) or type(error).__name__) from error
+    except MemoryError:
+        if _is_whole(data):
+            raise
+        raise _no_message(data, "a length in it goes beyond its end") from None
+    try:
+        plain = type(message) is dict and _is_plain(message, MAX_DEPTH)
+    except RecursionError:  # the caller's stack is nearly used up; that is not the message's fault
+        plain = False
+    if not plain:
+        fault = _fault(message)
+        if fault:
+            raise _no_message(data, fault)
+    return message  # type: ignore[no-any-return, unused-ignore]
+
+
+def _pack(message: dict[str, Any]) -> bytes:
+    try:
+        packer = _spare_packers.pop()
+    except IndexError:
+        packer = Packer()
+    data: bytes = packer.pack(message)
+    if len(data) <= _KEPT_SIZE:
+        _spare_packers.append(packer)
+    return data
+
+
+def _is_plain(container: Any, room: int) -> bool:
+    """Whether `container`, at most `room` deep, is made of nothing but exact builtins, with str keys."""
+    kind = type(container)
+    if kind is dict:
+        for key, item in container.items():
+            if type(key) is not str or (
+                type(item) not in _SCALARS and not (room > 1 and _is_plain(item, room - 1))
+            ):
+                return False
+        return True
+    if kind is not list and kind is not tuple:
+        return False
+    for item in container:
+        if type(item) not in _SCALARS and not (room > 1 and _is_plain(item, room - 1)):
+            return False
+    return True
+
+
+# -- The careful walk: copies what is allowed, and knows the path of what is not --
+
+
+def _plain_message(message: Any) -> dict[str, Any]:
+    """A copy of `message` made of exact builtins. Raises what `encode` raises."""
+    if not issubclass(type(message), dict):
+        raise TypeError(f"message is {a_type(message)}; a message must be a dict with str keys")
+    return _plain_dict(message, (), {})
+
+
+def _plain(value: Any, path: tuple[object, ...], parents: dict[int, tuple[object, ...]]) -> Any:
+    """
+    A copy of `value`, which stands at `path`, made of exact builtins.
+
+    `parents` maps the id of each container around it to its path. The types are asked for what they are made
+    of, not the values: these may claim another class (a lazy proxy's `__class__`) or override how they are
+    read (`__str__`, `items`), and msgpack too reads what is underneath.
+    """
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if issubclass(kind, str):
+        return _plain_str(value, path)
+    if issubclass(kind, bytes):
+        _check_length(bytes.__len__(value))
+        return bytes.__getitem__(value, slice(None))
+    if issubclass(kind, int):
+        return _plain_int(value, path)
+    if issubclass(kind, float):
+        return float.__float__(value)
+    if issubclass(kind, dict):
+        return _plain_dict(value, path, parents)
+    if issubclass(kind, (list, tuple)) and not issubclass(kind, ExtType):  # that one is a namedtuple
+        inside = _entered(value, path, parents)
+        items: Iterable[Any] = list.__iter__(value) if issubclass(kind, list) else tuple.__iter__(value)
+        return [_plain(item, (*path, index), inside) for index, item in enumerate(items)]
+    raise TypeError(f"{_at(path)} is {a_type(value)}; {_ALLOWED}")
+
+
+def _plain_dict(
+    value: dict[Any, Any], path: tuple[object, ...], parents: dict[int, tuple[object, ...]]
+) -> dict[str, Any]:
+    inside = _entered(value, path, parents)
+    # An OrderedDict that was reordered keeps its order to itself.
+    pairs = OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value)
+    plain: dict[str, Any] = {}
+    for key, item in pairs:
+        if not issubclass(type(key), str):
+            raise TypeError(f"{_at(path)} has a key that is {a_type(key)}; the keys of a message must be str")
+        text = _plain_str(key, path, role="a key of ")
+        if text in plain:
+            raise TypeError(f"{_at(path)} has two keys that read {_quoted(text)}; only one can be sent")
+        plain[text] = _plain(item, (*path, text), inside)
+    return plain
+
+
+def _plain_str(value: str, path: tuple[object, ...], role: str = "") -> str:
+    text = str.__str__(value)
+    try:
+        _check_length(len(text) if text.isascii() else len(text.encode()))
+    except UnicodeEncodeError as error:
+        raise TypeError(
+            f"{role}{_at(path)} is {a_type(value)} with a lone surrogate, {text[error.start]!a} at index "
+            f"{error.start}, which UTF-8 cannot express; send bytes, or clean the text with an error handler"
+        ) from None
+    return text
+
+
+def _plain_int(value: int, path: tuple[object, ...]) -> int:
+    number = int.__int__(value)
+    if _LOWEST <= number <= _HIGHEST:
+        return number
+    raise TypeError(
+        f"{_at(path)} is {a_type(value)} of {number.bit_length()} bits; "
+        "an int in a message must be from -2**63 to 2**64 - 1, so send it as a str"
+    )
+
+
+def _check_length(length: int) -> None:
+    if length > _MAX_ITEM:
+        raise MessageTooLarge(length, _MAX_ITEM)
+
+
+def _entered(
+    value: object, path: tuple[object, ...], parents: dict[int, tuple[object, ...]]
+) -> dict[int, tuple[object, ...]]:
+    """`parents` and the container `value` itself. Raises TypeError if that makes a circle, or is too deep."""
+    if id(value) in parents:
+        around = _at(parents[id(value)])
+        raise TypeError(f"{_at(path)} is {around}, which contains it; a message must not hold itself")
+    if len(parents) >= MAX_DEPTH:
+        raise TypeError(f"{_at(path)} is nested too deep; a message may have at most {MAX_DEPTH} levels")
+    return {**parents, id(value): path}
+
+
+def _at(path: tuple[object, ...]) -> str:
+    """`path` as Python would write it, with double quotes, in ASCII."""
+    steps = [f"[{_quoted(step) if isinstance(step, str) else step}]" for step in path]
+    if len(steps) > _PATH_STEPS:
+        steps[_PATH_STEPS // 2 : -_PATH_STEPS // 2] = ["[...]"]
+    return "message" + "".join(steps)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}")
+
+
+# -- What may come out of bytes that somebody else wrote --
+
+
+def _fault(message: object) -> str | None:
+    """
+    What is wrong with `message`, as msgpack unpacked it; None if it is one that `encode` would take.
+
+    It goes down level by level, so that the depth of the data is never the depth of the Python stack.
+    """
+    if type(message) is not dict:
+        return f"it holds {a_type(message)}, not a dict"
+    level: list[Any] = [message]
+    for _ in range(MAX_DEPTH):
+        deeper = []
+        for container in level:
+            if type(container) is dict:
+                if any(type(key) is not str for key in container):
+                    return "a key in it is not a str"
+                container = container.values()
+            for item in container:
+                kind = type(item)
+                if kind is dict or kind is list:
+                    deeper.append(item)
+                elif kind not in _SCALARS:
+                    return f"it holds {a_type(item)}"
+        if not deeper:
+            return None
+        level = deeper
+    return f"it is nested more than {MAX_DEPTH} levels deep"
+
+
+def _is_whole(data: bytes) -> bool:
+    """
+    Whether `data` is one whole msgpack object, found by walking it without making any.
+
+    A length that lies makes msgpack ask for memory for what never comes; that must not pass for a lack of
+    memory.
+    """
+    unpacker = Unpacker(max_buffer_size=len(data))
+    unpacker.feed(data)
+    try:
+        unpacker.skip()
+    except (ValueError, UnpackException):
+        return False
+    return bool(unpacker.tell() == len(data))
+
+
+def _no_message(data: bytes, why: str) -> ValueError:
+    return ValueError(f"{len(data)} bytes are not a message: {why}")

@@ -1,0 +1,191 @@
+"""
+What a channel or a group may be called.
+
+A channel name is a `str` of 1 to 99 characters: ASCII letters, digits, `-`, `_` and `.`, with at most one `!`
+or one `?`, and at least one character before it. What stands after the `!` or `?` is the local part:
+
+- `http.request`: a normal channel; anybody sends, anybody receives.
+- `websocket.send!abc`: process-local. `websocket.send!` is the inbox that one process receives from, `abc`
+  says for which of its clients a message is. (ASGI draft; in Channels 2 and later
+  `specific.<process>!<unique>`.)
+- `reply?abc`: single-reader; one process receives from it.
+
+A group name has the same characters without `!` and `?`.
+
+Every refusal is a TypeError (as layers always had it) that shows the name and says what is allowed. Nothing
+here keeps state or looks at a store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+from .exceptions import a_type, shown
+
+__all__ = [
+    "MAX_LENGTH",
+    "check_full_name",
+    "check_pattern",
+    "match_type_and_length",
+    "non_local_name",
+    "random_local_part",
+    "valid_channel_name",
+    "valid_channel_names",
+    "valid_group_name",
+]
+
+MAX_LENGTH = 99
+"""The most characters that a name may have (ASGI draft)."""
+
+# Explicit ASCII classes, always with fullmatch: \d and \w let other scripts in, and $ lets a final newline
+# through.
+_PART = r"[A-Za-z0-9\-_.]"
+_CHANNEL = re.compile(rf"{_PART}+(?:[!?]{_PART}*)?")
+_GROUP = re.compile(rf"{_PART}+")
+_FOREIGN = re.compile(r"[^A-Za-z0-9\-_.]")
+
+_CHARACTERS = 'ASCII letters, digits, "-", "_" and "."'
+_CHANNEL_RULE = (
+    f"a channel name is a str of 1 to {MAX_LENGTH} characters, {_CHARACTERS}, with at most one "
+    '"!" or "?" and something before it'
+)
+_GROUP_RULE = f"a group name is a str of 1 to {MAX_LENGTH} characters, {_CHARACTERS}"
+
+# 32 symbols, so that a random byte falls on each of them equally often; without l, o, 0 and 1, which look
+# alike.
+_SYMBOLS = b"abcdefghijkmnpqrstuvwxyz23456789"
+_TO_SYMBOLS = _SYMBOLS * (256 // len(_SYMBOLS))
+_RANDOM_LENGTH = 24
+
+
+def match_type_and_length(name: object) -> bool:
+    """Whether `name` is a `str` (or a subclass) of 1 to 99 characters."""
+    return isinstance(name, str) and 1 <= len(name) <= MAX_LENGTH
+
+
+def valid_channel_name(name: str, receive: bool = False) -> bool:
+    """
+    True if `name` may be sent to or, with `receive`, be received from with the synchronous `receive`.
+
+    A message goes to a full name, so without `receive` a name that ends in `!` or `?` is refused. The
+    synchronous `receive` takes a whole inbox, so with `receive` a name may end in `!`, and must not go on
+    after it. (ASGI draft.)
+
+    Raises TypeError for any other name.
+    """
+    _check_channel_characters(name)
+    if name.endswith("?"):
+        _refuse_channel(name, 'it ends in "?"; add the local part, as new_channel does')
+    if receive:
+        if "!" in name and not name.endswith("!"):
+            inbox = shown(non_local_name(name))
+            _refuse_channel(name, f'it goes on after its "!"; receive from the whole inbox, {inbox}')
+    elif name.endswith("!"):
+        _refuse_channel(name, 'it ends in "!", so it is an inbox; add the local part that says who it is for')
+    return True
+
+
+def valid_channel_names(names: Iterable[str], receive: bool = False) -> bool:
+    """
+    True if each of `names` passes `valid_channel_name(name, receive)`; true for no names at all.
+
+    `names` is any iterable of names. An iterator is used up by this. Raises TypeError for the first name that
+    does not pass, for one name given in place of several, and for what cannot be iterated over.
+    """
+    if isinstance(names, (str, bytes, bytearray)):
+        raise TypeError(f"channels must be a list of channel names, not only {shown(names)}; write [name]")
+    try:
+        iterator = iter(names)
+    except TypeError:
+        raise TypeError(
+            f"channels must be a list (or another iterable) of channel names, not {a_type(names)}"
+        ) from None
+    for name in iterator:
+        valid_channel_name(name, receive)
+    return True
+
+
+def valid_group_name(name: str) -> bool:
+    """True if `name` is a group name. Raises TypeError if it is not."""
+    if not match_type_and_length(name):
+        why = _type_or_length(name)
+    elif not _GROUP.fullmatch(name):
+        why = f"it contains {_FOREIGN.findall(name)[0]!a}"
+    else:
+        return True
+    raise TypeError(f"group name {shown(name)} is not valid: {why}; {_GROUP_RULE}")
+
+
+def check_pattern(pattern: str) -> None:
+    """
+    Check the argument of the synchronous `new_channel`: a channel name that ends in `?` (ASGI draft).
+
+    Raises TypeError for anything else, and when the random part would make the name too long.
+    """
+    _check_channel_characters(pattern)
+    if not pattern.endswith("?"):
+        _refuse_channel(pattern, 'it is no pattern for new_channel, which must end in "?", as in "reply?"')
+    if len(pattern) + _RANDOM_LENGTH > MAX_LENGTH:
+        _refuse_channel(
+            pattern,
+            f"it has {len(pattern)} characters, and as a pattern for new_channel it may have at most "
+            f"{MAX_LENGTH - _RANDOM_LENGTH}, since {_RANDOM_LENGTH} random ones are added",
+        )
+
+
+def check_full_name(name: str) -> None:
+    """
+    Check the argument of the asynchronous `receive`: a name that one can send to, local part included.
+
+    Raises TypeError for anything else.
+    """
+    _check_channel_characters(name)
+    if name.endswith(("!", "?")):
+        _refuse_channel(name, f'it ends in "{name[-1]}"; receive takes a full name, as new_channel made it')
+
+
+def non_local_name(name: str) -> str:
+    """
+    The part of a channel name that says which process receives: up to and including the `!`, if there is one.
+
+    The full name for every other channel, single-reader ones included (ASGI draft). `name` is taken as valid.
+    """
+    head, mark, _ = name.partition("!")
+    return head + mark
+
+
+def random_local_part() -> str:
+    """
+    A new local part: 24 lower-case letters and digits, 120 bits from the operating system.
+
+    Nobody can guess it, a fork does not repeat it, and seeding `random` has no effect on it.
+    """
+    return os.urandom(_RANDOM_LENGTH).translate(_TO_SYMBOLS).decode("ascii")
+
+
+def _check_channel_characters(name: str) -> None:
+    if not match_type_and_length(name):
+        _refuse_channel(name, _type_or_length(name))
+    if not _CHANNEL.fullmatch(name):
+        _refuse_channel(name, _why_no_channel(name))
+
+
+def _why_no_channel(name: str) -> str:
+    if name[0] in "!?":
+        return f'it has nothing before its "{name[0]}"'
+    head, *parts = re.split("[!?]", name)
+    foreign = _FOREIGN.findall(head + "".join(parts))
+    return f"it contains {foreign[0]!a}" if foreign else 'it has more than one "!" or "?"'
+
+
+def _type_or_length(name: object) -> str:
+    if not isinstance(name, str):
+        return f"it is {a_type(name)}, not a str"
+    return "it is empty" if not name else f"it has {len(name)} characters"
+
+
+def _refuse_channel(name: object, why: str) -> NoReturn:
+    raise TypeError(f"channel name {shown(name)} is not valid: {why}; {_CHANNEL_RULE}")
