@@ -46,7 +46,7 @@ class IPCChannelLayer:
         message_memory: bytes of shared memory for messages, at least 64 KiB. Taken as it is used.
         group_memory: bytes of shared memory for group memberships, likewise.
         mode: permissions of the shared memory; ``0o660`` lets processes of other users of the group take part.
-        message_limit: the largest encoded message in bytes; None for 1 MiB or ``message_memory // 8``, whichever is more.
+        message_limit: the largest encoded message in bytes; None: 1 MiB or ``message_memory // 8``, whichever is more.
         patience: seconds to wait for another process that was stopped (not killed) in the middle of an operation.
 
     The first process to come creates the segments and sets their sizes; a later one uses what is there.
@@ -137,7 +137,7 @@ class IPCChannelLayer:
 
     def receive(self, channels: Iterable[str], block: bool = False) -> Tuple[Optional[str], Optional[Message]]:
         """
-        Take one message from one of the channels: ``(channel, message)``, or ``(None, None)`` (ASGI draft, ``receive``).
+        Take a message from one of the channels: ``(channel, message)``, or ``(None, None)`` (ASGI draft, ``receive``).
 
         ``channels`` is any iterable of names; of a process-local channel it must end at the ``!``, and the name that
         comes back is the full one. No channel is starved by the others. ``block`` is accepted; a layer may return
@@ -160,7 +160,7 @@ class IPCChannelLayer:
             return channel, codec.decode(body)
         except ValueError as error:
             raise exceptions.SegmentCorrupt(
-                self.message_store.name, f"a message on channel {channel!r} is no message any more ({error}); it is gone"
+                self.message_store.name, f"a message on channel {channel!r} is none any more ({error}); it is gone"
             ) from error
 
     def _listed(self, channels: Iterable[str]) -> List[str]:
@@ -247,13 +247,13 @@ class IPCChannelLayer:
         Figures of all channels together (ASGI draft, "Statistics").
 
         ``messages_count`` and ``channel_full_count`` count since the segment was made or flushed, ``messages_pending``
-        wait now, the oldest of them for ``messages_max_age`` seconds; the two rates ``..._per_second`` are taken between
+        wait now, the oldest of them for ``messages_max_age`` seconds; the rates ``..._per_second`` are taken between
         this layer object's last call and this one (0.0 at the first).
         """
         return self._rates.report(None, self.message_store.figures())
 
     def channel_statistics(self, channel: str) -> Dict[str, float]:
-        """The same figures of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name."""
+        """The same of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name."""
         names.valid_channel_name(channel, receive=channel[-1:] == "!")
         return self._rates.report(channel, self.message_store.figures(channel))
 
@@ -263,11 +263,11 @@ class IPCChannelLayer:
         self.group_store.close()
 
     def unlink(self) -> None:
-        """Remove the shared memory for every process. Those that go on, this one included, begin with an empty layer."""
+        """Remove the shared memory for every process. Those that go on, this one too, begin with an empty layer."""
         self.message_store.unlink()
         self.group_store.unlink()
 
-    def __enter__(self) -> "IPCChannelLayer":
+    def __enter__(self) -> IPCChannelLayer:
         return self
 
     def __exit__(

@@ -107,5 +107,5 @@ def _memory(name: str, value: Any) -> int:
 def _mode(mode: Any) -> int:
     value = _whole("mode", mode, 0, 0o777)
     if value & 0o600 != 0o600 or value & 0o111:
-        raise ValueError(f"mode must let the owner read and write and nobody execute, as 0o600 or 0o660 do, not {value:#o}")
+        raise ValueError(f"mode must let its owner read and write and nobody execute (0o600, 0o660), not {value:#o}")
     return value

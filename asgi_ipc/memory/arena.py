@@ -29,10 +29,12 @@ Mender = Callable[[Segment, Heap], Callable[[], None]]
 class Arena:
     """A segment with its guard and heap. Made by ``Arena.open``, given back with ``release``."""
 
-    _open: Dict[str, "Arena"] = {}
+    _open: Dict[str, Arena] = {}
     _lock = threading.Lock()
+    #: The thread that is opening an arena: a signal handler that interrupts it must not wait for it.
+    _opener = 0
     #: Arenas whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
-    _dropped: Deque["Arena"] = deque()
+    _dropped: Deque[Arena] = deque()
 
     def __init__(self, segment: Segment, mender: Mender, patience: float) -> None:
         self.segment = segment
@@ -41,22 +43,28 @@ class Arena:
         self.users = 0
 
     @classmethod
-    def open(cls, name: str, kind: int, size: int, mode: int, patience: float, mender: Mender) -> "Arena":
+    def open(cls, name: str, kind: int, size: int, mode: int, patience: float, mender: Mender) -> Arena:
         """
         The arena of the segment ``name``, created with ``size`` bytes if there is none. Raises what ``Segment`` raises.
 
         A segment that exists keeps its size: one warning names both. Give the arena back with ``release``.
         """
+        if cls._opener == threading.get_ident():
+            raise RuntimeError(f"this thread is already opening {name}: a signal handler must not make a layer")
         with cls._lock:
-            cls._close_dropped()
-            arena = cls._open.get(name)
-            if arena is None or arena.is_gone():
-                segment = Segment.attach(name, kind, size, mode, patience, lambda new: Heap(new).rebuild([]))
-                arena = cls._open[name] = cls(segment, mender, patience)
-            arena.users += 1
+            cls._opener = threading.get_ident()
+            try:
+                cls._close_dropped()
+                arena = cls._open.get(name)
+                if arena is None or arena.is_gone():
+                    segment = Segment.attach(name, kind, size, mode, patience, lambda new: Heap(new).rebuild([]))
+                    arena = cls._open[name] = cls(segment, mender, patience)
+                arena.users += 1
+            finally:
+                cls._opener = 0
         if arena.segment.size != size:
             logger.warning(
-                "%s has %d bytes, not the %d asked for: the first process to come sets the size, until 'asgi-ipc unlink'",
+                "%s has %d bytes, not the %d asked for: who comes first sets the size, until 'asgi-ipc unlink'",
                 name,
                 arena.segment.size,
                 size,
@@ -96,6 +104,7 @@ class Arena:
     @classmethod
     def _after_fork_in_child(cls) -> None:
         cls._lock = threading.Lock()
+        cls._opener = 0
 
 
 os.register_at_fork(after_in_child=Arena._after_fork_in_child)

@@ -50,7 +50,7 @@ LAST_EPOCH = 2**62
 #: What a section meets in a damaged segment: offsets out of range, values that fit no word, names that are no text.
 DAMAGE = (IndexError, ValueError, OverflowError)
 
-_guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()
+_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
 
 
 class Guard:
@@ -126,6 +126,8 @@ class Guard:
     def _enter(self) -> None:
         """Wait for the token, recovering from dead holders. Returns inside the section."""
         words = self.words
+        if self.segment.fd < 0:  # another thread has closed it meanwhile and attached anew
+            raise SegmentGone(self.segment.name)
         if self.slot < 0:
             self._claim()
         words[self.slot_at] = 0  # a call of ours that crashed may have left it; nobody of this process is inside
@@ -147,7 +149,10 @@ class Guard:
             if words[AT_SEQ] != seq:
                 seq, nap, looked, moved = words[AT_SEQ], FIRST_NAP, now, now
             elif now - moved > self.patience:
-                raise SegmentBusy(self.segment.name, self._live_holder(words[AT_EPOCH] & ~1), self.patience)
+                holder = self._live_holder(words[AT_EPOCH] & ~1)
+                if holder is None:  # then a process that repairs has stopped
+                    holder = self.segment.locks.holder(CARE_BYTE)
+                raise SegmentBusy(self.segment.name, holder or None, self.patience)
             elif now - looked > SUSPICION:
                 looked = now
                 self._recover(epoch & ~1)
@@ -241,13 +246,13 @@ class Guard:
             if pid is None:
                 return
             if time.monotonic() > deadline:
-                raise SegmentBusy(self.segment.name, pid, self.patience)
+                raise SegmentBusy(self.segment.name, pid or None, self.patience)
             time.sleep(LONGEST_NAP)
 
     # -- calls that end badly ---------------------------------------------------------------------------------
 
     def _abandon(self, mine: Optional[List[None]]) -> None:
-        """Clean up after a call of ``run`` that ended in an exception; ``mine`` is its mark, None if it had none yet."""
+        """Clean up after a call of ``run`` that ended in an exception; ``mine`` is its mark, None if it had none."""
         if mine is None:  # it never came in: a nested call, say, that was refused
             return
         with self.lock:

@@ -108,7 +108,7 @@ class Geometry:
     end: int
 
     @classmethod
-    def of(cls, size: int, kind: int) -> "Geometry":
+    def of(cls, size: int, kind: int) -> Geometry:
         """The geometry of a segment of ``size`` bytes: about one bucket a KiB; in groups, four index buckets too."""
         buckets = 1 << max(4, (size // 1024).bit_length() - 1)
         indexes = 4 * buckets if kind == KIND_GROUPS else 0

@@ -66,7 +66,7 @@ class Segment:
     """
 
     #: Segments this process has mapped: their descriptors must outlive every other one of the same file.
-    _mapped: Dict[Identity, "Segment"] = {}
+    _mapped: Dict[Identity, Segment] = {}
 
     words: memoryview
     data: mmap.mmap
@@ -87,8 +87,8 @@ class Segment:
 
     @classmethod
     def attach(
-        cls, name: str, kind: int, size: int, mode: int, patience: float, prepare: Callable[["Segment"], None]
-    ) -> "Segment":
+        cls, name: str, kind: int, size: int, mode: int, patience: float, prepare: Callable[[Segment], None]
+    ) -> Segment:
         """
         Open the segment ``name``, creating it with ``size`` bytes if there is none.
 
@@ -154,7 +154,7 @@ class Segment:
 
     # -- creating and checking --------------------------------------------------------------------------------
 
-    def _finish(self, size: int, prepare: Callable[["Segment"], None]) -> bool:
+    def _finish(self, size: int, prepare: Callable[[Segment], None]) -> bool:
         """Map a finished segment, or finish it first; False if it was removed meanwhile (come again)."""
         if not self._map_finished():
             self.take_care()
@@ -217,7 +217,7 @@ class Segment:
         by_hand = f" (or: rm {path})" if path else ""
         return f"stop the processes that use it, then 'asgi-ipc unlink {self.name.rpartition('-')[0]}'{by_hand}"
 
-    def _create(self, size: int, prepare: Callable[["Segment"], None]) -> None:
+    def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
         """Fill in a new segment. Caller holds the care byte and has seen that the name still leads here."""
         os.fchmod(self.fd, self.mode)  # whatever the umask
         os.ftruncate(self.fd, 0)  # what an earlier creator left half done is gone
@@ -227,7 +227,7 @@ class Segment:
             os.ftruncate(self.fd, 0)
             where = SHM_DIRECTORY or "shared memory"
             raise SegmentRefused(
-                self.name, f"{where} has no room for its first {heap_at * WORD} bytes: make it larger (Docker: --shm-size)"
+                self.name, f"{where} has no room for its first {heap_at * WORD} bytes: enlarge it (Docker: --shm-size)"
             )
         self._map(size)
         words = self.words
@@ -292,7 +292,7 @@ class Segment:
         deadline = time.monotonic() + self.patience
         while not self.locks.lock(CARE_BYTE):
             if time.monotonic() > deadline:
-                raise SegmentBusy(self.name, self.locks.holder(CARE_BYTE), self.patience)
+                raise SegmentBusy(self.name, self.locks.holder(CARE_BYTE) or None, self.patience)
             time.sleep(CARE_PAUSE)
 
     def end_care(self) -> None:

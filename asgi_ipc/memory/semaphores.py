@@ -69,7 +69,7 @@ class Semaphores:
 
 
 def sweep_stillborn() -> int:
-    """Remove what processes killed inside ``sem_open`` left: files with our birthmark, seconds old. Returns how many."""
+    """Remove what processes killed inside ``sem_open`` left: files with our birthmark, seconds old. How many."""
     swept = 0
     if SHM_DIRECTORY is None:
         return swept

@@ -10,16 +10,16 @@ from __future__ import annotations
 __all__ = ["Store"]
 
 import logging
-import time
+import os
+import threading
 import weakref
-from typing import Any, Callable, Dict, List, Optional, TypeVar
+from typing import Any, Callable, Optional
 
 from ..exceptions import SegmentGone
 from ..memory.arena import Arena, Mender
+from ..memory.layout import NEVER
 
 logger = logging.getLogger("asgi_ipc")
-
-R = TypeVar("R")
 
 #: ns between two looks whether the segment's name still leads to the segment.
 LOOK_PERIOD = 1_000_000_000
@@ -35,6 +35,9 @@ class Store:
 
     kind: int
     mender: Mender
+
+    #: Held while a store attaches anew: several threads notice at once that their segment is gone.
+    _attaching = threading.RLock()
 
     def __init__(self, name: str, size: int, mode: int, patience: float, clock: Callable[[], int]) -> None:
         self.name = name
@@ -52,7 +55,6 @@ class Store:
         self._finalizer = weakref.finalize(self, arena.release)
         self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
         self._guarded: Callable[..., Any] = arena.guard.run
-        self.words = arena.segment.words
         self._bind(arena)
 
     def _bind(self, arena: Arena) -> None:
@@ -82,9 +84,11 @@ class Store:
             self._attach_anew()
 
     def _attach_anew(self) -> None:
-        logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
-        self._finalizer()
-        self._attach()
+        with self._attaching:
+            if self._arena is not None and self._arena.is_gone():
+                logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
+                self._finalizer()
+                self._attach()
 
     # -- the whole store --------------------------------------------------------------------------------------
 
@@ -99,11 +103,19 @@ class Store:
 
     def close(self) -> None:
         """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
-        if self._arena is not None:
-            self._arena = None
-            self._look_due = 2**63
-            self._guarded = self._closed
-            self._finalizer()
+        with self._attaching:
+            if self._arena is not None:
+                self._arena = None
+                self._look_due = NEVER
+                self._guarded = self._closed
+                self._finalizer()
 
     def _closed(self, *args: Any) -> Any:
         raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
+
+
+def _after_fork_in_child() -> None:
+    Store._attaching = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,10 +12,10 @@ from typing import Any, Callable, Dict, List
 
 from ..exceptions import GroupStoreFull
 from ..memory.arena import Arena
-from ..memory.layout import AT_SWEEP_DUE, KIND_GROUPS
+from ..memory.layout import KIND_GROUPS
 from .base import Store
 from .group_mending import GroupMender
-from .members import Members
+from .members import SWEEP_PERIOD, Members
 
 #: Buckets that a sweep of everything visits in one section.
 SLICE = 512
@@ -39,7 +39,7 @@ class GroupStore(Store):
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.expiry = int(expiry * 1e9)
-        self._full_sweep_due = 0
+        self._sweep_due = self._full_sweep_due = 0
         super().__init__(f"{prefix}-groups", size, mode, patience, clock)
 
     def _bind(self, arena: Arena) -> None:
@@ -50,7 +50,8 @@ class GroupStore(Store):
         return getattr(self._members, name)  # type: ignore[no-any-return]
 
     def _sweep_if_due(self, now: int) -> None:
-        if now >= self.words[AT_SWEEP_DUE]:
+        if now >= self._sweep_due:
+            self._sweep_due = now + SWEEP_PERIOD
             self._run("sweep", now)
 
     def add(self, group: str, channel: str) -> None:

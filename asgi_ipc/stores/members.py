@@ -216,9 +216,11 @@ class Members:
     def sweep(self, now: int) -> None:
         """Drop ended memberships from as many buckets as the time since the last sweep asks for."""
         words = self.words
-        elapsed = max(0, now - words[AT_SWEEP_DUE])
+        elapsed = now - words[AT_SWEEP_DUE]
+        if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
+            return
         first = words[AT_SWEEP_CURSOR] % self.groups.buckets
-        last = first + min(SWEEP_RATE * (1 + elapsed // SWEEP_PERIOD), SWEEP_MOST)
+        last = first + min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)
         words[AT_SWEEP_CURSOR] = self.sweep_slice(first, min(last, self.groups.buckets), now)
         words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
 
@@ -245,5 +247,3 @@ class Members:
         words[AT_SWEEP_DUE] = 0
         words[AT_GENERATION] += 1
         words[AT_FLUSHING] = 0
-
-

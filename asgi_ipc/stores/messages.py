@@ -15,11 +15,11 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ..memory.arena import Arena
-from ..memory.layout import AT_RESERVED, AT_SWEEP_DUE, KIND_MESSAGES, WORD
+from ..memory.layout import KIND_MESSAGES, WORD
 from .base import Store
 from .message_mending import MessageMender
 from .queues import AGAIN, EXPIRED_SLICE, Queues, Refusal
-from .upkeep import ChannelFigures, Upkeep
+from .upkeep import SWEEP_PERIOD, ChannelFigures, Upkeep
 
 logger = logging.getLogger("asgi_ipc")
 
@@ -52,6 +52,7 @@ class MessageStore(Store):
     ) -> None:
         self.expiry = int(expiry * 1e9)
         self._limit_asked = limit
+        self._sweep_due = 0
         super().__init__(f"{prefix}-messages", size, mode, patience, clock)
 
     def _bind(self, arena: Arena) -> None:
@@ -85,8 +86,12 @@ class MessageStore(Store):
             refusal = self._guarded(self._append, channel, capacity, body, now, now + self.expiry)
         if refusal is not None:
             self._append_after_all(refusal, channel, capacity, body)
-        if now >= self.words[AT_SWEEP_DUE]:
-            self._run("sweep", now)
+        if now >= self._sweep_due:
+            self._sweep(now)
+
+    def _sweep(self, now: int) -> None:
+        self._sweep_due = now + SWEEP_PERIOD
+        self._run("sweep", now)
 
     def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
         """Find memory for a message that was refused for want of it, or raise what its refusal means."""
@@ -97,13 +102,11 @@ class MessageStore(Store):
                 return
         if refusal.shortage:
             raise self._memory_full(channel, refusal.shortage)
-        raise ChannelFull(channel, refusal.count, refusal.capacity)
+        raise ChannelFull(channel, refusal.waiting, refusal.capacity)
 
     def _memory_full(self, channel: str, shortage: str) -> MemoryFull:
-        assert self._arena is not None
-        segment = self._arena.segment
-        used = min(self.words[AT_RESERVED] * WORD, segment.size)
-        return MemoryFull(channel, segment.name, segment.size, used, shortage)
+        size, used = self._run("extent")
+        return MemoryFull(channel, self.name, size, used, shortage)
 
     def append_each(self, targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
         """
@@ -156,14 +159,14 @@ class MessageStore(Store):
             return None
         if taken is AGAIN:
             taken = self._pop_behind_expired(channels, first)
-        if now >= self.words[AT_SWEEP_DUE]:
-            self._run("sweep", now)
+        if now >= self._sweep_due:
+            self._sweep(now)
         return taken  # type: ignore[no-any-return]
 
     def _pop_behind_expired(self, channels: Sequence[str], first: int) -> Any:
         """Go on, section by section, until the expired messages in front are gone."""
-        assert self._arena is not None
-        for _ in range(self._arena.segment.size // (EXPIRED_SLICE * WORD) + 1):
+        size, _ = self._run("extent")
+        for _ in range(size // (EXPIRED_SLICE * WORD) + 1):
             taken = self._run("pop", channels, first, self.clock())
             if taken is not AGAIN:
                 return taken

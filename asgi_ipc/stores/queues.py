@@ -51,9 +51,9 @@ AGAIN = Again()
 
 
 class Refusal(NamedTuple):
-    """Why a message was not taken: its channel has ``count`` of ``capacity``, or there is a ``shortage`` of memory."""
+    """Why a message was not taken: its channel has ``waiting`` of ``capacity``, or there is a ``shortage`` of memory."""
 
-    count: int
+    waiting: int
     capacity: int
     shortage: Optional[str] = None
 

@@ -21,10 +21,12 @@ from ..memory.layout import (
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_PAGES,
+    AT_RESERVED,
     AT_SHORTEST_LIFE,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
     NEVER,
+    WORD,
 )
 from .channels import HEAD, REFUSED, SENT, SOONEST, TAKEN
 from .queues import CAME, NEXT, Queues
@@ -51,7 +53,7 @@ class ChannelFigures:
     refused: int = 0
     oldest: int = 0
 
-    def __add__(self, other: "ChannelFigures") -> "ChannelFigures":
+    def __add__(self, other: ChannelFigures) -> ChannelFigures:
         return ChannelFigures(
             self.sent + other.sent,
             self.pending + other.pending,
@@ -65,6 +67,7 @@ class Upkeep:
 
     def __init__(self, queues: Queues) -> None:
         self.queues = queues
+        self.size = queues.heap.end * WORD
         self.words = queues.words
         self.channels = queues.channels
         self.directory = queues.channels.directory
@@ -74,9 +77,11 @@ class Upkeep:
     def sweep(self, now: int) -> None:
         """Sweep as many buckets as the time since the last sweep asks for."""
         words, directory = self.words, self.directory
-        elapsed = max(0, now - words[AT_SWEEP_DUE])
+        elapsed = now - words[AT_SWEEP_DUE]
+        if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
+            return
         cursor = words[AT_SWEEP_CURSOR]
-        for _ in range(min(SWEEP_RATE * (1 + elapsed // SWEEP_PERIOD), SWEEP_MOST)):
+        for _ in range(min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)):
             cursor = (cursor + 1) % directory.buckets
             for record in directory.chain(directory.at + cursor):
                 self._sweep_record(record, now)
@@ -145,6 +150,10 @@ class Upkeep:
 
     # -- looking ----------------------------------------------------------------------------------------------
 
+    def extent(self) -> Tuple[int, int]:
+        """The size of the segment in bytes, and how many of them have been reserved so far."""
+        return self.size, min(self.words[AT_RESERVED] * WORD, self.size)
+
     def has(self, channel: str) -> bool:
         """Whether a channel has messages, expired or not."""
         record = self.channels.find(channel)
@@ -189,7 +198,7 @@ class Upkeep:
         found: Dict[str, List[bytes]] = {}
         for bucket in self._filled(0, directory.buckets):
             for record in directory.chain(bucket):
-                bodies = []
+                bodies: List[bytes] = []
                 message = words[record + HEAD]
                 while message and len(bodies) <= words[record + SENT] - words[record + TAKEN]:
                     bodies.append(self.queues.body(message))
