@@ -151,8 +151,10 @@ class IPCChannelLayer:
                 break
         if not wanted:
             return None, None
-        self._turn += 1
-        taken = self.message_store.pop(wanted, self._turn % len(wanted))
+        if len(wanted) > 1:  # each call begins with another one, so that none is starved
+            self._turn = turn = (self._turn + 1) % len(wanted)
+            wanted = wanted[turn:] + wanted[:turn]
+        taken = self.message_store.pop(wanted)
         if taken is None:
             return None, None
         channel, body = taken

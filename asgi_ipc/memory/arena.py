@@ -72,8 +72,9 @@ class Arena:
         return arena
 
     def is_gone(self) -> bool:
-        """Whether the segment was removed, or its name leads to another one now."""
-        return self.segment.words[AT_EPOCH] == TOMBSTONE or not self.segment.still_named()
+        """Whether the segment was removed, its name leads to another one now, or it is closed here already."""
+        segment = self.segment
+        return segment.fd < 0 or segment.words[AT_EPOCH] == TOMBSTONE or not segment.still_named()
 
     def release(self) -> None:
         """

@@ -7,7 +7,8 @@ proves by the byte locks that no live process holds the token, repairs the store
 holders at once would need a token of an epoch that is over to pass the check: it cannot, whatever is delayed for
 however long.  ``tests/model`` checks the protocol exhaustively; docs/design.rst tells the whole story.
 
-``Guard.run`` is the one place that defines the way in and out.  Nobody ever sleeps *on* the semaphore: a waiter tries,
+``Guard.run`` is the one place that defines the way in and out; the two operations that everything waits for follow it
+line by line, because a call costs.  Nobody ever sleeps *on* the semaphore: a waiter tries,
 spins briefly, then naps.  A section is shorter than a sleep, a nap is not tied to the wall clock as ``sem_timedwait``
 is, and killed sleepers would leave a glibc semaphore slow for the rest of its life.
 
@@ -93,18 +94,17 @@ class Guard:
         try:
             with self.lock:
                 if self.inside is not None:
-                    self._resolve_inside()
+                    self.resolve_inside()
                 mine = self.inside = []
                 try:
                     self.token(0)
                 except BusyError:
-                    self._enter()
+                    self.enter()
                 else:
                     words, epoch = self.words, self.epoch
                     words[self.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
-                        words[self.slot_at] = 0
-                        self._enter()
+                        self.enter()
                 result = section(*args)
                 words = self.words
                 words[AT_SEQ] += 1
@@ -112,18 +112,13 @@ class Guard:
                 self.post()
                 self.inside = None
             return result
-        except DAMAGE as error:
-            self._abandon(mine)
-            raise SegmentCorrupt(
-                self.segment.name, f"{error}; what could not be trusted was cut off, the rest goes on"
-            ) from error
-        except BaseException:
-            self._abandon(mine)
+        except BaseException as error:
+            self.abandon(mine, error)
             raise
 
     # -- the slow way in --------------------------------------------------------------------------------------
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         """Wait for the token, recovering from dead holders. Returns inside the section."""
         words = self.words
         if self.segment.fd < 0:  # another thread has closed it meanwhile and attached anew
@@ -251,8 +246,12 @@ class Guard:
 
     # -- calls that end badly ---------------------------------------------------------------------------------
 
-    def _abandon(self, mine: Optional[List[None]]) -> None:
-        """Clean up after a call of ``run`` that ended in an exception; ``mine`` is its mark, None if it had none."""
+    def abandon(self, mine: Optional[List[None]], error: BaseException) -> None:
+        """
+        Clean up after a call of ``run`` that ended in an exception; ``mine`` is its mark, None if it had none.
+
+        What damage raises in a section becomes ``SegmentCorrupt`` here; every other error is the caller's to raise.
+        """
         if mine is None:  # it never came in: a nested call, say, that was refused
             return
         with self.lock:
@@ -264,17 +263,20 @@ class Guard:
         while self.lock._is_owned():  # type: ignore[attr-defined]
             # CPython 3.9 can take an interrupt between the end of a with block and its release
             self.lock.release()
+        if isinstance(error, DAMAGE):
+            why = f"{error}; what could not be trusted was cut off, and the rest goes on"
+            raise SegmentCorrupt(self.segment.name, why) from error
 
-    def _resolve_inside(self) -> None:
+    def resolve_inside(self) -> None:
         """
         Somebody's mark is here although the lock was ours to take.
 
         Either a call further up this very stack is inside (a signal handler or finaliser interrupted it): refuse.  Or
-        a second exception cut an ``_abandon`` short: its frame is gone, and the way in will recover.
+        a second exception cut an ``abandon`` short: its frame is gone, and the way in will recover.
         """
         frame: Any = sys._getframe(1)
         while frame is not None:
-            if frame.f_code is _RUN and frame.f_locals.get("mine") is self.inside:
+            if frame.f_locals.get("mine") is self.inside:
                 raise RuntimeError(
                     f"this thread is already inside {self.segment.name}: a signal handler or a finaliser must not call "
                     "the layer; let it set a flag, or hand the work to another thread"
@@ -296,9 +298,6 @@ class Guard:
             self._drop_semaphore()
             self.slot, self.slot_at = -1, AT_SCRATCH
             self.segment.close()
-
-
-_RUN = Guard.run.__code__
 
 
 def _no_token(timeout: float) -> None:

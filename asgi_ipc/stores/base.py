@@ -17,12 +17,12 @@ from typing import Any, Callable, Optional
 
 from ..exceptions import SegmentGone
 from ..memory.arena import Arena, Mender
-from ..memory.layout import NEVER
 
 logger = logging.getLogger("asgi_ipc")
 
 #: ns between two looks whether the segment's name still leads to the segment.
 LOOK_PERIOD = 1_000_000_000
+LONG_AGO = -(2**63)
 
 
 class Store:
@@ -45,17 +45,26 @@ class Store:
         self._size, self._mode, self._patience = size, mode, patience
         self._look_due = clock() + LOOK_PERIOD
         self._arena: Optional[Arena] = None
+        self._guarded: Callable[..., Any]
         self._attach()
 
     def _attach(self) -> None:
         """Open the segment and let ``_bind`` make what works on it."""
-        arena = Arena.open(self.name, self.kind, self._size, self._mode, self._patience, type(self).mender)
-        self._arena = arena
-        #: Gives the arena back when the store is garbage-collected; ``close`` calls it earlier.
-        self._finalizer = weakref.finalize(self, arena.release)
-        self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
-        self._guarded: Callable[..., Any] = arena.guard.run
-        self._bind(arena)
+        while True:
+            arena = Arena.open(self.name, self.kind, self._size, self._mode, self._patience, type(self).mender)
+            #: Gives the arena back when the store is garbage-collected; ``close`` calls it earlier.
+            self._finalizer = weakref.finalize(self, arena.release)
+            self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
+            self._arena = arena
+            self._guarded = arena.guard.run
+            try:
+                self._bind(arena)
+            except BaseException as error:
+                self._finalizer()
+                if isinstance(error, SegmentGone):  # removed between the two lines: come again
+                    continue
+                raise
+            return
 
     def _bind(self, arena: Arena) -> None:
         raise NotImplementedError
@@ -79,8 +88,10 @@ class Store:
 
     def _look(self) -> None:
         """The once-a-second look whether the name still leads to this segment."""
+        if self._arena is None:
+            raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
         self._look_due = self.clock() + LOOK_PERIOD
-        if self._arena is not None and self._arena.is_gone():
+        if self._arena.is_gone():
             self._attach_anew()
 
     def _attach_anew(self) -> None:
@@ -106,12 +117,8 @@ class Store:
         with self._attaching:
             if self._arena is not None:
                 self._arena = None
-                self._look_due = NEVER
-                self._guarded = self._closed
+                self._look_due = LONG_AGO  # every operation looks first, and finds that it is closed
                 self._finalizer()
-
-    def _closed(self, *args: Any) -> Any:
-        raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
 
 
 def _after_fork_in_child() -> None:

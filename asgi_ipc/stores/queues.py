@@ -20,8 +20,8 @@ __all__ = ["AGAIN", "Again", "Queues", "Refusal"]
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ..memory.heap import Heap
-from ..memory.layout import AT_GENERATION, NEVER, WORD
+from ..memory.heap import QUICK_DEPTH, Heap
+from ..memory.layout import AT_GENERATION, AT_QUICK, NEVER, QUICK_WORDS, WORD
 from ..memory.segment import Segment
 from ..memory.slab import TAG
 from .channels import AFTER, HEAD, INBOX, READY, REFUSED, SENT, SOONEST, TAIL, TAKEN, Channels
@@ -36,6 +36,14 @@ SHARED = 2**63
 REFERENCES = 0
 BODY_LENGTH = 1
 BODY_DATA = 2
+
+#: What to add to the length of a body, in bytes, to get the words of its block when divided by 8: the block's header,
+#: the four words before the body, and rounding up.
+BODY_ROUND = (1 + BODY) * WORD + WORD - 1
+
+#: Where a channel was last seen: its tag, the word of its tag, its record, the words of HEAD, TAIL, SENT and
+#: TAKEN, and its INBOX. Worth nothing when the tag is no longer in its word or the generation has moved.
+Place = Tuple[int, int, int, int, int, int, int, int]
 
 #: Channels whose records a process remembers; past this it forgets them all and begins anew.
 REMEMBERED = 16384
@@ -72,47 +80,87 @@ class Queues:
         self.heap = heap
         self.channels = Channels(segment, heap)
         self._generation = 0
-        self._seen: Dict[str, Tuple[int, int]] = {}
+        self._seen: Dict[str, Place] = {}
 
     # -- finding channels -------------------------------------------------------------------------------------
 
-    def _record(self, channel: str, make: bool) -> int:
-        """The record of a channel, through what this process remembers; 0 if there is none (or no memory for it)."""
+    def _locate(self, channel: str, make: bool) -> Optional[Place]:
+        """Where the record of a channel lies, for ``append`` and ``pop`` to remember; None if there is none."""
         words = self.words
         if words[AT_GENERATION] != self._generation:
             self._generation = words[AT_GENERATION]
             self._seen.clear()
-        seen = self._seen.get(channel)
-        if seen is not None and words[seen[0] + TAG] == seen[1]:
-            return seen[0]
         record = self.channels.make(channel) if make else self.channels.find(channel)
-        if record:
-            if len(self._seen) >= REMEMBERED:
-                self._seen.clear()
-            self._seen[channel] = (record, words[record + TAG])
-        return record
+        if not record:
+            return None
+        if len(self._seen) >= REMEMBERED:
+            self._seen.clear()
+        place = self._seen[channel] = (
+            words[record + TAG],
+            record + TAG,
+            record,
+            record + HEAD,
+            record + TAIL,
+            record + SENT,
+            record + TAKEN,
+            words[record + INBOX],
+        )
+        return place
 
     # -- sending ----------------------------------------------------------------------------------------------
 
     def append(self, channel: str, capacity: int, body: bytes, now: int, expires: int) -> Optional[Refusal]:
         """Put a message at the end of a channel's queue; a refusal if it is full or there is no memory."""
         words = self.words
-        record = self._record(channel, True)
-        if not record:
-            return Refusal(0, capacity, self.heap.shortage)
-        meter = words[record + INBOX] or record
-        if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self._make_room(meter, capacity, now):
+        place = self._seen.get(channel)
+        if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
+            place = self._locate(channel, True)
+            if place is None:
+                return Refusal(0, capacity, self.heap.shortage)
+        _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
+        sent = words[sent_at]
+        waiting = words[inbox + SENT] - words[inbox + TAKEN] if inbox else sent - words[taken_at]
+        if waiting >= capacity and not self._make_room(inbox or record, capacity, now):
             words[record + REFUSED] += 1
-            return Refusal(words[meter + SENT] - words[meter + TAKEN], capacity)
+            return Refusal(waiting, capacity)
         length = len(body)
-        message = self.heap.allocate(BODY + (length + 7 >> 3))
-        if not message:
-            return Refusal(0, capacity, self.heap.shortage)
+        total = (length + BODY_ROUND) >> 3
+        if total <= QUICK_WORDS and words[AT_QUICK + total]:  # what ``Heap.allocate`` does first, without the call
+            message = words[AT_QUICK + total]
+            if words[message - 1] >> 2 != total:
+                raise ValueError(f"a free list of {total} words leads to a block of another size")
+            words[AT_QUICK + total] = words[message]
+        else:
+            message = self.heap.allocate(total - 1)
+            if not message:
+                return Refusal(0, capacity, self.heap.shortage)
+        words[message] = 0
         words[message + LENGTH] = length
+        words[message + EXPIRES] = expires
+        words[message + CAME] = now
         start = (message + BODY) << 3
         self.data[start : start + length] = body
-        self._link(record, message, now, expires)
+        if words[head_at]:
+            words[words[tail_at]] = message  # commit: the NEXT of the last message
+            if expires < words[record + SOONEST]:
+                words[record + SOONEST] = expires
+        else:
+            words[head_at] = message  # commit
+            words[record + SOONEST] = expires
+            if inbox:
+                self.channels.line_up(inbox, record)
+        words[tail_at] = message
+        words[sent_at] = sent + 1
+        if inbox:
+            self._count_in(inbox, expires)
         return None
+
+    def _count_in(self, inbox: int, expires: int) -> None:
+        """Count a message that one of its channels has got."""
+        words = self.words
+        if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + SOONEST]:
+            words[inbox + SOONEST] = expires
+        words[inbox + SENT] += 1
 
     def append_each(
         self, targets: Sequence[Tuple[str, int]], body: bytes, now: int, expires: int
@@ -134,10 +182,13 @@ class Queues:
         full: List[str] = []
         reached = 0
         for channel, capacity in targets:
-            record = self._record(channel, True)
-            message = self.heap.allocate(BODY + 1) if record else 0
-            if not message:
+            place = self._seen.get(channel)
+            if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
+                place = self._locate(channel, True)
+            message = self.heap.allocate(BODY + 1) if place else 0
+            if place is None or not message:
                 break
+            record = place[2]
             reached += 1
             meter = words[record + INBOX] or record
             if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self._make_room(meter, capacity, now):
@@ -154,7 +205,7 @@ class Queues:
         return full, reached, self.heap.shortage if reached < len(targets) else None
 
     def _link(self, record: int, message: int, now: int, expires: int) -> None:
-        """Make a message that is written otherwise part of a queue."""
+        """Make a message that is written otherwise part of a queue (as ``append`` does with its own)."""
         words = self.words
         words[message + NEXT] = 0
         words[message + EXPIRES] = expires
@@ -162,8 +213,7 @@ class Queues:
         inbox = words[record + INBOX]
         if words[record + HEAD]:
             words[words[record + TAIL] + NEXT] = message  # commit
-            if expires < words[record + SOONEST]:
-                words[record + SOONEST] = expires
+            words[record + SOONEST] = min(expires, words[record + SOONEST])
         else:
             words[record + HEAD] = message  # commit
             words[record + SOONEST] = expires
@@ -172,38 +222,65 @@ class Queues:
         words[record + TAIL] = message
         words[record + SENT] += 1
         if inbox:
-            if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + SOONEST]:
-                words[inbox + SOONEST] = expires
-            words[inbox + SENT] += 1
+            self._count_in(inbox, expires)
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    def pop(self, channels: Sequence[str], first: int, now: int) -> Union[None, Again, Tuple[str, bytes]]:
+    def pop(self, channels: Sequence[str], now: int) -> Union[None, Again, Tuple[str, bytes]]:
         """
-        Take the first message of the first channel that has one, looking from number ``first`` on, in a circle.
+        Take the first message of the first of these channels that has one.
 
         A channel that ends in ``!`` stands for all the channels of that process. Returns the full name and the body.
         """
         words = self.words
-        many = len(channels)
-        for turn in range(first, first + many):
-            channel = channels[turn % many]
-            record = self._record(channel, False)
-            if not record:
+        for channel in channels:
+            place = self._seen.get(channel)
+            if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
+                place = self._locate(channel, False)
+                if place is None:
+                    continue
+            head_at = place[3]
+            message = words[head_at]
+            if not message:
+                if words[place[2] + READY]:
+                    taken = self._pop_inbox(place[2], now)
+                    if taken is not None:
+                        return taken
                 continue
-            if words[record + HEAD]:
-                body = self._take(record, now)
+            length = words[message + LENGTH]
+            if length >= SHARED or place[7] or words[message + EXPIRES] <= now:
+                body = self._take(place[2], now)
                 if body is None:
                     continue
-                return AGAIN if body is AGAIN else (channel, body)  # type: ignore[return-value]
-            while words[record + READY]:
-                local = words[record + READY]
-                if not words[local + HEAD]:
-                    raise ValueError("a ready ring leads to a channel without messages")
-                words[record + READY] = words[local + AFTER]  # its neighbours come first next time
-                body = self._take(local, now)
-                if body is not None:
-                    return AGAIN if body is AGAIN else (self.channels.name(local), body)  # type: ignore[return-value]
+                return AGAIN if isinstance(body, Again) else (channel, body)
+            start = (message + BODY) << 3
+            taken_body = self.data[start : start + length]
+            total = words[message - 1] >> 2
+            if len(taken_body) != length or total < length >> 3:
+                raise ValueError(f"a message claims to have {length} bytes")
+            words[head_at] = words[message]  # commit
+            words[place[6]] += 1
+            head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
+            if head and words[head + 1] < QUICK_DEPTH:  # what ``Heap.free`` does first, without the call
+                words[message] = head
+                words[message + 1] = words[head + 1] + 1
+                words[AT_QUICK + total] = message
+            else:
+                self.heap.free(message)
+            return channel, taken_body
+        return None
+
+    def _pop_inbox(self, inbox: int, now: int) -> Union[None, Again, Tuple[str, bytes]]:
+        """Take a message from the channel of a process whose turn it is."""
+        words = self.words
+        while words[inbox + READY]:
+            local = words[inbox + READY]
+            if not words[local + HEAD]:
+                raise ValueError("a ready ring leads to a channel without messages")
+            words[inbox + READY] = words[local + AFTER]  # its neighbours come first next time
+            body = self._take(local, now)
+            if body is not None:
+                return AGAIN if isinstance(body, Again) else (self.channels.name(local), body)
         return None
 
     def _take(self, record: int, now: int) -> Union[None, Again, bytes]:
