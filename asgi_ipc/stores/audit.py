@@ -1,10 +1,10 @@
 """
 A second opinion on a store: walk its truth and compare every derived word with what the walk finds.
 
-Each discrepancy is one sentence; a sound store gives none.  Nothing is changed, nothing that stands in the segment is
-believed (what leads out of it, or in circles, is one more sentence), and nothing of the code that keeps the derived
-words is used, so that a mistake there cannot hide itself.  Both audits take place in one section of the store's guard:
-everybody else waits, about 5 µs a message.
+Each discrepancy is one sentence; a sound store gives none.  Nothing is changed, nothing that stands in the segment
+is believed (what leads out of it, or in circles, is one more sentence), and nothing of the code that keeps the
+derived words is used, so that a mistake there cannot hide itself.  An audit takes place in one section of the
+store's guard: everybody else waits for it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,7 @@ from ..exceptions import SegmentGone
 from ..memory.arena import Arena
 from ..memory.directory import HASH, NAME_LENGTH, Directory
 from ..memory.directory import NEXT as NEXT_RECORD
-from ..memory.heap import MIN_WORDS, QUICK_DEPTH, size_class
-from ..memory.layout import (
-    AT_FLUSHING,
-    AT_FREE_HEADS,
-    AT_PAGES,
-    AT_POWER_MAP,
-    AT_QUICK,
-    AT_RESERVED,
-    AT_SPLIT_MAPS,
-    AT_TAG,
-    NEVER,
-    POWERS,
-    QUICK_WORDS,
-    SPLITS,
-)
+from ..memory.layout import AT_FLUSHING, AT_PAGES, AT_RESERVED, AT_TAG, NEVER
 from ..memory.slab import PAGE_RECORDS, TAG
 from ..names import non_local_name
 from . import channels as c
@@ -39,11 +25,13 @@ from . import members as m
 from . import queues as q
 from .base import Store
 from .groups import GroupStore
+from .heap_audit import HeapAudit, Reached
 from .messages import MessageStore
 
 #: What a walk over a damaged segment meets.
 DAMAGE = (IndexError, ValueError, OverflowError)
-#: Words of a page of channel records: next with room, previous one, first free record, live records, then the records.
+#: Words of a page of channel records, whose records follow: next page with room, previous one, first free record,
+#: number of live ones.
 PAGE_NEXT, PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE, PAGE_HEADER = 0, 1, 2, 3, 4
 
 
@@ -57,7 +45,7 @@ def audit_groups(store: GroupStore) -> List[str]:
     return _audit(store, _GroupAudit)
 
 
-def _audit(store: Store, kind: Callable[[Arena], "_Audit"]) -> List[str]:
+def _audit(store: Store, kind: Callable[[Arena], _Audit]) -> List[str]:
     def section() -> List[str]:
         assert store._arena is not None  # the guard of a closed store has raised before this
         return kind(store._arena).run()
@@ -78,14 +66,13 @@ class _Audit:
         self.start, self.end = arena.heap.start, arena.heap.end
         self.reserved = self.words[AT_RESERVED]
         self.wrong: List[str] = []
-        #: Payload offset -> (payload words, what it is) of everything that the truth reaches.
-        self.reached: Dict[int, Tuple[int, str]] = {}
+        self.reached: Reached = {}
 
     def run(self) -> List[str]:
         """Every discrepancy."""
         self.expect("the flag of a flush", self.words[AT_FLUSHING], 0)
         if not self.start <= self.reserved <= self.end:
-            self.wrong.append(f"memory is said to be there up to word {self.reserved}, not from {self.start} to {self.end}")
+            self.wrong.append(f"RESERVED is {self.reserved}, not between {self.start} and {self.end}")
             return self.wrong
         for part in (self.truth, self.heap):
             try:
@@ -100,7 +87,7 @@ class _Audit:
 
     def heap(self) -> None:
         """Compare the heap with what the truth has reached."""
-        self.wrong += _HeapAudit(self.words, self.start, self.reserved, self.reached).run()
+        self.wrong += HeapAudit(self.words, self.start, self.reserved, self.reached).run()
 
     def expect(self, what: str, found: Any, right: Any) -> None:
         """Note a word that is not what it must be."""
@@ -119,24 +106,26 @@ class _Audit:
         return True
 
     def walk(self, link: int, step: int, what: str) -> Iterator[int]:
-        """What a chain leads to that begins at the word ``link`` and goes on at word ``step`` of each of its items."""
+        """The items of a chain that begins at the word ``link`` and goes on at word ``step`` of each item."""
         words, seen = self.words, set()
         at = words[link]
         while at:
             if at in seen or not self.start < at < self.reserved - step:
-                self.wrong.append(f"{what} leads {'in a circle' if at in seen else 'out of the heap'} to {at}")
+                where = "in a circle" if at in seen else "out of the heap"
+                self.wrong.append(f"{what} leads {where} to {at}")
                 return
             seen.add(at)
             yield at
             at = words[at + step]
 
     def records(self, directory: Directory, kind: str) -> Iterator[Tuple[int, bytes]]:
-        """Each record that the buckets reach, with its name; what is in the wrong bucket, or twice, is noted."""
+        """Each record that the buckets reach, with its name."""
         names: Set[bytes] = set()
         for bucket in range(directory.at, directory.at + directory.buckets):
             for record in self.walk(bucket, NEXT_RECORD, f"the chain of bucket {bucket - directory.at}"):
-                if self.words[record + NAME_LENGTH] > 99:
-                    self.wrong.append(f"the {kind} at {record} has a name of {self.words[record + NAME_LENGTH]} bytes")
+                length = self.words[record + NAME_LENGTH]
+                if length > 99:
+                    self.wrong.append(f"the {kind} at {record} has a name of {length} bytes")
                     continue
                 name = directory.name(record)
                 hashed = directory.hash(name)
@@ -160,8 +149,8 @@ class _MessageAudit(_Audit):
         self.pages: Dict[int, Set[int]] = {}
         for record, name in self.records(Directory(self.arena.segment, c.NAME), "channel"):
             self.channels[name.decode("ascii")] = record
-        for name, record in self.channels.items():  # type: ignore[assignment]
-            self._queue(record, f"channel {name!r}")
+        for channel, record in self.channels.items():
+            self._queue(record, f"channel {channel!r}")
         for body, lengths in self.bodies.items():
             what = f"the shared body at {body}"
             self.expect(f"REFERENCES of {what}", self.words[body + q.REFERENCES], len(lengths))
@@ -231,8 +220,9 @@ class _MessageAudit(_Audit):
                 self.wrong.append(f"the ready ring of {what} leads to {record}, which is no channel")
                 return
             found.add(record)
-            self.expect(f"BEFORE in the ready ring of {what}", words[words[record + c.AFTER] + c.BEFORE], record)
-            record = words[record + c.AFTER]
+            after = words[record + c.AFTER]
+            self.expect(f"BEFORE in the ready ring of {what}", words[after + c.BEFORE], record)
+            record = after
         self.expect(f"the end of the ready ring of {what}", record, first)
         self.expect(f"the channels in the ready ring of {what}", sorted(found), sorted(ready))
 
@@ -265,7 +255,7 @@ class _MessageAudit(_Audit):
             if not self.reach(page, PAGE_HEADER + PAGE_RECORDS * c.RECORD_WORDS, "a page of channels"):
                 continue
             self.expect(f"the number of live records in page {page}", words[page + PAGE_LIVE], len(live))
-            self.expect(f"page {page} on the list of those with room", page in with_room, len(live) < PAGE_RECORDS)
+            self.expect(f"whether page {page} is listed as having room", page in with_room, len(live) < PAGE_RECORDS)
             first = page + PAGE_HEADER
             free = set(self.walk(page + PAGE_FREE, 0, f"the list of free records in page {page}"))
             right = set(range(first, first + PAGE_RECORDS * c.RECORD_WORDS, c.RECORD_WORDS)) - live
@@ -291,8 +281,10 @@ class _GroupAudit(_Audit):
         names: Set[bytes] = set()
         for member in self.walk(record + m.FIRST, m.NEXT, f"the chain of {what}"):
             length = words[member + NAME_LENGTH]
-            if length > 99 or not self.reach(member, m.MEMBER_NAME + m.name_words(length), f"a member of {what}"):
-                self.wrong.append(f"the member at {member} of {what} is none")
+            if length > 99:
+                self.wrong.append(f"the member at {member} of {what} has a name of {length} bytes")
+                break
+            if not self.reach(member, m.MEMBER_NAME + m.name_words(length), f"a member of {what}"):
                 break
             name = ours.index.name(member)
             called = f"member {name.decode('ascii')!r} of {what}"
@@ -316,115 +308,11 @@ class _GroupAudit(_Audit):
         for bucket in range(index.at, index.at + index.buckets):
             for member in self.walk(bucket, NEXT_RECORD, f"the chain of index bucket {bucket - index.at}"):
                 if member in found or member not in self.members:
-                    self.wrong.append(f"the index leads to {member}, which is {'there twice' if member in found else 'no member'}")
+                    why = "there twice" if member in found else "no member"
+                    self.wrong.append(f"the index leads to {member}, which is {why}")
                     continue
                 found.add(member)
                 right = index.bucket_of(self.words[member + HASH])
                 self.expect(f"the index bucket of {self.members[member]}", bucket, right)
         for member in sorted(set(self.members) - found):
             self.wrong.append(f"{self.members[member]} is not in the index")
-
-
-class _HeapAudit:
-    """The heap block by block, its lists, and that what is used is exactly what is reached."""
-
-    def __init__(self, words: Any, start: int, reserved: int, reached: Dict[int, Tuple[int, str]]) -> None:
-        self.words = words
-        self.start, self.last = start, reserved - 1
-        self.reached = reached
-        self.wrong: List[str] = []
-        #: Header offset -> words, header included.
-        self.free: Dict[int, int] = {}
-        self.used: Dict[int, int] = {}
-
-    def run(self) -> List[str]:
-        """Every discrepancy of the heap."""
-        if self.last >= self.start:
-            self._blocks()
-        self._free_lists()
-        waiting = self._quick_lists()
-        for block, (payload, what) in sorted(self.reached.items()):
-            total = self.used.pop(block - 1, None)
-            least = max(payload + 1, MIN_WORDS)
-            if total is None or not least <= total < least + MIN_WORDS:
-                self.wrong.append(f"{what} at {block} needs a used block of {least} words, and there is {total or 'none'}")
-        for header in waiting:
-            if self.used.pop(header, None) is None:
-                self.wrong.append(f"the block at {header} waits in a quick list, and is none or in use")
-        self.wrong += [f"a block of {total} words at {header} is lost" for header, total in self.used.items()]
-        return self.wrong
-
-    def _blocks(self) -> None:
-        words, last = self.words, self.last
-        # A rebuild of a damaged heap may leave less than a block in front of the first one.
-        first = min((block - 1 for block in self.reached), default=self.start)
-        header = first if self.start < first < self.start + MIN_WORDS else self.start
-        after_free = False
-        while header < last:
-            total, free = words[header] >> 2, bool(words[header] & 1)
-            if total < MIN_WORDS or total > last - header:
-                self.wrong.append(f"the block at {header} claims to have {total} words")
-                return
-            self._flag(header, after_free)
-            if free:
-                if after_free:
-                    self.wrong.append(f"the free block at {header} was not merged with the one before it")
-                if words[header + total - 1] != header:
-                    self.wrong.append(f"the last word of the free block at {header} is {words[header + total - 1]}")
-            (self.free if free else self.used)[header] = total
-            header, after_free = header + total, free
-        self._flag(last, after_free)
-        if words[last] & ~2:
-            self.wrong.append(f"the block at {last} that ends the heap is not empty")
-
-    def _flag(self, header: int, after_free: bool) -> None:
-        if bool(self.words[header] & 2) != after_free:
-            self.wrong.append(f"the block at {header} says that the one before it is {'used' if after_free else 'free'}")
-
-    def _free_lists(self) -> None:
-        words = self.words
-        found: Set[int] = set()
-        for power in range(POWERS):
-            map_right = 0
-            for split in range(SPLITS):
-                header, previous = words[AT_FREE_HEADS + power * SPLITS + split], 0
-                map_right |= bool(header) << split
-                what = f"the free list ({power}, {split})"
-                while header:
-                    if header in found or header not in self.free:
-                        self.wrong.append(f"{what} leads to {header}, which is {'listed' if header in found else 'not free'}")
-                        break
-                    found.add(header)
-                    if size_class(self.free[header]) != (power, split):
-                        self.wrong.append(f"{what} has the block at {header} of {self.free[header]} words")
-                    if words[header + 2] != previous:
-                        self.wrong.append(f"{what} has {words[header + 2]} before the block at {header}, not {previous}")
-                    header, previous = words[header + 1], header
-            if words[AT_SPLIT_MAPS + power] != map_right:
-                self.wrong.append(f"the bitmap of power {power} is {words[AT_SPLIT_MAPS + power]:#x}, not {map_right:#x}")
-            if bool(words[AT_POWER_MAP] >> power & 1) != bool(map_right):
-                self.wrong.append(f"bit {power} of the bitmap of powers is wrong")
-        if words[AT_POWER_MAP] >> POWERS:
-            self.wrong.append("the bitmap of powers has bits beyond the last power")
-        self.wrong += [f"the free block at {header} is in no list" for header in sorted(set(self.free) - found)]
-
-    def _quick_lists(self) -> List[int]:
-        """The headers of the blocks that wait unmerged."""
-        words = self.words
-        waiting: List[int] = []
-        for total in range(QUICK_WORDS + 1):
-            mine: List[int] = []
-            block = words[AT_QUICK + total]
-            what = f"the quick list of {total} words"
-            while block:
-                if self.used.get(block - 1) != total or len(mine) >= QUICK_DEPTH:
-                    why = "too long" if len(mine) >= QUICK_DEPTH else f"leads to {block}, where no such block is"
-                    self.wrong.append(f"{what} {why}")
-                    break
-                mine.append(block - 1)
-                block = words[block]
-            depths = [words[header + 2] for header in mine]
-            if depths != list(range(len(mine), 0, -1)):
-                self.wrong.append(f"{what} has the depths {depths}")
-            waiting += mine
-        return waiting
