@@ -13,10 +13,11 @@ import logging
 import os
 import threading
 import weakref
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 
 from ..exceptions import SegmentGone
 from ..memory.arena import Arena, Mender
+from ..memory.guard import Guard
 
 logger = logging.getLogger("asgi_ipc")
 
@@ -45,20 +46,20 @@ class Store:
         self._size, self._mode, self._patience = size, mode, patience
         self._look_due = clock() + LOOK_PERIOD
         self._arena: Optional[Arena] = None
-        self._guarded: Callable[..., Any]
+        self._bound: Tuple[Guard, Tuple[Any, ...]]
         self._attach()
 
     def _attach(self) -> None:
-        """Open the segment and let ``_bind`` make what works on it."""
+        """Open the segment and make what works on it."""
         while True:
             arena = Arena.open(self.name, self.kind, self._size, self._mode, self._patience, type(self).mender)
             #: Gives the arena back when the store is garbage-collected; ``close`` calls it earlier.
             self._finalizer = weakref.finalize(self, arena.release)
             self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
             self._arena = arena
-            self._guarded = arena.guard.run
+            self._bound = arena.guard, self._parts(arena)
             try:
-                self._bind(arena)
+                self._attached(arena)
             except BaseException as error:
                 self._finalizer()
                 if isinstance(error, SegmentGone):  # removed between the two lines: come again
@@ -66,25 +67,30 @@ class Store:
                 raise
             return
 
-    def _bind(self, arena: Arena) -> None:
+    def _parts(self, arena: Arena) -> Tuple[Any, ...]:
+        """The objects whose methods are this store's sections."""
         raise NotImplementedError
+
+    def _attached(self, arena: Arena) -> None:
+        """Called whenever a segment has been attached to."""
 
     def _run(self, section: str, *args: Any) -> Any:
         """
-        Run a section by its name; once more on a new segment if this one was removed.
+        Run a section, by the name of the method that it is; once more on a new segment if this one was removed.
 
-        By name, because what the name leads to changes with the segment.
+        By name, because the method belongs to the segment.
         """
         if self.clock() >= self._look_due:
             self._look()
         try:
-            return self._guarded(self._section(section), *args)
+            return self._run_here(section, args)
         except SegmentGone:
             self._attach_anew()
-            return self._guarded(self._section(section), *args)
+            return self._run_here(section, args)
 
-    def _section(self, name: str) -> Callable[..., Any]:
-        raise NotImplementedError
+    def _run_here(self, section: str, args: Tuple[Any, ...]) -> Any:
+        guard, parts = self._bound  # in one read: another thread may attach anew between two
+        return guard.run(next(getattr(part, section) for part in parts if hasattr(part, section)), *args)
 
     def _look(self) -> None:
         """The once-a-second look whether the name still leads to this segment."""

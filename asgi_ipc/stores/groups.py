@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["GroupStore"]
 
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from ..exceptions import GroupStoreFull
 from ..memory.arena import Arena
@@ -42,12 +42,11 @@ class GroupStore(Store):
         self._sweep_due = self._full_sweep_due = 0
         super().__init__(f"{prefix}-groups", size, mode, patience, clock)
 
-    def _bind(self, arena: Arena) -> None:
-        self._members = Members(arena.segment, arena.heap)
-        self._size_here = arena.segment.size
+    def _parts(self, arena: Arena) -> Tuple[Any, ...]:
+        return (Members(arena.segment, arena.heap),)
 
-    def _section(self, name: str) -> Callable[..., Any]:
-        return getattr(self._members, name)  # type: ignore[no-any-return]
+    def _attached(self, arena: Arena) -> None:
+        self._size_here = arena.segment.size
 
     def _sweep_if_due(self, now: int) -> None:
         if now >= self._sweep_due:

@@ -13,9 +13,10 @@ import logging
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from posix_ipc import BusyError
+
 from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ..memory.arena import Arena
-from posix_ipc import BusyError
 from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
 from .message_mending import MessageMender
@@ -56,15 +57,13 @@ class MessageStore(Store):
         self._sweep_due = 0
         super().__init__(f"{prefix}-messages", size, mode, patience, clock)
 
-    def _bind(self, arena: Arena) -> None:
-        self._queues = Queues(arena.segment, arena.heap)
-        self._upkeep = Upkeep(self._queues)
-        self._guard = arena.guard
-        self.limit = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
-        self._guarded(self._upkeep.note_life, self.expiry)
+    def _parts(self, arena: Arena) -> Tuple[Any, ...]:
+        queues = Queues(arena.segment, arena.heap)
+        return queues, Upkeep(queues)
 
-    def _section(self, name: str) -> Callable[..., Any]:
-        return getattr(self._queues, name, None) or getattr(self._upkeep, name)  # type: ignore[no-any-return]
+    def _attached(self, arena: Arena) -> None:
+        self.limit = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
+        self._run_here("note_life", (self.expiry,))
 
     # -- sending ----------------------------------------------------------------------------------------------
 
@@ -80,7 +79,7 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        guard = self._guard
+        guard, (queues, _) = self._bound
         mine = None
         try:  # Guard.run, line by line: two calls less for the operation that everything waits for
             with guard.lock:
@@ -96,7 +95,7 @@ class MessageStore(Store):
                     words[guard.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
                         guard.enter()
-                refusal = self._queues.append(channel, capacity, body, now, now + self.expiry)
+                refusal = queues.append(channel, capacity, body, now, now + self.expiry)
                 words = guard.words
                 words[AT_SEQ] += 1
                 words[guard.slot_at] = 0
@@ -175,7 +174,7 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        guard = self._guard
+        guard, (queues, _) = self._bound
         mine = None
         try:  # Guard.run, line by line
             with guard.lock:
@@ -191,7 +190,7 @@ class MessageStore(Store):
                     words[guard.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
                         guard.enter()
-                taken = self._queues.pop(channels, now)
+                taken = queues.pop(channels, now)
                 words = guard.words
                 words[AT_SEQ] += 1
                 words[guard.slot_at] = 0
