@@ -10,8 +10,10 @@ from __future__ import annotations
 __all__ = ["IPCChannelLayer"]
 
 import logging
+import random
 import time
 import warnings
+from collections.abc import Iterable as IterableType
 from types import TracebackType
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Type
 
@@ -105,7 +107,7 @@ class IPCChannelLayer:
         )
         self._capacities: Dict[str, int] = {}
         self._receivable: Set[str] = set()
-        self._turn = 0
+        self._draw = random.Random().random  # of our own: a program that seeds its generator is left alone
         self._logged: Dict[str, float] = {}
         self._rates = Rates()
 
@@ -122,7 +124,10 @@ class IPCChannelLayer:
         ``TypeError`` for a wrong name or a message that cannot be sent, naming what in it. Nothing was queued then.
         """
         body = codec.encode(message)
-        capacity = self._capacities.get(channel)
+        try:
+            capacity = self._capacities.get(channel)
+        except TypeError:  # it cannot even be looked up: the check says what a name is
+            capacity = None
         if capacity is None:
             capacity = self._remember(channel)
         self.message_store.append(channel, capacity, body)
@@ -144,16 +149,22 @@ class IPCChannelLayer:
         without a message all the same. Raises ``TypeError`` for wrong names.
         """
         wanted = channels if type(channels) is list else self._listed(channels)
-        for channel in wanted:
-            if channel not in self._receivable:
-                names.valid_channel_names(wanted, receive=True)
-                self._receivable.update(wanted)
-                break
+        known = True
+        try:
+            for channel in wanted:
+                if channel not in self._receivable:
+                    known = False
+                    break
+        except TypeError:  # one is no str, nor anything else that can be looked up
+            known = False
+        if not known:
+            self._check_receivable(wanted)
         if not wanted:
             return None, None
-        if len(wanted) > 1:  # each call begins with another one, so that none is starved
-            self._turn = turn = (self._turn + 1) % len(wanted)
-            wanted = wanted[turn:] + wanted[:turn]
+        if len(wanted) > 1:
+            # Where a call begins is drawn: none is starved. A count could fall into step with the caller's own rhythm.
+            first = int(self._draw() * len(wanted))
+            wanted = wanted[first:] + wanted[:first]
         taken = self.message_store.pop(wanted)
         if taken is None:
             return None, None
@@ -166,11 +177,15 @@ class IPCChannelLayer:
             ) from error
 
     def _listed(self, channels: Iterable[str]) -> List[str]:
-        if isinstance(channels, (str, bytes)):
+        if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, IterableType):
             names.valid_channel_names(channels, receive=True)
+        return list(channels)
+
+    def _check_receivable(self, channels: List[str]) -> None:
+        names.valid_channel_names(channels, receive=True)
         if len(self._receivable) >= REMEMBERED:
             self._receivable.clear()
-        return list(channels)
+        self._receivable.update(channels)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> Tuple[Optional[str], Optional[Message]]:
         """The old name of ``receive``, deprecated since asgi_ipc 1.0."""
@@ -256,7 +271,7 @@ class IPCChannelLayer:
 
     def channel_statistics(self, channel: str) -> Dict[str, float]:
         """The same of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name."""
-        names.valid_channel_name(channel, receive=channel[-1:] == "!")
+        names.valid_channel_name(channel, receive=isinstance(channel, str) and channel.endswith("!"))
         return self._rates.report(channel, self.message_store.figures(channel))
 
     def close(self) -> None:

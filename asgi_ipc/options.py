@@ -6,13 +6,13 @@ from __future__ import annotations
 
 __all__ = ["MIB", "MIN_MEMORY", "Options", "check_options"]
 
-import math
 import re
 import sys
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Pattern, Tuple, Union
 
 from .capacity import compile_capacities
+from .exceptions import shown
 
 MIB = 1024 * 1024
 #: The smallest segment, in bytes: its fixed parts take some 30 KiB of it.
@@ -74,10 +74,10 @@ def check_options(
 
 def _prefix(prefix: Any) -> str:
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a str, not {prefix!r}")
+        raise TypeError(f"prefix must be a str, not {shown(prefix)}")
     if not PREFIX.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
         raise ValueError(
-            f"prefix {prefix[: MAX_PREFIX + 1]!r} cannot be part of a file name: 1 to {MAX_PREFIX} ASCII letters, "
+            f"prefix {shown(prefix)} cannot be part of a file name: 1 to {MAX_PREFIX} ASCII letters, "
             "digits, hyphens, underscores and periods are allowed, and no slash"
         )
     return str(prefix)
@@ -85,17 +85,17 @@ def _prefix(prefix: Any) -> str:
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or not 0 < value <= MAX_SECONDS:
-        raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
+    if not 0 < value <= MAX_SECONDS:  # nor is NaN
+        raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {shown(value)}")
     return float(value)
 
 
 def _whole(name: str, value: Any, least: int, most: int, unit: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {shown(value)}")
     if not least <= value <= most:
-        raise ValueError(f"{name} must be between {least} and {most}{unit}, not {value!r}")
+        raise ValueError(f"{name} must be between {least} and {most}{unit}, not {shown(value)}")
     return int(value)
 
 
