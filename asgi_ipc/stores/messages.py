@@ -11,7 +11,7 @@ __all__ = ["MessageStore"]
 
 import logging
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from posix_ipc import BusyError
 
@@ -212,9 +212,9 @@ class MessageStore(Store):
         """Go on, section by section, until the expired messages in front are gone."""
         size, _ = self._run("extent")
         for _ in range(size // (EXPIRED_SLICE * WORD) + 1):
-            taken = self._run("pop", channels, self.clock())
+            taken: Union[None, Again, Tuple[str, bytes]] = self._run("pop", channels, self.clock())
             if not isinstance(taken, Again):
-                return taken  # type: ignore[no-any-return]
+                return taken
         raise SegmentCorrupt(self.name, "a queue of expired messages runs in a circle; flush() makes it new")
 
     # -- looking ----------------------------------------------------------------------------------------------

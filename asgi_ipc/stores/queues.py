@@ -59,7 +59,7 @@ AGAIN = Again()
 
 
 class Refusal(NamedTuple):
-    """Why a message was not taken: its channel has ``waiting`` of ``capacity``, or there is a ``shortage`` of memory."""
+    """Why a message was not taken: its channel has ``waiting`` of ``capacity``, or there is a ``shortage``."""
 
     waiting: int
     capacity: int
