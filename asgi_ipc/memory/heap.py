@@ -284,8 +284,11 @@ class Heap:
         for block, payload in [*sorted(live), (reserved, 0)]:
             header = block - 1
             gap = header - position
-            if 0 < gap < MIN_WORDS and previous:  # too small to be a block: the one before keeps it
-                words[previous] += gap << 2
+            if 0 < gap < MIN_WORDS:  # too small to be a free block: the one before keeps it, or nobody
+                if previous:
+                    words[previous] += gap << 2
+                else:
+                    words[position] = gap << 2
             elif gap > 0:
                 words[header] = 0
                 self._link(position, gap)
