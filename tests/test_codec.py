@@ -170,6 +170,7 @@ ALIKE = {
     "str that tells otherwise": ({"a": Liar("truth"), Liar("b"): 1}, {"a": "truth", "b": 1}),
     "bytes that tell otherwise": ({"a": Data(b"truth")}, {"a": b"truth"}),
     "int that tells otherwise": ({"a": Number(7)}, {"a": 7}),
+    "extreme ints": ({"a": [Number(-(2**63)), Number(2**64 - 1)]}, {"a": [-(2**63), 2**64 - 1]}),
     "float that tells otherwise": ({"a": Real(1.5)}, {"a": 1.5}),
     "dict that tells otherwise": ({"a": Box(b=2)}, {"a": {"b": 2}}),
     "list that tells otherwise": ({"a": Row([1, 2])}, {"a": [1, 2]}),
@@ -400,6 +401,18 @@ def test_what_is_taken_comes_back_and_the_rest_is_a_type_error(message):
         assert "message" in str(error)
     else:
         assert encode(decode(data)) == data
+
+
+def test_a_change_by_another_thread_is_refused_where_msgpack_sees_it(monkeypatch):
+    message = {"a": [1]}
+
+    def look(container, room):
+        message["a"].append({2})
+        return True
+
+    monkeypatch.setattr(codec, "_is_plain", look)
+    with pytest.raises(TypeError, match=r'^message\["a"\]\[1\] is a set' + ALLOWED):
+        encode(message)
 
 
 # -- One packer is never entered twice --
