@@ -476,11 +476,13 @@ def test_nothing_at_all_can_be_reserved() -> None:
 # -- through the store ----------------------------------------------------------------------------------------
 
 
-def fill_with_messages(store: MessageStore, channels: int) -> int:
-    body, count = bytes(MESSAGE_BYTES), 0
+def fill(store: MessageStore, choose: Callable[[], Tuple[str, int]]) -> int:
+    """Append bodies of the sizes and to the channels that ``choose()`` gives until no memory is left. How many."""
+    count = 0
     while True:
+        channel, size = choose()
         try:
-            store.append(f"channel-{count % channels}", 10**9, body)
+            store.append(channel, 10**9, bytes(size))
         except MemoryFull as error:
             assert error.reason == "memory"
             return count
@@ -494,13 +496,11 @@ def test_store_memory_usable_for_messages(prefix: str, lives: int) -> None:
     store = MessageStore(prefix, size, expiry=3600)
     dice = random.Random(lives)
     for life in range(lives):
-        with pytest.raises(MemoryFull):
-            while True:
-                store.append(f"life-{life}-{dice.randrange(40)}", 10**9, bytes(random_payload(dice) * WORD))
+        fill(store, lambda: (f"life-{life}-{dice.randrange(40)}", random_payload(dice) * WORD))  # noqa: B023
         for number in range(40):
             while store.pop([f"life-{life}-{number}"]):
                 pass
-    count = fill_with_messages(store, 10)
+    count = fill(store, lambda: (f"channel-{dice.randrange(10)}", MESSAGE_BYTES))
     assert count * (MESSAGE_BYTES + 40) / size >= 0.9
     assert sum(len(bodies) for bodies in store.snapshot().values()) == count
     store.unlink()
