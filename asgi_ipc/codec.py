@@ -49,8 +49,8 @@ _PATH_STEPS = 12  # of a longer path an error shows the first and the last six
 
 # A packer is not reentrant: msgpack in pure Python, entered again by a signal handler, a finaliser or another
 # thread, mixes two messages. (In C it runs no Python code while it packs exact builtins, which is all it
-# is given here.) So each call takes a packer out of this list, or makes one, and puts it back when it is done;
-# one whose pack failed is dropped, with whatever is left in its buffer. list.pop and list.append are atomic,
+# is given here.) So each call takes a packer out of this list, or makes one, and puts it back when done; one
+# whose pack failed is dropped, with whatever is left in its buffer. list.pop and list.append are atomic,
 # and no dearer than threading.local, which would not help against handlers.
 _spare_packers: list[Any] = []
 _KEPT_SIZE = 4 * 1024 * 1024  # a packer's buffer never shrinks: one that grew for a larger message is dropped
