@@ -46,15 +46,14 @@ def audit_groups(store: GroupStore) -> List[str]:
 
 
 def _audit(store: Store, kind: Callable[[Arena], _Audit]) -> List[str]:
-    def section() -> List[str]:
-        assert store._arena is not None  # the guard of a closed store has raised before this
-        return kind(store._arena).run()
-
-    try:
-        return store._guarded(section)  # type: ignore[no-any-return]
-    except SegmentGone:
-        store._attach_anew()
-        return store._guarded(section)  # type: ignore[no-any-return]
+    while True:
+        store._look()  # a closed store refuses; a removed segment is attached to anew
+        arena = store._arena
+        if arena is not None:
+            try:
+                return arena.guard.run(lambda here: kind(here).run(), arena)
+            except SegmentGone:  # removed since the look
+                continue
 
 
 class _Audit:
