@@ -1,10 +1,9 @@
 """
 A second opinion on a store: walk its truth and compare every derived word with what the walk finds.
 
-Each discrepancy is one sentence; a sound store gives none.  Nothing is changed, nothing that stands in the segment
-is believed (what leads out of it, or in circles, is one more sentence), and nothing of the code that keeps the
-derived words is used, so that a mistake there cannot hide itself.  An audit takes place in one section of the
-store's guard: everybody else waits for it.
+Each discrepancy is one sentence; a sound store gives none.  Nothing is changed, nothing in the segment is believed
+(what leads out of it, or in circles, is one more sentence), and nothing of the code that keeps the derived words is
+used, so that a mistake there cannot hide itself.  An audit is one section of the store's guard: all others wait.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from .messages import MessageStore
 
 #: What a walk over a damaged segment meets.
 DAMAGE = (IndexError, ValueError, OverflowError)
-#: Words of a page of channel records, whose records follow: next page with room, previous one, first free record,
-#: number of live ones.
+#: Words in front of the records of a page: next page with room, previous one, first free record, live records.
 PAGE_NEXT, PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE, PAGE_HEADER = 0, 1, 2, 3, 4
 
 
@@ -254,7 +252,8 @@ class _MessageAudit(_Audit):
             if not self.reach(page, PAGE_HEADER + PAGE_RECORDS * c.RECORD_WORDS, "a page of channels"):
                 continue
             self.expect(f"the number of live records in page {page}", words[page + PAGE_LIVE], len(live))
-            self.expect(f"whether page {page} is listed as having room", page in with_room, len(live) < PAGE_RECORDS)
+            has_room = len(live) < PAGE_RECORDS
+            self.expect(f"whether page {page} is listed as having room", page in with_room, has_room)
             first = page + PAGE_HEADER
             free = set(self.walk(page + PAGE_FREE, 0, f"the list of free records in page {page}"))
             right = set(range(first, first + PAGE_RECORDS * c.RECORD_WORDS, c.RECORD_WORDS)) - live

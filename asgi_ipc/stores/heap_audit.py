@@ -101,7 +101,8 @@ class HeapAudit:
                 self.wrong.append(f"bit {power} of the bitmap of powers is wrong")
         if words[AT_POWER_MAP] >> POWERS:
             self.wrong.append("the bitmap of powers has bits beyond the last power")
-        self.wrong += [f"the free block at {header} is in no list" for header in self.free if header not in found]
+        lost = [header for header in self.free if header not in found]
+        self.wrong += [f"the free block at {header} is in no list" for header in lost]
 
     def _quick_lists(self) -> List[int]:
         """The headers of the blocks that wait unmerged."""
@@ -113,7 +114,8 @@ class HeapAudit:
             what = f"the quick list of {total} words"
             while block:
                 if self.used.get(block - 1) != total or len(mine) >= QUICK_DEPTH:
-                    why = "is too long" if len(mine) >= QUICK_DEPTH else f"leads to {block}, where no such block is"
+                    too_long = len(mine) >= QUICK_DEPTH
+                    why = "is too long" if too_long else f"leads to {block}, where no such block is"
                     self.wrong.append(f"{what} {why}")
                     break
                 mine.append(block - 1)

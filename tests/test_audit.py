@@ -1,0 +1,436 @@
+"""The audit finds nothing wrong with a sound store, and names every derived word that was damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+from typing import Any, Callable, Iterator, List, Tuple
+
+import pytest
+
+from asgi_ipc.exceptions import ChannelFull
+from asgi_ipc.memory.directory import HASH, NAME_LENGTH
+from asgi_ipc.memory.layout import (
+    AT_BUCKETS,
+    AT_FLUSHING,
+    AT_FREE_HEADS,
+    AT_PAGES,
+    AT_POWER_MAP,
+    AT_QUICK,
+    AT_RESERVED,
+    AT_SPLIT_MAPS,
+    AT_TAG,
+    POWERS,
+    QUICK_WORDS,
+    SPLITS,
+)
+from asgi_ipc.memory.slab import PAGE_RECORDS, TAG
+from asgi_ipc.stores import channels as c
+from asgi_ipc.stores import members as m
+from asgi_ipc.stores import queues as q
+from asgi_ipc.stores.audit import audit_groups, audit_messages
+from asgi_ipc.stores.groups import GroupStore
+from asgi_ipc.stores.messages import MessageStore
+
+SIZE = 256 * 1024
+PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE = 1, 2, 3
+
+
+class Clock:
+    """A clock that stands until it is told."""
+
+    def __init__(self) -> None:
+        self.now = 10**12
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def messages(prefix: str, clock: Clock) -> Iterator[MessageStore]:
+    store = MessageStore(prefix, SIZE, 60, clock=clock)
+    yield store
+    store.unlink()
+    store.close()
+
+
+@pytest.fixture
+def groups(prefix: str, clock: Clock) -> Iterator[GroupStore]:
+    store = GroupStore(prefix, SIZE, 60, clock=clock)
+    yield store
+    store.unlink()
+    store.close()
+
+
+def test_whatever_happens_to_a_store_the_audit_finds_it_sound(
+    messages: MessageStore, groups: GroupStore, clock: Clock
+) -> None:
+    draw = random.Random(20)
+    names = [f"c{number}" for number in range(60)] + [f"p{number % 3}!{number}" for number in range(60)]
+
+    def send() -> None:
+        length = draw.choice((draw.randrange(3000), draw.randrange(200)))
+        messages.append(draw.choice(names), 5, bytes(length))
+
+    def send_to_many() -> None:
+        messages.append_each([(name, 5) for name in draw.sample(names, 10)], bytes(draw.randrange(500)))
+
+    def add() -> None:
+        groups.add(f"g{draw.randrange(6)}", draw.choice(names))
+
+    def later() -> None:
+        clock.now += draw.choice((1, 10**6, 10**9, 10**10, 7 * 10**10))
+
+    def receive() -> None:
+        name = draw.choice(names)
+        messages.pop([name[: name.index("!") + 1] if "!" in name else name])
+
+    does: List[Callable[[], Any]] = [
+        *[send] * 40,
+        *[receive] * 25,
+        *[send_to_many] * 5,
+        *[add] * 10,
+        *[later] * 5,
+        lambda: groups.discard(f"g{draw.randrange(6)}", draw.choice(names)),
+        lambda: groups.channels(f"g{draw.randrange(6)}"),
+        lambda: messages.figures(draw.choice(names)),
+    ]
+    for step in range(3000):
+        with contextlib.suppress(ChannelFull):
+            draw.choice(does)()
+        if draw.randrange(1000) == 0:
+            draw.choice((messages, groups)).flush()
+        if step % 10 == 0:
+            assert audit_messages(messages) + audit_groups(groups) == [], f"seed 20, step {step}"
+
+
+# -- message segments: one damaged word each -----------------------------------------------------------------
+
+
+def filled(store: MessageStore, clock: Clock) -> None:
+    """
+    Two pages of channels, a queue of three, an inbox with three ready channels and an empty one, bodies shared by
+    two channels, free and waiting blocks.
+    """
+    for number in range(PAGE_RECORDS + 5):
+        store.append(f"c{number}", 5, b"x" * 40)
+        clock.now += 1
+    for _ in range(2):
+        store.append("c0", 5, b"y" * 40)
+    for local in ("p!1", "p!2", "p!3", "p!4"):
+        store.append(local, 50, b"z" * 10)
+    for _ in range(3):
+        assert store.pop(["p!"]) is not None
+    store.append("p!1", 50, b"again")
+    store.append("p!2", 50, b"again")
+    assert store.append_each([("c1", 5), ("c2", 5)], b"shared" * 20) == []
+    store.append("gap", 5, b"g" * 2000)
+    store.append("behind", 5, b"b" * 2000)
+    store.pop(["gap"])
+    assert audit_messages(store) == []
+
+
+def record(store: MessageStore, channel: str) -> int:
+    return store._arena.guard.run(c.Channels(store._arena.segment, store._arena.heap).find, channel)
+
+
+def free_block(words: Any) -> int:
+    """The header of some free block."""
+    return next(head for head in words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist() if head)
+
+
+def quick_block(words: Any) -> Tuple[int, int]:
+    """The size of blocks that wait unmerged, and the first of them."""
+    found = words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()
+    return next((total, block) for total, block in enumerate(found) if block)
+
+
+#: What is done to a word.
+Change = Callable[[int], int]
+MORE: Change = lambda word: word + 1  # noqa: E731
+LESS: Change = lambda word: word - 1  # noqa: E731
+FLIP: Change = lambda word: word ^ 1  # noqa: E731
+ZERO: Change = lambda word: 0  # noqa: E731
+ONE: Change = lambda word: 1  # noqa: E731
+
+#: Which word of a store to change, and into what.
+Damage = Callable[[Any, Any], Tuple[int, int]]
+
+
+def field(channel: str, at: int, change: Change) -> Damage:
+    def damage(store: MessageStore, words: Any) -> Tuple[int, int]:
+        where = record(store, channel) + at
+        return where, change(words[where])
+
+    return damage
+
+
+def header(at: int, change: Change) -> Damage:
+    return lambda store, words: (at, change(words[at]))
+
+
+def message_field(channel: str, at: int, value: int) -> Damage:
+    return lambda store, words: (words[record(store, channel) + c.HEAD] + at, value)
+
+
+def body_field(at: int, value: int) -> Damage:
+    return lambda store, words: (words[words[record(store, "c1") + c.TAIL] + q.BODY] + at, value)
+
+
+def page_field(at: int, change: Change) -> Damage:
+    return lambda store, words: (words[AT_PAGES] + at, change(words[words[AT_PAGES] + at]))
+
+
+def free_field(at: int, change: Change) -> Damage:
+    return lambda store, words: (free_block(words) + at, change(words[free_block(words) + at]))
+
+
+def footer(store: Any, words: Any) -> Tuple[int, int]:
+    block = free_block(words)
+    return block + (words[block] >> 2) - 1, block - 4
+
+
+def behind_free(store: Any, words: Any) -> Tuple[int, int]:
+    block = free_block(words)
+    return block + (words[block] >> 2), words[block + (words[block] >> 2)] & ~2
+
+
+def free_list_head(store: Any, words: Any) -> Tuple[int, int]:
+    heads = words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist()
+    return AT_FREE_HEADS + next(number for number, head in enumerate(heads) if head), 0
+
+
+def wrong_class(store: Any, words: Any) -> Tuple[int, int]:
+    heads = words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist()
+    return AT_FREE_HEADS + next(number for number, head in enumerate(heads) if not head), free_block(words)
+
+
+def split_map(store: Any, words: Any) -> Tuple[int, int]:
+    power = words[AT_POWER_MAP].bit_length() - 1
+    return AT_SPLIT_MAPS + power, words[AT_SPLIT_MAPS + power] ^ 0x11
+
+
+def quick_head(store: Any, words: Any) -> Tuple[int, int]:
+    total, _ = quick_block(words)
+    return AT_QUICK + total, 0
+
+
+def quick_depth(store: Any, words: Any) -> Tuple[int, int]:
+    _, block = quick_block(words)
+    return block + 1, words[block + 1] + 1
+
+
+def quick_in_use(store: Any, words: Any) -> Tuple[int, int]:
+    message = words[record(store, "c3") + c.HEAD]
+    return AT_QUICK + (words[message - 1] >> 2), message
+
+
+def quick_of_another_size(store: Any, words: Any) -> Tuple[int, int]:
+    total, block = quick_block(words)
+    return AT_QUICK + total + 50, block
+
+
+def free_tag(store: Any, words: Any) -> Tuple[int, int]:
+    return words[words[AT_PAGES] + PAGE_FREE] + TAG, 7
+
+
+def last_block(store: Any, words: Any) -> Tuple[int, int]:
+    return words[AT_RESERVED] - 1, words[words[AT_RESERVED] - 1] | 4 << 2
+
+
+def leaked(store: Any, words: Any) -> Tuple[int, int]:
+    return record(store, "behind") + c.HEAD, 0
+
+
+def bucket_of_another(store: Any, words: Any) -> Tuple[int, int]:
+    buckets = words[AT_BUCKETS : store._arena.heap.start].tolist()
+    return AT_BUCKETS + buckets.index(0), record(store, "c3")
+
+
+def circle(store: Any, words: Any) -> Tuple[int, int]:
+    return words[record(store, "c3") + c.HEAD], words[record(store, "c3") + c.HEAD]
+
+
+MESSAGE_DAMAGE = {
+    "flushing": (header(AT_FLUSHING, ONE), "the flag of a flush is 1, not 0"),
+    "tail": (field("c0", c.TAIL, MORE), "TAIL of channel 'c0'"),
+    "sent": (field("c0", c.SENT, MORE), "SENT - TAKEN of channel 'c0' is 4, not 3"),
+    "taken": (field("c0", c.TAKEN, MORE), "SENT - TAKEN of channel 'c0' is 2, not 3"),
+    "soonest": (field("c0", c.SOONEST, MORE), "SOONEST of channel 'c0' is .* later than"),
+    "sent of an empty one": (field("gap", c.SENT, MORE), "SENT - TAKEN of channel 'gap' is 1, not 0"),
+    "inbox": (field("p!2", c.INBOX, ZERO), "INBOX of channel 'p!2' is 0"),
+    "inbox of none": (field("c2", c.INBOX, lambda word: 9000), "INBOX of channel 'c2' is 9000"),
+    "head of an inbox": (field("p!", c.HEAD, lambda word: 5), "the queue of channel 'p!' leads out"),
+    "sent of an inbox": (field("p!", c.SENT, LESS), "SENT - TAKEN of channel 'p!' is 2, not 3"),
+    "taken of an inbox": (field("p!", c.TAKEN, LESS), "SENT - TAKEN of channel 'p!' is 4, not 3"),
+    "soonest of an inbox": (field("p!", c.SOONEST, lambda word: word + 10**11), "SOONEST of channel 'p!' is"),
+    "locals": (field("p!", c.LOCALS, MORE), "LOCALS of channel 'p!' is 5, not 4"),
+    "locals of none": (field("c1", c.LOCALS, ONE), "LOCALS of channel 'c1' is 1, not 0"),
+    "ready": (field("p!", c.READY, ZERO), "channels in the ready ring of channel 'p!' is"),
+    "ready of none": (field("c1", c.READY, lambda word: 8000), "ready ring of channel 'c1' leads to 8000"),
+    "after": (field("p!4", c.AFTER, lambda word: word ^ 8), "ready ring of channel 'p!'"),
+    "before": (field("p!4", c.BEFORE, MORE), "BEFORE in the ready ring of channel 'p!'"),
+    "tag 0": (field("c4", TAG, ZERO), "TAG of channel 'c4' is 0"),
+    "tag of another": (field("c4", TAG, ONE), "is that of channel .*, too"),
+    "last tag": (header(AT_TAG, LESS), "TAG of channel .* is .*, not from 1 to"),
+    "page of a record": (field("c4", c.PAGE, MORE), "PAGE of channel 'c4' is"),
+    "name": (field("c4", c.NAME, FLIP), "the hash of channel b'b4'"),
+    "length of a name": (field("c4", NAME_LENGTH, lambda word: 2**40), "has a name of 1099511627776 bytes"),
+    "hash": (field("c4", HASH, FLIP), "the hash of channel b'c4'"),
+    "bucket": (bucket_of_another, "the bucket of channel b'c3'"),
+    "queue in a circle": (circle, "the queue of channel 'c3' leads in a circle"),
+    "length of a message": (message_field("c5", q.LENGTH, 400), "channel 'c5' at .* needs a block of 55"),
+    "references": (body_field(q.REFERENCES, 1), "REFERENCES of the shared body at .* is 1, not 2"),
+    "length of a body": (body_field(q.BODY_LENGTH, 1), "lengths of the shared body at .* is \\{1\\}, not \\{120\\}"),
+    "live records": (page_field(PAGE_LIVE, MORE), "the number of live records in page"),
+    "free records": (page_field(PAGE_FREE, ZERO), "the free records in page .* is \\[\\], not"),
+    "previous page": (page_field(PAGE_PREVIOUS, ONE), "the page before page .* is 1, not 0"),
+    "pages with room": (header(AT_PAGES, ZERO), "whether page .* is listed as having room is False"),
+    "tag of a free record": (free_tag, "TAG of the free record at .* is 7, not 0"),
+    "reserved": (header(AT_RESERVED, lambda word: 2**50), "RESERVED is"),
+    "reserved less": (header(AT_RESERVED, lambda word: word - 512), "block at|free block"),
+    "free header": (free_field(0, lambda word: word & ~1), "a block of .* words at .* is lost"),
+    "free size": (free_field(0, lambda word: word + (4 << 2)), "free block at .* ends in|claims to have"),
+    "next free": (free_field(1, lambda word: 6000), "the free list .* leads to 6000, which is not free"),
+    "previous free": (free_field(2, lambda word: 6000), "the free list .* has 6000 before"),
+    "footer": (footer, "the free block at .* ends in"),
+    "flag behind a free block": (behind_free, "says that the one before it is used"),
+    "head of a free list": (free_list_head, "the free block at .* is in no list"),
+    "head of another free list": (wrong_class, "the free list .* has the block at"),
+    "bitmap": (split_map, "the bitmap of power .* is"),
+    "bitmap of powers": (header(AT_POWER_MAP, FLIP), "bit 0 of the bitmap of powers is wrong"),
+    "bitmap beyond": (header(AT_POWER_MAP, lambda word: word | 1 << 50), "bits beyond the last power"),
+    "head of a quick list": (quick_head, "a block of .* words at .* is lost"),
+    "depth of a quick list": (quick_depth, "the quick list of .* words has the depths"),
+    "quick list of what is in use": (quick_in_use, "waits in a quick list, and is none or in use"),
+    "quick list of another size": (quick_of_another_size, "the quick list of .* words leads to"),
+    "end of the heap": (last_block, "the block at .* that ends the heap is not empty"),
+    "message out of reach": (leaked, "a block of .* words at .* is lost"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGE_DAMAGE)
+def test_the_audit_names_each_damaged_word_of_messages(messages: MessageStore, clock: Clock, name: str) -> None:
+    damage, sentence = MESSAGE_DAMAGE[name]
+    filled(messages, clock)
+    _damage_and_look(messages, audit_messages, damage, sentence)
+
+
+# -- group segments ------------------------------------------------------------------------------------------
+
+
+def group(store: GroupStore, name: str) -> int:
+    return m.Members(store._arena.segment, store._arena.heap).find_group(name)
+
+
+def group_field(at: int, change: Change) -> Damage:
+    def damage(store: GroupStore, words: Any) -> Tuple[int, int]:
+        where = group(store, "chat") + at
+        return where, change(words[where])
+
+    return damage
+
+
+def member_field(number: int, at: int, change: Change) -> Damage:
+    def damage(store: GroupStore, words: Any) -> Tuple[int, int]:
+        member = words[group(store, "chat") + m.FIRST]
+        for _ in range(number):
+            member = words[member + m.NEXT]
+        return member + at, change(words[member + at])
+
+    return damage
+
+
+def index_bucket(store: GroupStore, words: Any) -> Tuple[int, int]:
+    """Lose the chain of one index bucket."""
+    geometry = store._arena.segment.geometry
+    heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
+    return geometry.index_at + next(number for number, head in enumerate(heads) if head), 0
+
+
+def index_stranger(store: GroupStore, words: Any) -> Tuple[int, int]:
+    """Enter a group into the index of members."""
+    geometry = store._arena.segment.geometry
+    heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
+    return geometry.index_at + heads.index(0), group(store, "other")
+
+
+def index_twice(store: GroupStore, words: Any) -> Tuple[int, int]:
+    """Enter a member into an index bucket that is not its own."""
+    geometry = store._arena.segment.geometry
+    heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
+    return geometry.index_at + heads.index(0), next(head for head in heads if head)
+
+
+def no_members(store: GroupStore, words: Any) -> Tuple[int, int]:
+    return group(store, "other") + m.FIRST, 0
+
+
+GROUP_DAMAGE = {
+    "flushing": (header(AT_FLUSHING, ONE), "the flag of a flush is 1"),
+    "count": (group_field(m.COUNT, MORE), "COUNT of group 'chat' is 4, not 3"),
+    "last": (group_field(m.LAST, ZERO), "LAST of group 'chat' is 0"),
+    "soonest": (group_field(m.SOONEST, MORE), "SOONEST of group 'chat' is"),
+    "group": (member_field(1, m.GROUP, MORE), "GROUP of member 'c1' of group 'chat'"),
+    "before": (member_field(1, m.BEFORE, ZERO), "BEFORE of member 'c1' of group 'chat' is 0"),
+    "hash": (member_field(1, HASH, FLIP), "the hash of member 'c1' of group 'chat'"),
+    "length": (member_field(1, NAME_LENGTH, lambda word: 100), "has a name of 100 bytes"),
+    "same name": (member_field(1, m.MEMBER_NAME, lambda word: word - 256), "member 'c0' .* is there twice"),
+    "chain": (member_field(2, m.NEXT, lambda word: word or 7), "the chain of group 'chat' leads out of the heap"),
+    "lost from the index": (index_bucket, "is not in the index"),
+    "stranger in the index": (index_stranger, "the index leads to .*, which is no member"),
+    "twice in the index": (index_twice, "which is there twice|the index bucket of member"),
+    "group without members": (no_members, "group 'other' has no members"),
+    "lost members": (no_members, "a block of .* words at .* is lost"),
+    "free list": (free_list_head, "the free block at .* is in no list"),
+    "footer": (footer, "the free block at .* ends in"),
+    "quick list": (quick_head, "a block of .* words at .* is lost"),
+}
+
+
+@pytest.mark.parametrize("name", GROUP_DAMAGE)
+def test_the_audit_names_each_damaged_word_of_groups(groups: GroupStore, clock: Clock, name: str) -> None:
+    damage, sentence = GROUP_DAMAGE[name]
+    for channel in ("c0", "c1", "c2"):
+        groups.add("chat", channel)
+        clock.now += 1
+    groups.add("other", "c0")
+    groups.add("gone", "c" * 99)
+    groups.discard("gone", "c" * 99)
+    assert audit_groups(groups) == []
+    _damage_and_look(groups, audit_groups, damage, sentence)
+
+
+def _damage_and_look(store: Any, audit: Callable[[Any], List[str]], damage: Damage, sentence: str) -> None:
+    words = store._arena.segment.words
+    where, value = damage(store, words)
+    right = words[where]
+    assert value != right
+    words[where] = value
+    try:
+        found = audit(store)
+    finally:
+        words[where] = right
+    assert any(re.search(sentence, one) for one in found), found
+    assert audit(store) == [], "the audit itself has changed something"
+
+
+def test_the_audit_of_a_closed_store_is_refused(prefix: str) -> None:
+    store = MessageStore(prefix, SIZE)
+    store.unlink()
+    store.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        audit_messages(store)
+
+
+def test_the_audit_of_a_removed_segment_is_that_of_the_new_one(messages: MessageStore) -> None:
+    messages.append("c", 5, b"lost")
+    messages.unlink()
+    assert audit_messages(messages) == []
+    assert messages.snapshot() == {}
