@@ -36,7 +36,7 @@ class MessageStore(Store):
     The messages of the layers with one prefix: FIFO queues of bytes by channel name.
 
     ``expiry`` is in seconds; ``limit`` is the largest body in bytes (None: 1 MiB or an eighth of the memory, whichever
-    is more). Channel names are not checked here.
+    is more), and never more than the whole memory holds. Channel names are not checked here.
     """
 
     kind = KIND_MESSAGES
@@ -62,7 +62,9 @@ class MessageStore(Store):
         return queues, Upkeep(queues)
 
     def _attached(self, arena: Arena) -> None:
-        self.limit = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
+        asked = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
+        # What never fits is too large: for a full memory, its sender would be told to try again, for ever.
+        self.limit = min(asked, self._bound[1][0].largest_body())
         self._run_here("note_life", (self.expiry,))
 
     # -- sending ----------------------------------------------------------------------------------------------

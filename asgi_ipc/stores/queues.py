@@ -82,6 +82,12 @@ class Queues:
         self._generation = 0
         self._seen: Dict[str, Place] = {}
 
+    def largest_body(self) -> int:
+        """The bytes of the largest body that a segment with nothing else in it has room for, in a group send too."""
+        page = 1 + self.channels.slab.page_words
+        around = (1 + BODY_DATA) + (1 + BODY + 1)  # the body's own block, and the message that points to it
+        return (self.heap.end - self.heap.start - 1 - page - around) * WORD  # the heap ends with a header of its own
+
     # -- finding channels -------------------------------------------------------------------------------------
 
     def _locate(self, channel: str, make: bool) -> Optional[Place]:
