@@ -8,6 +8,7 @@ import secrets
 from typing import Any, Callable, Iterator, List
 
 import pytest
+from helpers.processes import Children
 
 from asgi_ipc import IPCChannelLayer
 
@@ -63,3 +64,11 @@ def make_layer(prefix: str) -> Iterator[Callable[..., IPCChannelLayer]]:
 def layer(make_layer: Callable[..., IPCChannelLayer]) -> IPCChannelLayer:
     """A layer with default options and small segments."""
     return make_layer()
+
+
+@pytest.fixture
+def start() -> Iterator[Children]:
+    """Start other processes: ``start(function, *args)``; all are ended and reaped after the test."""
+    children = Children()
+    yield children
+    children.clean_up()

@@ -1,0 +1,73 @@
+"""Looking at layers from outside, and ruling their time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Dict, List, Tuple
+
+from asgi_ipc import IPCChannelLayer
+from asgi_ipc.memory.layout import AT_RESERVED, WORD
+from asgi_ipc.stores.audit import audit_groups, audit_messages
+
+
+class Clock:
+    """Nanoseconds that pass only when told to: for the stores of layers, and for whatever counts seconds."""
+
+    def __init__(self, *layers: IPCChannelLayer) -> None:
+        self.now = time.monotonic_ns()
+        self.rule(*layers)
+
+    def __call__(self) -> int:
+        return self.now
+
+    def rule(self, *layers: IPCChannelLayer) -> None:
+        """Let these layers live by this clock."""
+        for layer in layers:
+            layer.message_store.clock = layer.group_store.clock = self
+
+    def forward(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += int(seconds * 1e9)
+
+    def seconds(self) -> float:
+        """The time in seconds."""
+        return self.now / 1e9
+
+
+State = Tuple[Dict[str, List[bytes]], Dict[str, Dict[str, int]]]
+
+
+def state(layer: IPCChannelLayer) -> State:
+    """Everything that is kept, as plain dicts: messages by channel, and members with their end by group."""
+    return layer.message_store.snapshot(), layer.group_store.snapshot()
+
+
+def assert_sound(layer: IPCChannelLayer) -> None:
+    """Every derived word is what a walk over the truth finds."""
+    assert audit_messages(layer.message_store) == []
+    assert audit_groups(layer.group_store) == []
+
+
+def drain(layer: IPCChannelLayer, *channels: str) -> List[Tuple[str, Dict[str, Any]]]:
+    """Receive until there is nothing left: what came, in order."""
+    found: List[Tuple[str, Dict[str, Any]]] = []
+    while True:
+        channel, message = layer.receive(list(channels))
+        if channel is None:
+            return found
+        assert message is not None
+        found.append((channel, message))
+
+
+def heap_bytes(layer: IPCChannelLayer) -> int:
+    """The bytes of the message segment that messages and channels share: all of it but the fixed parts."""
+    arena = layer.message_store._arena
+    assert arena is not None
+    return (arena.heap.end - arena.heap.start) * WORD
+
+
+def reserved_bytes(layer: IPCChannelLayer) -> int:
+    """The bytes of the message segment that have memory."""
+    arena = layer.message_store._arena
+    assert arena is not None
+    return int(arena.segment.words[AT_RESERVED]) * WORD
