@@ -1,0 +1,168 @@
+"""
+The demo's senders and receivers, each in a process of its own, and the journals they keep.
+
+A worker may be killed at any moment, so nothing of what it tells is kept in its memory: after each message it appends
+a line to its journal, a file, where a line is either whole or does not count.  Senders send the pieces of a file in
+their order and never one twice; receivers write each piece to its place in an output file *before* they journal it.
+
+Lines: ``piece STREAM PART`` (sent, or received and written), ``idle`` (a receiver found nothing), ``wait SECONDS``
+(the longest call so far).  A *stream* is one file sent once; it is numbered, and cut in a way its number decides.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CAPACITY", "LARGEST_PIECE", "PIECES", "Journal", "Reader", "control_channel", "cuts", "receive", "send"]
+
+import os
+import random
+import time
+from collections import OrderedDict
+from typing import Any, Callable, List, Tuple
+
+from ..core import IPCChannelLayer
+from ..exceptions import ChannelFull
+
+#: The channel that all receivers share, and how many messages may wait in it.
+PIECES = "demo.pieces"
+CAPACITY = 1000
+#: Bytes of the largest piece. Pieces have all lengths up to it, so that memory is cut up in many ways.
+LARGEST_PIECE = 2000
+#: Seconds that a worker sleeps when the channel is full or empty.
+PAUSE = 0.001
+#: Output files that a receiver keeps open.
+OPEN_FILES = 16
+
+
+def cuts(stream: int, size: int) -> List[Tuple[int, int]]:
+    """Where the file of ``size`` bytes that a stream sends is cut: (start, end) of each piece, in order."""
+    lengths = random.Random(stream)
+    pieces, start = [], 0
+    while start < size:
+        end = min(size, start + lengths.randint(1, LARGEST_PIECE))
+        pieces.append((start, end))
+        start = end
+    return pieces
+
+
+def control_channel(sender: int) -> str:
+    """The channel on which a sender is told to stop."""
+    return f"demo.sender.{sender}"
+
+
+class Journal:
+    """Appends lines to a file. Each is there as soon as ``write`` returns, whatever becomes of this process."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._longest = 0.0
+
+    def write(self, *words: object) -> None:
+        """Append one line."""
+        os.write(self._fd, (" ".join(map(str, words)) + "\n").encode())
+
+    def timed(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Return ``call(*args)``, and journal how long it took if no call of this worker took longer."""
+        start = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            took = time.perf_counter() - start
+            if took > self._longest:
+                self._longest = took
+                self.write("wait", f"{took:.6f}")
+
+
+class Reader:
+    """Reads the journal of another process while that goes on writing."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._read = 0
+
+    def lines(self) -> List[List[str]]:
+        """The whole lines that are new since the last call, as words."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:  # the worker has not begun
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [line.split() for line in whole.decode().splitlines()]
+
+
+# -- the two workers ---------------------------------------------------------------------------------------------
+
+
+def send(
+    prefix: str, parent: int, journal_path: str, files: List[str], number: int, senders: int, stream: int, part: int
+) -> None:
+    """
+    Sender ``number`` of ``senders``: send every ``senders``-th stream, beginning with one part of one stream.
+
+    Stream n is file n of ``files``, which begin again after the last. Stops between two streams when a message on its
+    control channel says so.
+    """
+    layer = IPCChannelLayer(prefix, capacity=CAPACITY)
+    journal = Journal(journal_path)
+    while layer.receive([control_channel(number)]) == (None, None):
+        with open(files[stream % len(files)], "rb") as file:
+            data = file.read()
+        pieces = list(enumerate(cuts(stream, len(data))))
+        for piece, (start, end) in pieces[part:]:
+            message = {"stream": stream, "part": piece, "start": start, "body": data[start:end]}
+            while not _sent(layer, journal, message):
+                time.sleep(PAUSE)
+                _leave_if_orphaned(layer, parent)
+            journal.write("piece", stream, piece)
+        stream, part = stream + senders, 0
+        _leave_if_orphaned(layer, parent)
+    layer.close()
+
+
+def _sent(layer: IPCChannelLayer, journal: Journal, message: Any) -> bool:
+    try:
+        journal.timed(layer.send, PIECES, message)
+    except ChannelFull:
+        return False
+    return True
+
+
+def receive(prefix: str, parent: int, journal_path: str, directory: str) -> None:
+    """A receiver: write each piece to its place in the file ``directory/STREAM`` until a message says stop."""
+    layer = IPCChannelLayer(prefix, capacity=CAPACITY)
+    journal = Journal(journal_path)
+    files: OrderedDict[int, int] = OrderedDict()
+    while True:
+        _, message = journal.timed(layer.receive, [PIECES])
+        if message is None:
+            journal.write("idle")
+            time.sleep(PAUSE)
+            _leave_if_orphaned(layer, parent)
+        elif "stop" in message:
+            break
+        else:
+            stream = message["stream"]
+            os.pwrite(_opened(files, stream, directory), message["body"], message["start"])
+            journal.write("piece", stream, message["part"])
+    layer.close()
+
+
+def _opened(files: OrderedDict[int, int], stream: int, directory: str) -> int:
+    """The descriptor of a stream's output file; that of the stream longest unused is closed for it."""
+    fd = files.get(stream)
+    if fd is None:
+        if len(files) >= OPEN_FILES:
+            os.close(files.popitem(last=False)[1])
+        fd = files[stream] = os.open(os.path.join(directory, str(stream)), os.O_WRONLY | os.O_CREAT, 0o600)
+    else:
+        files.move_to_end(stream)
+    return fd
+
+
+def _leave_if_orphaned(layer: IPCChannelLayer, parent: int) -> None:
+    """Whoever started the demo was killed: nobody else is left to remove the shared memory."""
+    if os.getppid() != parent:
+        layer.unlink()
+        raise SystemExit(1)

@@ -1,0 +1,37 @@
+"""
+``asgi-ipc unlink PREFIX``: remove the shared memory of a prefix, for everybody.
+
+This is the mend that the errors name: for segments of another version or of asgi_ipc 1.x, for damaged ones, and for
+segments that are to be made anew with another size.
+"""
+
+from __future__ import annotations
+
+__all__ = ["unlink"]
+
+import sys
+
+from ..memory.layout import KIND_GROUPS, KIND_MESSAGES
+from ..memory.removal import remove_segment
+from ..stores.group_mending import GroupMender
+from ..stores.message_mending import MessageMender
+
+
+def unlink(prefix: str) -> int:
+    """
+    Remove all shared memory of the layers with this prefix and say what was removed.
+
+    Returns the exit status: 0, or 1 if there was nothing or something could not be removed.
+    """
+    if not prefix or "/" in prefix or "\0" in prefix:
+        print(f"asgi-ipc: {prefix!r} is no prefix: a prefix has no slash and is not empty", file=sys.stderr)
+        return 1
+    removed, kept = remove_segment(f"{prefix}-messages", KIND_MESSAGES, MessageMender)
+    more_removed, more_kept = remove_segment(f"{prefix}-groups", KIND_GROUPS, GroupMender)
+    for line in removed + more_removed:
+        print(f"removed {line}")
+    for line in kept + more_kept:
+        print(f"asgi-ipc: not removed: {line}", file=sys.stderr)
+    if not (removed or kept or more_removed or more_kept):
+        print(f"asgi-ipc: nothing to remove: no shared memory has the prefix {prefix!r}", file=sys.stderr)
+    return 0 if (removed or more_removed) and not (kept or more_kept) else 1
