@@ -62,6 +62,8 @@ def remove_segment(name: str, kind: int, mender: Mender) -> Removal:
                 _remove_file(os.path.join(SHM_DIRECTORY, found), found == name, kind, mender)
             except OSError as error:
                 kept.append(f"{what}: {error.strerror or error}")
+                if found == name:  # then its semaphores are still in use
+                    break
             else:
                 removed.append(what)
     return removed, kept

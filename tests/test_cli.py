@@ -1,0 +1,515 @@
+"""The command line: the demo keeps its promises and notices broken ones, unlink removes what it should and no more."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, List
+
+import posix_ipc
+import pytest
+
+import asgi_ipc
+from asgi_ipc import IPCChannelLayer, SegmentMismatch
+from asgi_ipc.cli import demo, demo_workers, main
+from asgi_ipc.cli.demo_tally import Tally
+from asgi_ipc.memory import removal
+
+SHM = "/dev/shm"
+ROOT = str(Path(__file__).parent.parent)
+
+needs_shm_files = pytest.mark.skipif(not os.path.isdir(SHM), reason="shared memory shows up as files on Linux only")
+
+
+def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start ``python -m asgi_ipc`` in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "asgi_ipc", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    with command(*arguments) as process:
+        output, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def left_by(pid: int) -> List[str]:
+    """What a demo run by process ``pid`` has in shared memory."""
+    return [name for name in os.listdir(SHM) if f"asgi-ipc-demo-{pid}-" in name]
+
+
+def processes_of_session(session: int) -> List[int]:
+    """The processes that live in a session (Linux: field 6 of /proc/PID/stat), zombies left out."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z" and int(fields[3]) == session:
+                found.append(int(entry))
+    return found
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_version_is_that_of_the_package() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.strip() == f"asgi_ipc {asgi_ipc.__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["unlink"],
+        ["demo", "--seconds", "0"],
+        ["demo", "--seconds", "nan"],
+        ["demo", "--senders", "-1"],
+        ["demo", "--receivers", "x"],
+        ["demo", "--kill", "all"],
+    ],
+    ids=lambda arguments: " ".join(arguments) or "none",
+)
+def test_wrong_arguments_end_with_status_2(arguments: List[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: asgi-ipc" in capsys.readouterr().err
+
+
+# -- the demo ------------------------------------------------------------------------------------------------------
+
+
+@needs_shm_files
+def test_demo_accounts_for_every_message_and_leaves_nothing() -> None:
+    with command("demo", "--seconds", "2") as process:
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    assert errors == ""
+    assert "killed sender" in output
+    assert "killed receiver" in output
+    assert "0 lost, 0 doubled, 0 torn, 0 out of order, 0 left in shared memory" in output
+    assert "Every message is accounted for." in output
+    assert left_by(process.pid) == []
+
+
+@needs_shm_files
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_demo_leaves_nothing(number: int, status: int) -> None:
+    with command("demo", "--seconds", "60") as process:
+        assert process.stdout is not None
+        eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == status
+    assert left_by(process.pid) == []
+    eventually(lambda: not processes_of_session(process.pid), "workers live on")
+
+
+@needs_shm_files
+def test_ctrl_c_of_a_terminal_reaches_all_and_leaves_nothing() -> None:
+    with command("demo", "--seconds", "60") as process:
+        eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert left_by(process.pid) == []
+
+
+@needs_shm_files
+def test_workers_of_a_killed_demo_end_and_remove_the_shared_memory() -> None:
+    with command("demo", "--seconds", "60") as process:
+        eventually(lambda: any("-messages" in name for name in left_by(process.pid)), "nothing has started")
+        eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
+        time.sleep(0.5)  # let them get to work
+        process.kill()
+        process.wait()
+        eventually(lambda: not processes_of_session(process.pid), "workers live on")
+        eventually(lambda: not left_by(process.pid), f"left: {left_by(process.pid)}")
+
+
+class DoublingJournal(demo_workers.Journal):
+    """Journals one piece twice, as a receiver would that gets a message twice."""
+
+    done = False
+
+    def write(self, *words: object) -> None:
+        super().write(*words)
+        if words[0] == "piece" and not self.done:
+            self.done = True
+            super().write(*words)
+
+
+class ForgetfulJournal(demo_workers.Journal):
+    """Leaves one piece out, as if its message had been lost."""
+
+    done = False
+
+    def write(self, *words: object) -> None:
+        if words[0] == "piece" and not self.done:
+            self.done = True
+        else:
+            super().write(*words)
+
+
+def doubling_receiver(*args: Any) -> None:
+    demo_workers.Journal = DoublingJournal  # type: ignore[misc]
+    demo_workers.receive(*args)
+
+
+def forgetful_receiver(*args: Any) -> None:
+    demo_workers.Journal = ForgetfulJournal  # type: ignore[misc]
+    demo_workers.receive(*args)
+
+
+def tearing_receiver(*args: Any) -> None:
+    """Writes the first piece with its first byte changed."""
+    pwrite, torn = os.pwrite, []
+
+    def tear(fd: int, body: bytes, start: int) -> int:
+        if not torn:
+            torn.append(start)
+            body = bytes([body[0] ^ 1]) + body[1:]
+        return pwrite(fd, body, start)
+
+    os.pwrite = tear  # type: ignore[assignment]
+    demo_workers.receive(*args)
+
+
+def dying_receiver(*args: Any) -> None:
+    raise SystemExit(7)
+
+
+@pytest.mark.parametrize(
+    ("receiver", "fault"),
+    [(doubling_receiver, "1 doubled"), (forgetful_receiver, "1 lost"), (tearing_receiver, "1 torn")],
+    ids=["doubled", "lost", "torn"],
+)
+def test_demo_fails_when_something_is_off(
+    receiver: Any, fault: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "receive", receiver)
+    assert demo.run_demo(demo.DemoOptions(seconds=0.3, receivers=1, kill="none")) == 1
+    output = capfd.readouterr().out
+    assert fault in output
+    assert "Something is wrong." in output
+    assert left_by(os.getpid()) == []
+
+
+def test_demo_fails_when_a_worker_dies_unasked(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "receive", dying_receiver)
+    assert demo.run_demo(demo.DemoOptions(seconds=0.3, receivers=1, kill="none")) == 1
+    assert "ended unasked, with exit status 7" in capfd.readouterr().err
+    assert left_by(os.getpid()) == []
+
+
+def test_demo_fails_when_nothing_arrives(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(demo, "STALLED", 1.0)
+    monkeypatch.setattr(demo._Demo, "start_receiver", lambda self, number: None)
+    assert demo.run_demo(demo.DemoOptions(seconds=0.3, receivers=1, kill="none")) == 1
+    assert "no message has arrived" in capfd.readouterr().err
+    assert left_by(os.getpid()) == []
+
+
+# -- the demo's accounts -------------------------------------------------------------------------------------------
+
+DATA = bytes(range(256)) * 20
+
+
+@pytest.fixture
+def tally(tmp_path: Path) -> Tally:
+    """A tally of one source of some pieces, sent by two senders."""
+    (tmp_path / "source").write_bytes(DATA)
+    (tmp_path / "output").mkdir()
+    return Tally([("source", str(tmp_path / "source"))], str(tmp_path / "output"), senders=2)
+
+
+def pieces() -> int:
+    return len(demo_workers.cuts(0, len(DATA)))
+
+
+def test_pieces_cover_the_file_without_gap_or_overlap() -> None:
+    for stream in range(50):
+        cuts = demo_workers.cuts(stream, len(DATA))
+        assert b"".join(DATA[start:end] for start, end in cuts) == DATA
+        assert all(1 <= end - start <= demo_workers.LARGEST_PIECE for start, end in cuts)
+        assert cuts == demo_workers.cuts(stream, len(DATA))
+    assert pieces() > 2
+
+
+def test_tally_of_a_whole_file(tally: Tally, tmp_path: Path) -> None:
+    (tmp_path / "output" / "0").write_bytes(DATA)
+    for part in range(pieces()):
+        tally.note(0, "sender", ["piece", "0", str(part)])
+        tally.note(1 + part % 2, "receiver", ["piece", "0", str(part)])
+    assert (tally.whole, tally.torn, tally.doubled, tally.out_of_order, tally.settle()) == (1, 0, 0, 0, 0)
+    assert tally.bytes == len(DATA)
+    assert not (tmp_path / "output" / "0").exists()
+
+
+def test_tally_finds_a_torn_file(tally: Tally, tmp_path: Path) -> None:
+    (tmp_path / "output" / "0").write_bytes(DATA[:-1] + b"?")
+    for part in range(pieces()):
+        tally.note(0, "sender", ["piece", "0", str(part)])
+        tally.note(1, "receiver", ["piece", "0", str(part)])
+    assert (tally.whole, tally.torn) == (0, 1)
+
+
+def test_tally_finds_what_is_missing_doubled_torn_and_out_of_order(tally: Tally, tmp_path: Path) -> None:
+    (tmp_path / "output" / "0").write_bytes(b"\xff" * len(DATA))
+    for part in range(3):
+        tally.note(0, "sender", ["piece", "0", str(part)])
+    for part in (2, 0, 0):
+        tally.note(1, "receiver", ["piece", "0", str(part)])
+    assert (tally.doubled, tally.out_of_order) == (1, 1)
+    assert tally.settle() == 1
+    assert tally.torn == 1
+
+
+def test_tally_finds_a_message_that_comes_again_after_its_file_was_whole(tally: Tally, tmp_path: Path) -> None:
+    (tmp_path / "output" / "0").write_bytes(DATA)
+    for part in range(pieces()):
+        tally.note(1, "receiver", ["piece", "0", str(part)])
+    tally.note(2, "receiver", ["piece", "0", "0"])
+    assert tally.doubled == 1
+
+
+def test_tally_knows_where_a_sender_goes_on(tally: Tally) -> None:
+    tally.expect(0, 5, 2)
+    assert tally.following(0) == (5, 2)
+    tally.note(0, "sender", ["piece", "6", "0"])
+    assert tally.following(0) == (6, 1)
+    tally.note(0, "sender", ["piece", "0", str(pieces() - 1)])
+    assert tally.following(0) == (2, 0)
+
+
+def test_tally_keeps_the_longest_wait(tally: Tally) -> None:
+    for seconds in ("0.25", "0.5", "0.125"):
+        tally.note(0, "sender", ["wait", seconds])
+    assert tally.longest == 0.5
+
+
+def test_reader_takes_whole_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    reader = demo_workers.Reader(str(path))
+    assert reader.lines() == []
+    path.write_bytes(b"piece 1 2\npie")
+    assert reader.lines() == [["piece", "1", "2"]]
+    assert reader.lines() == []
+    path.write_bytes(b"piece 1 2\npiece 1 3\n")
+    assert reader.lines() == [["piece", "1", "3"]]
+
+
+# -- unlink --------------------------------------------------------------------------------------------------------
+
+
+def objects(prefix: str) -> List[str]:
+    return sorted(name for name in os.listdir(SHM) if name.startswith((prefix, f"sem.{prefix}")))
+
+
+@pytest.fixture
+def old_segments(prefix: str) -> None:
+    """What asgi_ipc 1.x leaves: a semaphore and a segment with a pickle, of one name, for messages and for groups."""
+    for kind in ("messages", "groups"):
+        name = f"/{prefix}-{kind}"
+        posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, size=65536)
+        os.write(memory.fd, pickle.dumps({"channel": [(b"x", 1.0)]}, protocol=2))
+        memory.close_fd()
+
+
+@needs_shm_files
+def test_unlink_removes_everything_and_running_layers_notice(
+    prefix: str, make_layer: Callable[..., IPCChannelLayer], caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer()
+    layer.send("channel", {"text": "waits"})
+    layer.group_add("group", "channel")
+    before = objects(prefix)
+    done = run("unlink", prefix)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == sorted(before, key=lambda name: "-groups" in name)
+    assert objects(prefix) == []
+    assert layer.receive(["channel"]) == (None, None)
+    assert layer.group_channels("group") == []
+    assert "was removed while in use" in caplog.text
+    layer.send("channel", {"text": "anew"})
+    assert layer.receive(["channel"]) == ("channel", {"text": "anew"})
+    layer.unlink()
+
+
+@needs_shm_files
+def test_unlink_of_nothing_says_so(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlink", prefix]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"asgi-ipc: nothing to remove: no shared memory has the prefix {prefix!r}\n"
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b", "../x"])
+def test_unlink_refuses_what_is_no_prefix(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlink", wrong]) == 1
+    assert f"{wrong!r} is no prefix" in capsys.readouterr().err
+
+
+@needs_shm_files
+def test_unlink_leaves_other_prefixes_alone(prefix: str, make_layer: Callable[..., IPCChannelLayer]) -> None:
+    others = [prefix + "x", prefix + "-messages", prefix + "-messages.1", prefix + "-messages.1.2"]
+    layers = [make_layer(prefix=name) for name in others]
+    foreign = f"{prefix}-messages.old"
+    Path(SHM, foreign).touch()
+    kept = objects(prefix)
+    make_layer()
+    assert main(["unlink", prefix]) == 0
+    assert objects(prefix) == kept
+    os.unlink(os.path.join(SHM, foreign))
+    for layer in layers:
+        layer.send("channel", {"text": "still here"})
+        assert layer.receive(["channel"]) == ("channel", {"text": "still here"})
+        layer.unlink()
+
+
+@needs_shm_files
+def test_unlink_mends_a_prefix_of_the_old_package(
+    prefix: str, old_segments: None, make_layer: Callable[..., IPCChannelLayer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SegmentMismatch, match=f"asgi-ipc unlink {prefix}'"):
+        make_layer()
+    assert main(["unlink", prefix]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"removed segment {prefix}-messages",
+        f"removed semaphore sem.{prefix}-messages",
+        f"removed segment {prefix}-groups",
+        f"removed semaphore sem.{prefix}-groups",
+    ]
+    layer = make_layer()
+    layer.send("channel", {"text": "works"})
+    assert layer.receive(["channel"]) == ("channel", {"text": "works"})
+    layer.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 4096)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(os.urandom(path.stat().st_size))
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def shorten_to_odd_size(path: Path) -> None:
+    os.truncate(path, 1001)
+
+
+def replace_by_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nonexistent")
+
+
+@needs_shm_files
+@pytest.mark.parametrize("spoil", [truncate, empty, overwrite, zero, shorten_to_odd_size, replace_by_link])
+def test_unlink_removes_broken_segments(
+    prefix: str, spoil: Callable[[Path], None], make_layer: Callable[..., IPCChannelLayer]
+) -> None:
+    maker = "import sys, asgi_ipc; asgi_ipc.IPCChannelLayer(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", maker, prefix], cwd=ROOT, check=True)
+    spoil(Path(SHM, f"{prefix}-messages"))
+    assert main(["unlink", prefix]) == 0
+    assert objects(prefix) == []
+
+
+@needs_shm_files
+def test_unlink_removes_semaphores_that_lost_their_segment(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (f"/{prefix}-messages.a1.2", f"/{prefix}-groups"):
+        posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
+    assert main(["unlink", prefix]) == 0
+    assert objects(prefix) == []
+
+
+@needs_shm_files
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_unlink_refuses_what_another_user_owns(
+    prefix: str, old_segments: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the segment is another user's, its semaphores stay too; a semaphore alone stays alone."""
+    os.chown(os.path.join(SHM, f"{prefix}-messages"), 12345, -1)
+    os.chown(os.path.join(SHM, f"sem.{prefix}-groups"), 12345, -1)
+    assert main(["unlink", prefix]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"removed segment {prefix}-groups\n"
+    why = f"it belongs to user 12345, and you are user {os.geteuid()}: run this as its owner"
+    assert captured.err.splitlines() == [
+        f"asgi-ipc: not removed: segment {prefix}-messages: {why}",
+        f"asgi-ipc: not removed: semaphore sem.{prefix}-groups: {why}",
+    ]
+    assert objects(prefix) == [f"{prefix}-messages", f"sem.{prefix}-groups", f"sem.{prefix}-messages"]
+
+
+@needs_shm_files
+def test_unlink_does_not_wait_for_ever_for_a_stopped_process(
+    prefix: str, monkeypatch: pytest.MonkeyPatch, make_layer: Callable[..., IPCChannelLayer]
+) -> None:
+    """A process that is stopped while it creates or repairs has the care byte; its segment goes all the same."""
+    holder = (
+        "import sys, time, asgi_ipc\n"
+        "layer = asgi_ipc.IPCChannelLayer(sys.argv[1])\n"
+        "layer.message_store._arena.segment.take_care()\n"
+        "print('holding', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setattr(removal, "PATIENCE", 0.1)
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, prefix], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "holding\n"
+            assert main(["unlink", prefix]) == 0
+            assert objects(prefix) == []
+        finally:
+            process.kill()
+
+
+@needs_shm_files
+def test_unlink_where_objects_have_no_files(
+    prefix: str, old_segments: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(removal, "SHM_DIRECTORY", None)
+    assert main(["unlink", prefix]) == 0
+    assert objects(prefix) == []
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert main(["unlink", prefix]) == 1
