@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from helpers.layers import assert_sound, drain, heap_bytes, state
+from helpers.layers import Clock, assert_sound, drain, heap_bytes, state
 
 from asgi_ipc import ChannelFull, MemoryFull, MessageTooLarge, codec, names
 from asgi_ipc.core import REMEMBERED
@@ -305,4 +305,30 @@ def test_sizes_that_mix_bring_no_false_fullness(make_layer):
         count, _ = fill(layer, "c", {"d": b"y" * (size // 3)})
         assert count >= turn // 2  # one for each at the least
         drain(layer, "b", "c")
+    assert_sound(layer)
+
+
+@pytest.mark.parametrize("pattern", ["reply?{}", "p!{}", "p{}!x"], ids=["reply", "socket", "process"])
+def test_names_that_are_used_once_do_not_fill_the_memory(make_layer, pattern):
+    """They may come faster than any sweep: 8,000 of them, and the memory holds a thousand records."""
+    layer = make_layer(message_memory=256 * 1024)
+    for number in range(8000):
+        channel = pattern.format(number)
+        layer.send(channel, {"n": number})
+        assert layer.receive([names.non_local_name(channel)]) == (channel, {"n": number})
+    assert_sound(layer)
+
+
+def test_channels_that_were_drained_make_room_for_large_messages(make_layer):
+    layer = make_layer()
+    clock = Clock(layer)
+    channels = []
+    with pytest.raises(MemoryFull):
+        for number in range(10_000):
+            layer.send(f"c{number}", {})
+            channels.append(f"c{number}")
+    for channel in channels:
+        assert layer.receive([channel]) == (channel, {})
+    clock.forward(1.5)  # everything is swept at most once a second
+    assert fill(layer, "large", {"d": b"x" * 50_000})[0] >= 18  # of 20 that a new segment takes
     assert_sound(layer)

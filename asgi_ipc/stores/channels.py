@@ -17,7 +17,7 @@ Channel records: what the message store knows of a channel besides its messages.
          13  BEFORE    the previous one
          14  LOCALS    of ``prefix!``: how many records have it for their inbox
          15  REFUSED   messages that found the channel full
-         16  IDLE      SENT + TAKEN + 1 when a sweep last found the channel empty, 0 if it was not
+         16  IDLE      SENT + TAKEN + 1 when the channel was last found empty, 0 if it was not
          17  name, up to 99 bytes
 
 A channel ``prefix!local`` keeps a queue of its own.  While it has messages it stands in the ready ring of its inbox
@@ -33,7 +33,7 @@ from typing import List
 
 from ..memory.directory import Directory
 from ..memory.heap import Heap
-from ..memory.layout import AT_GONE_REFUSED, AT_GONE_SENT, NEVER
+from ..memory.layout import AT_EXPIRABLE, AT_GONE_REFUSED, AT_GONE_SENT, NEVER
 from ..memory.segment import Segment
 from ..memory.slab import Slab
 from ..names import non_local_name
@@ -89,10 +89,12 @@ class Channels:
             inbox = self.make(local)
             if not inbox:
                 return 0
+        words = self.words
+        self._tidy(self.directory.bucket_of(hashed), inbox)
+        words[AT_EXPIRABLE] = 0  # a sweep of everything may find an empty record from now on
         record = self.slab.allocate()
         if not record:
             return 0
-        words = self.words
         for at in range(HEAD, NAME):
             words[record + at] = 0
         words[record + SOONEST] = NEVER
@@ -102,6 +104,17 @@ class Channels:
         if inbox:
             words[inbox + LOCALS] += 1
         return record
+
+    def _tidy(self, bucket: int, spared: int) -> None:
+        """
+        Drop idle records from a chain that is about to grow.
+
+        Names that are used once (a reply channel for each request) can come faster than sweeps do: this way they leave
+        at most two idle records in each bucket behind, half of the memory, however many there are.
+        """
+        for record in self.directory.chain(bucket):
+            if record != spared:
+                self.drop_if_idle(record)
 
     def drop(self, record: int) -> None:
         """Drop a record that nothing waits in and no record has for its inbox. Its statistics live on in the sums."""
@@ -115,8 +128,13 @@ class Channels:
             words[inbox + LOCALS] -= 1
         self.slab.free(record)
 
+    def drop_if_empty(self, record: int) -> None:
+        """Drop a record that nothing waits in and nothing belongs to: its memory is needed."""
+        if not self.words[record + HEAD] and not self.words[record + LOCALS]:
+            self.drop(record)
+
     def drop_if_idle(self, record: int) -> None:
-        """Drop a record that was empty at the last sweep, is empty now, and was not used in between."""
+        """Drop a record that was empty when this was last asked, is empty now, and was not used in between."""
         words = self.words
         if words[record + HEAD] or words[record + LOCALS]:
             words[record + IDLE] = 0

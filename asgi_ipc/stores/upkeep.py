@@ -116,7 +116,7 @@ class Upkeep:
                     self.queues.drop_expired(record, now)
                     if words[record + HEAD]:
                         words[AT_EXPIRABLE] = min(words[AT_EXPIRABLE], words[record + SOONEST])
-                self.channels.drop_if_idle(record)
+                self.channels.drop_if_empty(record)
         return last % directory.buckets
 
     def _filled(self, first: int, last: int) -> Iterator[int]:
