@@ -1,4 +1,4 @@
-"""The command line: the demo keeps its promises and notices broken ones, unlink removes what it should and no more."""
+"""The command line: the demo keeps its promises and notices broken ones, unlink removes what it should."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from asgi_ipc.memory import removal
 SHM = "/dev/shm"
 ROOT = str(Path(__file__).parent.parent)
 
-needs_shm_files = pytest.mark.skipif(not os.path.isdir(SHM), reason="shared memory shows up as files on Linux only")
+needs_shm_files = pytest.mark.skipif(
+    not os.path.isdir(SHM), reason="shared memory shows up as files on Linux only"
+)
 
 
 def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -71,7 +73,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-# -- the command ---------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 
 
 def test_version_is_that_of_the_package() -> None:
@@ -100,7 +102,7 @@ def test_wrong_arguments_end_with_status_2(arguments: List[str], capsys: pytest.
     assert "usage: asgi-ipc" in capsys.readouterr().err
 
 
-# -- the demo ------------------------------------------------------------------------------------------------------
+# -- the demo ------------------------------------------------------------------------------------------------
 
 
 @needs_shm_files
@@ -229,7 +231,9 @@ def test_demo_fails_when_a_worker_dies_unasked(
     assert left_by(os.getpid()) == []
 
 
-def test_demo_fails_when_nothing_arrives(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_demo_fails_when_nothing_arrives(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(demo, "STALLED", 1.0)
     monkeypatch.setattr(demo._Demo, "start_receiver", lambda self, number: None)
     assert demo.run_demo(demo.DemoOptions(seconds=0.3, receivers=1, kill="none")) == 1
@@ -237,7 +241,7 @@ def test_demo_fails_when_nothing_arrives(monkeypatch: pytest.MonkeyPatch, capfd:
     assert left_by(os.getpid()) == []
 
 
-# -- the demo's accounts -------------------------------------------------------------------------------------------
+# -- the demo's accounts -------------------------------------------------------------------------------------
 
 DATA = bytes(range(256)) * 20
 
@@ -292,7 +296,9 @@ def test_tally_finds_what_is_missing_doubled_torn_and_out_of_order(tally: Tally,
     assert tally.torn == 1
 
 
-def test_tally_finds_a_message_that_comes_again_after_its_file_was_whole(tally: Tally, tmp_path: Path) -> None:
+def test_tally_finds_a_message_that_comes_again_after_its_file_was_whole(
+    tally: Tally, tmp_path: Path
+) -> None:
     (tmp_path / "output" / "0").write_bytes(DATA)
     for part in range(pieces()):
         tally.note(1, "receiver", ["piece", "0", str(part)])
@@ -326,7 +332,7 @@ def test_reader_takes_whole_lines_only(tmp_path: Path) -> None:
     assert reader.lines() == [["piece", "1", "3"]]
 
 
-# -- unlink --------------------------------------------------------------------------------------------------------
+# -- unlink --------------------------------------------------------------------------------------------------
 
 
 def objects(prefix: str) -> List[str]:
@@ -335,7 +341,7 @@ def objects(prefix: str) -> List[str]:
 
 @pytest.fixture
 def old_segments(prefix: str) -> None:
-    """What asgi_ipc 1.x leaves: a semaphore and a segment with a pickle, of one name, for messages and for groups."""
+    """What asgi_ipc 1.x leaves: for messages and for groups a semaphore and a pickle, of one name."""
     for kind in ("messages", "groups"):
         name = f"/{prefix}-{kind}"
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
@@ -355,7 +361,9 @@ def test_unlink_removes_everything_and_running_layers_notice(
     done = run("unlink", prefix)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert [line.split()[-1] for line in done.stdout.splitlines()] == sorted(before, key=lambda name: "-groups" in name)
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == sorted(
+        before, key=lambda name: "-groups" in name
+    )
     assert objects(prefix) == []
     assert layer.receive(["channel"]) == (None, None)
     assert layer.group_channels("group") == []
@@ -398,7 +406,10 @@ def test_unlink_leaves_other_prefixes_alone(prefix: str, make_layer: Callable[..
 
 @needs_shm_files
 def test_unlink_mends_a_prefix_of_the_old_package(
-    prefix: str, old_segments: None, make_layer: Callable[..., IPCChannelLayer], capsys: pytest.CaptureFixture[str]
+    prefix: str,
+    old_segments: None,
+    make_layer: Callable[..., IPCChannelLayer],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SegmentMismatch, match=f"asgi-ipc unlink {prefix}'"):
         make_layer()
@@ -453,7 +464,9 @@ def test_unlink_removes_broken_segments(
 
 
 @needs_shm_files
-def test_unlink_removes_semaphores_that_lost_their_segment(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unlink_removes_semaphores_that_lost_their_segment(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in (f"/{prefix}-messages.a1.2", f"/{prefix}-groups"):
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
     assert main(["unlink", prefix]) == 0
@@ -483,7 +496,7 @@ def test_unlink_refuses_what_another_user_owns(
 def test_unlink_does_not_wait_for_ever_for_a_stopped_process(
     prefix: str, monkeypatch: pytest.MonkeyPatch, make_layer: Callable[..., IPCChannelLayer]
 ) -> None:
-    """A process that is stopped while it creates or repairs has the care byte; its segment goes all the same."""
+    """A process that was stopped while it created or repaired has the care byte; its segment goes too."""
     holder = (
         "import sys, time, asgi_ipc\n"
         "layer = asgi_ipc.IPCChannelLayer(sys.argv[1])\n"

@@ -51,24 +51,36 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="see it work: several processes, one of them killed, every message counted",
-        description="Senders cut the files of this package into messages, receivers put them together again, all in "
-        "processes of their own; some are killed with SIGKILL, and the others go on. At the end every message is "
-        "accounted for. It uses shared memory under a prefix of its own and leaves nothing behind.",
+        help="see it work: several processes, some of them killed, every message counted",
+        description="Senders cut the files of this package into messages, receivers put them together again, "
+        "all in processes of their own; some are killed with SIGKILL, and the others go on. At the end every "
+        "message is accounted for. It uses shared memory under a prefix of its own and leaves none behind.",
     )
-    demo.add_argument("--seconds", type=_at_most(86400, float), default=6.0, help="how long to send (default: 6)")
-    demo.add_argument("--senders", type=_at_most(100, int), default=2, help="processes that send (default: 2)")
-    demo.add_argument("--receivers", type=_at_most(100, int), default=2, help="processes that receive (default: 2)")
     demo.add_argument(
-        "--kill", choices=("sender", "receiver", "both", "none"), default="both", help="whom to kill (default: both)"
+        "--seconds", type=_at_most(86400, float), default=6.0, help="how long to send (default: 6)"
+    )
+    demo.add_argument(
+        "--senders", type=_at_most(100, int), default=2, help="processes that send (default: 2)"
+    )
+    demo.add_argument(
+        "--receivers", type=_at_most(100, int), default=2, help="processes that receive (default: 2)"
+    )
+    demo.add_argument(
+        "--kill",
+        choices=("sender", "receiver", "both", "none"),
+        default="both",
+        help="whom to kill (default: both)",
     )
 
     remove = commands.add_parser(
         "unlink",
         help="remove the shared memory of a prefix, for everybody",
-        description="Remove the segments and semaphores of the layers with this prefix: messages that wait and group "
-        "memberships are lost. Running processes notice within a second and begin with an empty layer. Segments of "
-        "other versions, of asgi_ipc 1.x and damaged ones are removed too; what another user owns is not.",
+        description="Remove the segments and semaphores of the layers with this prefix: messages that wait "
+        "and group memberships are lost. Running processes notice within a second and begin with an empty "
+        "layer. Segments of other versions, of asgi_ipc 1.x and damaged ones are removed too; what another "
+        "user owns is not.",
     )
-    remove.add_argument("prefix", metavar="PREFIX", help='that of the layers ("asgi" if they were given none)')
+    remove.add_argument(
+        "prefix", metavar="PREFIX", help='that of the layers ("asgi" if they were given none)'
+    )
     return parser

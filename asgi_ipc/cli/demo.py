@@ -1,9 +1,9 @@
 """
-``asgi-ipc demo``: several processes talk through one layer, some are killed, and every message is accounted for.
+``asgi-ipc demo``: several processes share a layer, some are killed, every message is accounted for.
 
-The workers (``demo_workers``) journal what they have sent and received; this module starts and kills them, reads the
-journals (``demo_tally``) and judges.  What it promises: it leaves nothing in shared memory however it ends, and its
-exit status is 0 only if nothing was lost, doubled, torn or out of order.
+The workers (``demo_workers``) journal what they have sent and received; this module starts and kills them,
+reads the journals (``demo_tally``) and judges.  What it promises: it leaves nothing in shared memory however
+it ends, and its exit status is 0 only if nothing was lost, doubled, torn or out of order.
 """
 
 from __future__ import annotations
@@ -111,14 +111,15 @@ class _Demo:
         self.receivers_killed = 0
         self.layer = IPCChannelLayer(prefix, capacity=CAPACITY)
 
-    # -- the course of it -------------------------------------------------------------------------------------
+    # -- the course of it ------------------------------------------------------------------------------------
 
     def run(self) -> None:
         options = self.options
         print(
-            f"Senders: {options.senders}, receivers: {options.receivers}; each is a process of its own. They share the "
-            f"layer\n{self.prefix!r} for {options.seconds:g} seconds. The {len(self.sources)} modules of asgi_ipc go "
-            f"through it,\ncut into messages of 1 to {LARGEST_PIECE:,} bytes, and are put together again.\n",
+            f"Senders: {options.senders}, receivers: {options.receivers}; each is a process of its own. They "
+            f"share the layer\n{self.prefix!r} for {options.seconds:g} seconds. The {len(self.sources)} "
+            f"modules of asgi_ipc go through it,\ncut into messages of 1 to {LARGEST_PIECE:,} bytes, and are "
+            "put together again.\n",
             flush=True,
         )
         for number in range(options.receivers):
@@ -140,7 +141,7 @@ class _Demo:
         return time.monotonic() - self.begun
 
     def watch(self, until: Callable[[], bool]) -> None:
-        """Read the journals until the condition holds; fail when a worker dies unasked or nothing moves any more."""
+        """Read the journals until the condition holds; fail when a worker dies unasked or nothing moves."""
         deadline, counted = time.monotonic() + STALLED, 0
         while True:
             self.look()
@@ -152,7 +153,9 @@ class _Demo:
             if self.tally.received != counted:
                 deadline, counted = time.monotonic() + STALLED, self.tally.received
             elif time.monotonic() > deadline:
-                raise DemoFailed(f"no message has arrived for {STALLED:g} seconds: {self.layer.global_statistics()}")
+                raise DemoFailed(
+                    f"no message has arrived for {STALLED:g} seconds: {self.layer.global_statistics()}"
+                )
             time.sleep(LOOK)
 
     def look(self) -> None:
@@ -177,7 +180,7 @@ class _Demo:
             return False
         return True
 
-    # -- workers ----------------------------------------------------------------------------------------------
+    # -- workers ---------------------------------------------------------------------------------------------
 
     def of_kind(self, kind: str) -> List[_Worker]:
         return [worker for worker in self.workers if worker.kind == kind]
@@ -192,7 +195,9 @@ class _Demo:
 
     def start(self, kind: str, number: int, target: Callable[..., None], *args: Any) -> _Worker:
         journal, path = self.journals.add(kind)
-        process = self.context.Process(target=target, args=(self.prefix, os.getpid(), path, *args), daemon=True)
+        process = self.context.Process(
+            target=target, args=(self.prefix, os.getpid(), path, *args), daemon=True
+        )
         # A Ctrl-C goes to every process of the terminal. It is for this one, which then ends the others.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -236,8 +241,8 @@ class _Demo:
         """
         Whether the message that a killed sender was at has reached the layer.
 
-        Then it waits there now; or a receiver had taken it before this look, and has journalled it when its journal has
-        grown by a line after the look, since it takes the next message only then.
+        Then it waits there now; or a receiver had taken it before this look, and has journalled it when its
+        journal has grown by a line after the look, since it takes the next message only then.
         """
         waiting = [codec.decode(body) for body in self.layer.message_store.snapshot().get(PIECES, [])]
         if any((message.get("stream"), message.get("part")) == (stream, part) for message in waiting):
@@ -247,7 +252,7 @@ class _Demo:
         self.watch(lambda: all(self.journals.count(journal) > count for journal, count in seen.items()))
         return self.tally.has_arrived(stream, part)
 
-    # -- the end ----------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def clean_up(self) -> None:
         """End every worker and remove the shared memory; no Ctrl-C gets in between."""
@@ -266,6 +271,7 @@ class _Demo:
         tally = self.tally
         missing = tally.settle()
         gone = min(missing, self.receivers_killed)
+        megabytes = tally.bytes / 1e6
         left = leftovers(self.prefix)
         faults = [
             (missing - gone, "lost"),
@@ -276,7 +282,7 @@ class _Demo:
         ]
         lines: List[Tuple[str, str]] = [
             ("messages", f"{tally.sent:,} sent, {tally.received:,} received"),
-            ("rate", f"{tally.received / self.took:,.0f} a second, {tally.bytes / self.took / 1e6:.1f} MB a second"),
+            ("rate", f"{tally.received / self.took:,.0f} a second, {megabytes / self.took:.1f} MB a second"),
             ("files", f"{tally.whole:,} put together again, compared by their SHA-256"),
             ("killed", " and ".join(f"a {kind}" for kind in self.killed) or "nobody"),
             ("longest wait", f"{tally.longest * 1000:.1f} ms for one call, in any process"),

@@ -21,7 +21,8 @@ Source = Tuple[str, str]
 
 def copy_sources(directory: str) -> List[Source]:
     """
-    Copy the modules of the installed package into ``directory``: what is sent must not change while it is compared.
+    Copy the modules of the installed package into ``directory``: what is sent must not change while it is
+    compared.
     """
     package = Path(__file__).parent.parent
     os.mkdir(directory)

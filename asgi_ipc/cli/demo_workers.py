@@ -1,17 +1,29 @@
 """
 The demo's senders and receivers, each in a process of its own, and the journals they keep.
 
-A worker may be killed at any moment, so nothing of what it tells is kept in its memory: after each message it appends
-a line to its journal, a file, where a line is either whole or does not count.  Senders send the pieces of a file in
-their order and never one twice; receivers write each piece to its place in an output file *before* they journal it.
+A worker may be killed at any moment, so nothing of what it tells is kept in its memory: after each message it
+appends a line to its journal, a file, where a line is either whole or does not count.  Senders send the
+pieces of a file in their order and never one twice; receivers write each piece to its place in an output file
+*before* they journal it.
 
-Lines: ``piece STREAM PART`` (sent, or received and written), ``idle`` (a receiver found nothing), ``wait SECONDS``
-(the longest call so far).  A *stream* is one file sent once; it is numbered, and cut in a way its number decides.
+Lines: ``piece STREAM PART`` (sent, or received and written), ``idle`` (a receiver found nothing), ``wait
+SECONDS`` (the longest call so far).  A *stream* is one file sent once; it is numbered, and cut in a way its
+number decides.
 """
 
 from __future__ import annotations
 
-__all__ = ["CAPACITY", "LARGEST_PIECE", "PIECES", "Journal", "Reader", "control_channel", "cuts", "receive", "send"]
+__all__ = [
+    "CAPACITY",
+    "LARGEST_PIECE",
+    "PIECES",
+    "Journal",
+    "Reader",
+    "control_channel",
+    "cuts",
+    "receive",
+    "send",
+]
 
 import os
 import random
@@ -50,7 +62,7 @@ def control_channel(sender: int) -> str:
 
 
 class Journal:
-    """Appends lines to a file. Each is there as soon as ``write`` returns, whatever becomes of this process."""
+    """Appends lines to a file. Each is there when ``write`` returns, whatever becomes of this process."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -92,17 +104,24 @@ class Reader:
         return [line.split() for line in whole.decode().splitlines()]
 
 
-# -- the two workers ---------------------------------------------------------------------------------------------
+# -- the two workers -----------------------------------------------------------------------------------------
 
 
 def send(
-    prefix: str, parent: int, journal_path: str, files: List[str], number: int, senders: int, stream: int, part: int
+    prefix: str,
+    parent: int,
+    journal_path: str,
+    files: List[str],
+    number: int,
+    senders: int,
+    stream: int,
+    part: int,
 ) -> None:
     """
     Sender ``number`` of ``senders``: send every ``senders``-th stream, beginning with one part of one stream.
 
-    Stream n is file n of ``files``, which begin again after the last. Stops between two streams when a message on its
-    control channel says so.
+    Stream n is file n of ``files``, which begin again after the last. Stops between two streams when a
+    message on its control channel says so.
     """
     layer = IPCChannelLayer(prefix, capacity=CAPACITY)
     journal = Journal(journal_path)
@@ -130,7 +149,7 @@ def _sent(layer: IPCChannelLayer, journal: Journal, message: Any) -> bool:
 
 
 def receive(prefix: str, parent: int, journal_path: str, directory: str) -> None:
-    """A receiver: write each piece to its place in the file ``directory/STREAM`` until a message says stop."""
+    """A receiver: write each piece to its place in the file ``directory/STREAM`` until told to stop."""
     layer = IPCChannelLayer(prefix, capacity=CAPACITY)
     journal = Journal(journal_path)
     files: OrderedDict[int, int] = OrderedDict()

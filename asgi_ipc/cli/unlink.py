@@ -1,8 +1,8 @@
 """
 ``asgi-ipc unlink PREFIX``: remove the shared memory of a prefix, for everybody.
 
-This is the mend that the errors name: for segments of another version or of asgi_ipc 1.x, for damaged ones, and for
-segments that are to be made anew with another size.
+This is the mend that the errors name: for segments of another version or of asgi_ipc 1.x, for damaged ones,
+and for segments that are to be made anew with another size.
 """
 
 from __future__ import annotations

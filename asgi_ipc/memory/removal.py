@@ -1,8 +1,8 @@
 """
 Remove the shared memory of one segment for good, whatever state it is in: ours, another version's, broken.
 
-A segment that can be attached to gets its tombstone first, so that the processes that use it notice at once; of any
-other only the names are removed.  What belongs to another user is never touched.
+A segment that can be attached to gets its tombstone first, so that the processes that use it notice at once;
+of any other only the names are removed.  What belongs to another user is never touched.
 """
 
 from __future__ import annotations
@@ -38,22 +38,26 @@ def leftovers(beginning: str) -> List[str]:
     """
     if SHM_DIRECTORY is None:
         return []
-    return sorted(name for name in os.listdir(SHM_DIRECTORY) if name.startswith((beginning, "sem." + beginning)))
+    return sorted(
+        name for name in os.listdir(SHM_DIRECTORY) if name.startswith((beginning, "sem." + beginning))
+    )
 
 
 def remove_segment(name: str, kind: int, mender: Mender) -> Removal:
     """
-    Remove the segment ``name`` and its semaphores, those of asgi_ipc 1.x and of lost segments of that name included.
+    Remove the segment ``name`` and its semaphores, those of asgi_ipc 1.x and of lost segments of that name
+    included.
 
-    ``kind`` and ``mender`` are those of the store that keeps its data there. Returns two lists of lines: what was
-    removed, and what was not, with the reason. Both are empty if there was nothing.
+    ``kind`` and ``mender`` are those of the store that keeps its data there. Returns two lists of lines: what
+    was removed, and what was not, with the reason. Both are empty if there was nothing.
     """
     removed: List[str] = []
     kept: List[str] = []
     if SHM_DIRECTORY is None:
         _remove_unseen(name, kind, mender, removed, kept)
         return removed, kept
-    # Listed before anything is removed: whoever notices the tombstone makes a new segment, which is not ours to take.
+    # Listed before anything is removed: whoever notices the tombstone makes a new segment, which is not ours
+    # to take.
     ours = re.compile(rf"(sem\.)?{re.escape(name)}|sem\.{re.escape(name)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
     for found in leftovers(name):  # the segment itself sorts before its semaphores
         if ours.fullmatch(found):
