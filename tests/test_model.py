@@ -1,0 +1,130 @@
+"""The guard's protocol, checked exhaustively with SPIN: what must hold holds, each mutation is caught.
+
+The models, the table of cases and what they mean are in tests/model; the big cases are run by hand there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(__file__).resolve().parent / "model" / "run.py"
+
+
+def load_runner():
+    """tests/model/run.py as a module: it is a script beside its models, not part of a package."""
+    spec = importlib.util.spec_from_file_location("guard_model_runner", RUNNER)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+model = load_runner()
+missing = model.missing_tools()
+needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is here")
+
+SMALL = model.Case("small", "guard", "N=2 PRESCAN")
+BROKEN = model.Case("broken", "guard", "N=2 PRESCAN NOCHECK", model.ASSERTION)
+
+CLEAN = """
+State-vector 48 byte, depth reached 4573, errors: 0
+    25240 states, stored
+  182.871\ttotal actual memory usage
+"""
+
+
+@needs_spin
+@pytest.mark.parametrize("case", model.CI_CASES, ids=lambda case: case.id)
+def test_protocol(case):
+    outcome = model.check(case)
+    assert outcome.ok, f"{case.flags}: expected {case.expect}, got {outcome.report}"
+
+
+@needs_spin
+@pytest.mark.parametrize(
+    ("case", "problem"),
+    [
+        (SMALL._replace(depth=100), "max search depth too small"),
+        (model.Case("big", "guard", "N=3 PRESCAN"), "reached -DMEMLIM bound"),
+        (SMALL._replace(flags="N=2 PRESCAN PSO MAXC=("), "spin made no verifier"),
+    ],
+    ids=["depth", "memory", "syntax"],
+)
+def test_cut_short_search_proves_nothing(case, problem, monkeypatch):
+    monkeypatch.setattr(model, "CI_MEMORY", 256)
+    outcome = model.check(case)
+    assert not outcome.ok
+    assert problem in outcome.report.problem
+
+
+@needs_spin
+@pytest.mark.parametrize(
+    "case",
+    [
+        SMALL._replace(expect=model.ASSERTION),
+        BROKEN._replace(expect=model.HOLDS),
+        BROKEN._replace(expect=model.DEADLOCK),
+    ],
+    ids=["holds-but-should-break", "breaks-but-should-hold", "breaks-otherwise"],
+)
+def test_other_result_than_expected_fails(case):
+    outcome = model.check(case)
+    assert not outcome.report.problem
+    assert not outcome.ok
+
+
+@needs_spin
+def test_progress_check_sees_deadlocks_too():
+    asleep = model.Case("asleep", "guard", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
+    assert model.check(asleep).report.found == model.DEADLOCK
+
+
+@needs_spin
+def test_trail_replays_the_violation():
+    assert "assertion violated" in model.check(BROKEN, trail=True).trail
+
+
+def test_clean_output_holds():
+    assert model.parse(CLEAN) == model.Report(model.HOLDS, "", 25240, 4573, 182.871)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error: max search depth too small",
+        "pan: out of memory",
+        "pan: reached -DMEMLIM bound",
+        "Warning: Search not completed",
+    ],
+)
+def test_incomplete_output_is_a_problem(line):
+    assert model.parse(f"{line}\n{CLEAN}").problem
+
+
+def test_violation_in_a_cut_short_search_is_a_problem_too():
+    found = "pan:1: assertion violated (x==0) (at depth 9)\n" + CLEAN.replace("errors: 0", "errors: 1")
+    assert model.parse(found).found == "assertion violated (x==0)"
+    assert model.parse("error: max search depth too small\n" + found).problem
+
+
+def test_no_output_is_a_problem():
+    assert model.parse("Segmentation fault").problem
+
+
+def test_cases_have_names_of_their_own():
+    ids = [case.id for case in model.CASES]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("case", model.CASES, ids=lambda case: case.id)
+def test_flags_mean_something_to_the_model(case):
+    assert model.unknown_flags(case) == []
+
+
+def test_misspelt_flag_is_refused():
+    with pytest.raises(ValueError, match="NOCHEK"):
+        model.check(SMALL._replace(flags="N=2 NOCHEK"))
