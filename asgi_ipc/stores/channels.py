@@ -22,7 +22,7 @@ Channel records: what the message store knows of a channel besides its messages.
 
 A channel ``prefix!local`` keeps a queue of its own.  While it has messages it stands in the ready ring of its inbox
 ``prefix!``, from which a receiver of the whole process takes in turn, so that no socket starves its neighbours.  The
-inbox counts the messages of all its channels: they have one capacity together (ASGI draft).
+inbox counts the messages of all its channels, and the refused ones: they have one capacity together (ASGI draft).
 """
 
 from __future__ import annotations

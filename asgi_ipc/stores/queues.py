@@ -128,6 +128,8 @@ class Queues:
         waiting = words[inbox + SENT] - words[inbox + TAKEN] if inbox else sent - words[taken_at]
         if waiting >= capacity and not self._make_room(inbox or record, capacity, now):
             words[record + REFUSED] += 1
+            if inbox:
+                words[inbox + REFUSED] += 1
             return Refusal(waiting, capacity)
         length = len(body)
         total = (length + BODY_ROUND) >> 3
@@ -199,6 +201,8 @@ class Queues:
             meter = words[record + INBOX] or record
             if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self._make_room(meter, capacity, now):
                 words[record + REFUSED] += 1
+                if meter != record:
+                    words[meter + REFUSED] += 1
                 self.heap.free(message)
                 full.append(channel)
                 continue

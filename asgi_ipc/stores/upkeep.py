@@ -160,7 +160,7 @@ class Upkeep:
         return bool(record and self.words[record + HEAD])
 
     def figures(self, channel: str, now: int) -> ChannelFigures:
-        """The figures of one channel; of ``prefix!``, those of all its channels that are still known."""
+        """The figures of one channel; of ``prefix!``, those of all its channels together."""
         record = self.channels.find(channel)
         if not record:
             return ChannelFigures()
@@ -168,7 +168,7 @@ class Upkeep:
             return self._figures(record, now)
         words = self.words
         waiting = sum((self._figures(local, now) for local in self.channels.ring(record)), ChannelFigures())
-        return ChannelFigures(words[record + SENT], waiting.pending, waiting.refused, waiting.oldest)
+        return ChannelFigures(words[record + SENT], waiting.pending, words[record + REFUSED], waiting.oldest)
 
     def figures_slice(self, first: int, now: int) -> Tuple[int, ChannelFigures]:
         """The summed figures of a slice of all buckets, and the bucket to go on with, 0 at the end."""
