@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
-from asgi_ipc import IPCChannelLayer
+from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.memory.layout import AT_RESERVED, WORD
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 
@@ -57,6 +58,16 @@ def drain(layer: IPCChannelLayer, *channels: str) -> List[Tuple[str, Dict[str, A
             return found
         assert message is not None
         found.append((channel, message))
+
+
+def until_full(action: Callable[[int], object]) -> Tuple[int, ChannelFull]:
+    """Call ``action(0)``, ``action(1)``, ... until one is refused: how many were not, and the refusal."""
+    for number in itertools.count():
+        try:
+            action(number)
+        except ChannelFull as full:
+            return number, full
+    raise AssertionError
 
 
 def heap_bytes(layer: IPCChannelLayer) -> int:

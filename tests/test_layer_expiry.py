@@ -1,0 +1,224 @@
+"""Expiry: what has expired never comes out, takes no capacity and no memory, whoever looks at it or not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from helpers.layers import Clock, assert_sound, drain, state, until_full
+
+from asgi_ipc import ChannelFull, MemoryFull
+
+QUIET = [f"quiet{number}" for number in range(500)]
+
+
+def tick(layer, clock, milliseconds):
+    """Let time pass in small steps, each with one operation on a channel that nobody else uses."""
+    for _ in range(milliseconds):
+        clock.forward(0.001)
+        layer.receive(["ticking"])
+
+
+@pytest.mark.parametrize(("age", "there"), [(0, True), (59.999, True), (60, False), (1e6, False)])
+def test_a_message_lives_until_its_expiry(layer, age, there):
+    clock = Clock(layer)
+    layer.send("a", {"n": 1})
+    clock.forward(age)
+    assert layer.receive(["a"]) == (("a", {"n": 1}) if there else (None, None))
+    assert_sound(layer)
+
+
+def test_expiry_is_an_option_of_the_sender(make_layer):
+    brief, lasting = make_layer(expiry=0.5), make_layer(expiry=600)
+    clock = Clock(brief, lasting)
+    lasting.send("a", {"from": "lasting"})
+    brief.send("a", {"from": "brief"})
+    clock.forward(1)
+    assert drain(brief, "a") == [("a", {"from": "lasting"})]
+
+
+def test_what_has_expired_between_others_never_comes_out(make_layer):
+    brief, lasting = make_layer(expiry=5), make_layer(expiry=600)
+    clock = Clock(brief, lasting)
+    for number in range(9):
+        (brief if number % 3 else lasting).send("a", {"n": number})
+    clock.forward(6)
+    assert [message["n"] for _, message in drain(lasting, "a")] == [0, 3, 6]
+    assert_sound(lasting)
+
+
+@pytest.mark.parametrize("names", [["a"], ["p!a"], ["p!a", "p!b"]], ids=["channel", "socket", "inbox"])
+@pytest.mark.parametrize("lasting_ones", [(), (0,), (4,), (0, 4)], ids=["all", "behind", "before", "between"])
+def test_what_has_expired_takes_no_capacity(make_layer, names, lasting_ones):
+    brief, lasting = make_layer(expiry=5, capacity=5), make_layer(expiry=600, capacity=5)
+    clock = Clock(brief, lasting)
+    for number in range(5):
+        (lasting if number in lasting_ones else brief).send(names[number % len(names)], {"n": number})
+    with pytest.raises(ChannelFull):
+        brief.send(names[0], {})
+    clock.forward(6)
+    for number in range(5 - len(lasting_ones)):
+        lasting.send(names[0], {"n": 10 + number})
+    with pytest.raises(ChannelFull) as full:
+        lasting.send(names[0], {})
+    assert (full.value.count, full.value.capacity) == (5, 5)
+    inbox = "p!" if "!" in names[0] else "a"
+    heard = sorted(message["n"] for _, message in drain(lasting, inbox))
+    assert heard == [*lasting_ones, *range(10, 15 - len(lasting_ones))]
+    assert_sound(lasting)
+
+
+def test_thousands_that_have_expired_hide_nothing_behind_them(make_layer):
+    brief, lasting = make_layer(expiry=5, capacity=10_000), make_layer(expiry=600, capacity=10_000)
+    clock = Clock(brief, lasting)
+    for number in range(3000):
+        brief.send("a", {"n": number})
+        brief.send(f"p!{number % 7}", {"n": number})
+    lasting.send("a", {"n": "last"})
+    lasting.send("p!3", {"n": "last"})
+    clock.forward(6)
+    assert lasting.receive(["a"]) == ("a", {"n": "last"})
+    assert lasting.receive(["p!"]) == ("p!3", {"n": "last"})
+    assert lasting.receive(["a", "p!"]) == (None, None)
+    assert_sound(lasting)
+
+
+def test_a_group_send_finds_the_room_that_expired_messages_leave(make_layer):
+    layer = make_layer(capacity=1)
+    clock = Clock(layer)
+    for channel in ("a", "p!b"):
+        layer.group_add("g", channel)
+        layer.send(channel, {"n": "old"})
+    clock.forward(61)
+    layer.send_group("g", {"n": "new"})
+    assert sorted(drain(layer, "a", "p!")) == [("a", {"n": "new"}), ("p!b", {"n": "new"})]
+
+
+def test_expired_messages_on_channels_that_nobody_reads_are_swept(layer):
+    """Work on another channel is enough: a few hundred operations and a second."""
+    clock = Clock(layer)
+    for channel in QUIET:
+        layer.send(channel, {"d": b"x" * 100})
+    clock.forward(61)
+    tick(layer, clock, 600)
+    assert state(layer)[0] == {}
+    assert_sound(layer)
+
+
+def test_a_long_queue_of_expired_messages_is_swept(make_layer):
+    layer = make_layer(capacity=2000)
+    clock = Clock(layer)
+    for number in range(1000):
+        layer.send("long", {"n": number})
+    clock.forward(61)
+    before = len(state(layer)[0]["long"])
+    tick(layer, clock, 600)
+    after = len(state(layer)[0].get("long", ()))
+    assert before == 1000
+    assert after <= before - 32
+
+
+def test_the_sweep_drops_nothing_that_lives(layer):
+    clock = Clock(layer)
+    for channel in QUIET:
+        layer.send(channel, {"to": channel})
+    clock.forward(30)
+    tick(layer, clock, 1200)
+    assert {channel: layer.receive([channel]) for channel in QUIET} == {c: (c, {"to": c}) for c in QUIET}
+
+
+def test_expired_messages_give_their_memory_back_when_it_is_needed(make_layer):
+    """At once, without waiting for the sweep to come round: also for one message as large as many of them."""
+    layer = make_layer(capacity=10**6)
+    clock = Clock(layer)
+    _, full = until_full(lambda number: layer.send(f"quiet{number % 50}", {"d": b"x" * 500}))
+    assert isinstance(full, MemoryFull)
+    clock.forward(61)
+    layer.send("a", {"d": b"y" * 300_000})
+    assert layer.receive(["a"]) == ("a", {"d": b"y" * 300_000})
+    assert state(layer)[0] == {}
+    assert_sound(layer)
+
+
+def test_a_group_send_takes_the_memory_of_expired_messages(make_layer):
+    layer = make_layer(capacity=10**6)
+    clock = Clock(layer)
+    until_full(lambda _: layer.send("quiet", {"d": b"x" * 500}))
+    clock.forward(61)
+    for channel in ("a", "b"):
+        layer.group_add("g", channel)
+    layer.send_group("g", {"n": 1})
+    assert sorted(drain(layer, "a", "b")) == [("a", {"n": 1}), ("b", {"n": 1})]
+
+
+def test_a_jump_of_the_wall_clock_neither_loses_nor_revives(layer, monkeypatch):
+    clock = Clock(layer)
+    layer.send("a", {"n": 1})
+    real = time.time()
+    monkeypatch.setattr(time, "time", lambda: real + 1e6)
+    assert layer.receive(["a"]) == ("a", {"n": 1})
+    layer.send("a", {"n": 2})
+    clock.forward(61)
+    monkeypatch.setattr(time, "time", lambda: real - 1e6)
+    assert layer.receive(["a"]) == (None, None)
+
+
+def test_the_clock_is_the_one_that_all_processes_share(layer):
+    assert layer.message_store.clock is time.monotonic_ns
+    assert layer.group_store.clock is time.monotonic_ns
+
+
+# -- memberships --
+
+
+def test_a_membership_ends_and_a_renewed_one_goes_on(make_layer):
+    layer = make_layer(group_expiry=100)
+    clock = Clock(layer)
+    for channel in ("a", "b", "c"):
+        layer.group_add("g", channel)
+    clock.forward(60)
+    layer.group_add("g", "b")
+    clock.forward(39.5)
+    assert layer.group_channels("g") == ["a", "b", "c"]
+    clock.forward(1)
+    assert layer.group_channels("g") == ["b"]
+    layer.send_group("g", {"n": 1})
+    assert drain(layer, "a", "b", "c") == [("b", {"n": 1})]
+    clock.forward(60)
+    assert layer.group_channels("g") == []
+    assert_sound(layer)
+
+
+def test_a_membership_that_has_ended_can_begin_again(make_layer):
+    layer = make_layer(group_expiry=100)
+    clock = Clock(layer)
+    layer.group_add("g", "a")
+    clock.forward(101)
+    layer.group_add("g", "a")
+    assert layer.group_channels("g") == ["a"]
+    clock.forward(99)
+    assert layer.group_channels("g") == ["a"]
+
+
+def test_memberships_that_have_ended_are_swept(make_layer):
+    layer = make_layer(group_expiry=100)
+    clock = Clock(layer)
+    for number in range(200):
+        layer.group_add(f"g{number}", "a")
+    clock.forward(101)
+    for _ in range(400):
+        clock.forward(0.001)
+        layer.group_discard("other", "a")
+    assert state(layer)[1] == {}
+    assert_sound(layer)
+
+
+def test_memberships_that_have_ended_give_their_memory_back_when_it_is_needed(make_layer):
+    layer = make_layer(group_expiry=100, group_memory=64 * 1024)
+    clock = Clock(layer)
+    count, _ = until_full(lambda number: layer.group_add("g", f"channel-{number}"))
+    clock.forward(101)
+    for number in range(count):
+        layer.group_add("h", f"channel-{number}")
+    assert len(layer.group_channels("h")) == count
+    assert_sound(layer)

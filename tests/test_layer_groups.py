@@ -1,0 +1,254 @@
+"""Groups of the synchronous layer: members, renewal, sends that skip the full ones and say so."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from helpers.layers import Clock, assert_sound, drain, state, until_full
+
+from asgi_ipc import GroupStoreFull, IPCChannelLayer, core
+
+
+@pytest.fixture
+def info(caplog):
+    """What the package logs, as (level, text)."""
+    caplog.set_level(logging.INFO, logger="asgi_ipc")
+    return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "asgi_ipc"]
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """A clock for what the face itself counts."""
+    clock = Clock()
+
+    class Time:
+        monotonic = staticmethod(clock.seconds)
+
+    monkeypatch.setattr(core, "time", Time)
+    return clock
+
+
+def test_members_are_listed_in_the_order_in_which_they_came(layer):
+    names = [f"c{number}" for number in (5, 3, 9, 1, 7)]
+    for name in names:
+        layer.group_add("g", name)
+    assert layer.group_channels("g") == names
+    layer.group_discard("g", "c9")
+    layer.group_add("g", "c9")
+    assert layer.group_channels("g") == ["c5", "c3", "c1", "c7", "c9"]
+    assert_sound(layer)
+
+
+def test_adding_twice_is_one_membership(layer):
+    layer.group_add("g", "a")
+    layer.group_add("g", "b")
+    layer.group_add("g", "a")
+    assert layer.group_channels("g") == ["a", "b"]
+    layer.send_group("g", {"n": 1})
+    assert drain(layer, "a") == [("a", {"n": 1})]
+
+
+def test_adding_again_renews_and_nothing_else_does(make_layer):
+    layer = make_layer(group_expiry=10)
+    clock = Clock(layer)
+    layer.group_add("g", "a")
+    layer.group_add("g", "b")
+    clock.forward(6)
+    layer.group_add("g", "a")
+    layer.send_group("g", {})
+    layer.group_channels("g")
+    assert state(layer)[1] == {"g": {"a": clock.now + 10 * 10**9, "b": clock.now + 4 * 10**9}}
+
+
+@pytest.mark.parametrize(("group", "channel"), [("g", "absent"), ("absent", "a")], ids=["channel", "group"])
+def test_discarding_the_absent_changes_nothing(layer, group, channel):
+    layer.group_add("g", "a")
+    before = state(layer)
+    layer.group_discard(group, channel)
+    assert state(layer) == before
+
+
+def test_groups_are_apart(layer):
+    layer.group_add("g", "a")
+    layer.group_add("h", "a")
+    layer.group_add("h", "b")
+    layer.group_discard("g", "a")
+    assert layer.group_channels("g") == []
+    assert layer.group_channels("h") == ["a", "b"]
+    assert layer.group_channels("never") == []
+    assert_sound(layer)
+
+
+def test_every_member_gets_the_message_once_and_in_order(layer):
+    members = ["a", "b?c", "p!1", "p!2", "q!1"]
+    for member in members:
+        layer.group_add("g", member)
+    for number in range(5):
+        layer.send_group("g", {"n": number})
+    heard = drain(layer, "a", "b?c", "p!", "q!")
+    assert len(heard) == 25
+    for member in members:
+        assert [message["n"] for channel, message in heard if channel == member] == list(range(5))
+    assert_sound(layer)
+
+
+def test_a_send_to_nobody_is_fine(layer, info):
+    layer.send_group("nobody", {"n": 1})
+    assert state(layer) == ({}, {})
+    assert info() == []
+
+
+def test_a_group_of_hundreds_gets_a_large_message_that_is_stored_but_a_few_times(make_layer):
+    """300 times 10,000 bytes would not fit into the memory three times over: a body is stored once for each slice."""
+    layer = make_layer()
+    members = [f"c{number}" for number in range(300)]
+    for member in members:
+        layer.group_add("g", member)
+    message = {"d": bytes(range(250)) * 40}
+    layer.send_group("g", message)
+    assert sorted(drain(layer, *members)) == sorted((member, message) for member in members)
+    assert state(layer)[0] == {}
+    assert_sound(layer)
+
+
+def test_group_and_single_sends_keep_their_order_on_one_channel(layer):
+    layer.group_add("g", "a")
+    layer.send("a", {"n": 0})
+    layer.send_group("g", {"n": 1})
+    layer.send("a", {"n": 2})
+    assert [message["n"] for _, message in drain(layer, "a")] == [0, 1, 2]
+
+
+def test_full_members_are_skipped_and_counted(make_layer, info):
+    layer = make_layer(capacity=1)
+    for member in ("a", "b", "c", "p!1", "p!2"):
+        layer.group_add("g", member)
+    layer.send("b", {"n": "old"})
+    layer.send_group("g", {"n": "new"})  # b is full, and the two of p! have room for one together
+    assert info() == [("INFO", "2 of 5 channels over capacity in group g")]
+    heard = drain(layer, "a", "b", "c", "p!")
+    assert sorted(heard) == [("a", {"n": "new"}), ("b", {"n": "old"}), ("c", {"n": "new"}), ("p!1", {"n": "new"})]
+    assert_sound(layer)
+
+
+def test_full_members_are_logged_once_a_second_for_each_group(make_layer, info, seconds):
+    layer = make_layer(capacity=1)
+    for group in ("g", "h"):
+        layer.group_add(group, "a")
+    layer.send("a", {})
+    for _ in range(50):
+        layer.send_group("g", {})
+        layer.send_group("h", {})
+    line = "1 of 1 channels over capacity in group "
+    assert [text for _, text in info()] == [line + "g", line + "h"]
+    seconds.forward(0.9)
+    layer.send_group("g", {})
+    assert len(info()) == 2
+    seconds.forward(0.2)
+    for _ in range(50):
+        layer.send_group("g", {})
+    assert [text for _, text in info()] == [line + "g", line + "h", line + "g"]
+
+
+def test_groups_that_were_logged_are_not_remembered_without_end(make_layer, monkeypatch):
+    monkeypatch.setattr(core, "REMEMBERED", 5)
+    layer = make_layer(capacity=1)
+    layer.send("a", {})
+    for number in range(20):
+        layer.group_add(f"g{number}", "a")
+        layer.send_group(f"g{number}", {})
+    assert len(layer._logged) <= 5
+
+
+def test_members_without_memory_for_them_are_skipped_and_counted(make_layer, info):
+    layer = make_layer(message_memory=128 * 1024, capacity=10**6)
+    until_full(lambda _: layer.send("filler", {"d": b"x" * 100}))
+    for member in ("a", "b", "c"):
+        layer.group_add("g", member)
+    before = state(layer)
+    layer.send_group("g", {"d": b"x" * 1000})
+    assert info() == [("INFO", "3 of 3 channels over capacity in group g")]
+    assert state(layer) == before
+    assert_sound(layer)
+
+
+def test_a_full_group_store_refuses_and_adds_nothing(make_layer):
+    layer = make_layer(group_memory=64 * 1024)
+    count, full = until_full(lambda number: layer.group_add("g", f"channel-{number}"))
+    members = [f"channel-{number}" for number in range(count)]
+    assert isinstance(full, GroupStoreFull)
+    assert (full.group, full.channel, full.reason) == ("g", f"channel-{count}", "memory")
+    assert (full.segment, full.size) == (f"{layer.prefix}-groups", 64 * 1024)
+    assert "group_memory" in str(full)
+    before = state(layer)
+    with pytest.raises(GroupStoreFull):
+        layer.group_add("another", "channel-0")
+    assert state(layer) == before
+    assert_sound(layer)
+    layer.group_add("g", members[0])  # renewing takes no memory
+    assert layer.group_channels("g") == members
+    for member in members:
+        layer.group_discard("g", member)
+    for member in members:
+        layer.group_add("h", member)
+    assert layer.group_channels("h") == members
+    assert_sound(layer)
+
+
+# -- both stores --
+
+
+def test_flush_empties_everything_for_everybody(make_layer):
+    layer, other = make_layer(), make_layer()
+    for channel in ("a", "p!b"):
+        layer.send(channel, {"n": 1})
+        layer.group_add("g", channel)
+    other.flush()
+    assert state(layer) == ({}, {})
+    assert layer.receive(["a", "p!"]) == (None, None)
+    assert layer.group_channels("g") == []
+    assert layer.global_statistics()["messages_pending"] == 0
+    layer.send("a", {"n": 2})
+    layer.send("p!b", {"n": 2})
+    layer.group_add("g", "a")
+    assert sorted(drain(other, "a", "p!")) == [("a", {"n": 2}), ("p!b", {"n": 2})]
+    assert other.group_channels("g") == ["a"]
+    assert_sound(layer)
+
+
+def test_flush_gives_all_the_memory_back(make_layer):
+    layer = make_layer(capacity=10**6)
+    counts = []
+    for _ in range(2):
+        counts.append(until_full(lambda _: layer.send("a", {"d": b"x" * 1000}))[0])
+        layer.flush()
+    assert counts[0] == counts[1] > 900
+
+
+def use_for_flush(talk, prefix):
+    """A child: remembers where its channels lie, then goes on after a flush by somebody else."""
+    with IPCChannelLayer(prefix, message_memory=1 << 20, group_memory=1 << 18) as layer:
+        for number in range(20):
+            layer.send(f"c{number}", {"n": "old"})
+        talk.say("sent")
+        talk.hear()
+        for number in reversed(range(20)):
+            layer.send(f"c{number}", {"n": number})
+        talk.say("sent")
+
+
+def test_nobody_uses_what_he_remembers_across_a_flush(layer, start):
+    child = start(use_for_flush, layer.prefix)
+    child.hear()
+    layer.flush()
+    for number in range(30):
+        layer.send(f"x{number}", {"x": number})
+    child.say()
+    child.hear()
+    child.end()
+    assert {channel: layer.receive([channel])[1] for channel in (f"c{n}" for n in range(20))} == {
+        f"c{n}": {"n": n} for n in range(20)
+    }
+    assert [layer.receive([f"x{n}"])[1] for n in range(30)] == [{"x": n} for n in range(30)]
+    assert_sound(layer)
