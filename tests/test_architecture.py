@@ -1,0 +1,207 @@
+"""The rooms of the package: imports go downwards only, and what belongs in one room stays there."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, Set, Tuple
+
+import pytest
+
+import asgi_ipc
+
+PACKAGE = Path(asgi_ipc.__file__).parent
+
+#: Row by row from the ground up. A module imports modules of lower rows, none of its own row and none above.
+ROWS = [
+    # contract: pure, no shared memory
+    ["exceptions"],
+    ["names", "capacity", "codec", "statistics"],
+    ["options"],
+    # memory: how it is kept
+    ["memory", "memory.access", "memory.layout", "memory.locks"],
+    ["memory.semaphores"],
+    ["memory.segment"],
+    ["memory.heap"],
+    ["memory.slab", "memory.directory"],
+    ["memory.guard"],
+    ["memory.arena"],
+    ["memory.removal"],
+    # stores: what is kept
+    ["stores", "stores.base", "stores.channels", "stores.members", "stores.heap_audit"],
+    ["stores.queues"],
+    ["stores.upkeep"],
+    ["stores.message_mending", "stores.group_mending"],
+    ["stores.messages", "stores.groups"],
+    ["stores.audit"],
+    # faces: how a caller talks to it
+    ["core"],
+    [""],
+    # the operator's command line
+    ["cli.demo_workers"],
+    ["cli.demo_tally"],
+    ["cli.demo", "cli.unlink"],
+    ["cli"],
+    ["__main__"],
+]
+RANK: Dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
+
+#: The only packages from outside the standard library, and what only one room may touch.
+THIRD_PARTY = {"posix_ipc", "msgpack"}
+ONLY_IN = {"posix_ipc": "memory.", "mmap": "memory.", "msgpack": "codec", "multiprocessing": "cli."}
+
+#: Lines that a module may have.
+LONGEST = 350
+
+
+def modules() -> List[Tuple[str, Path]]:
+    """Every module of the package by its name below ``asgi_ipc`` (the package itself is ``""``), with its file."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+def imports(module: str, is_package: bool, source: str) -> Iterator[str]:
+    """
+    The full names of what a module imports, anywhere in it, in functions and for type checkers too.
+
+    ``from a import b`` gives ``a.b``: whether that is a module or a name in one is for the caller to find out.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = ["asgi_ipc", *filter(None, module.split("."))]
+                above = above[: len(above) - node.level + is_package]
+                base = ".".join(above + ([node.module] if node.module else []))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def below_package(name: str) -> str:
+    """The module of this package that an imported name is, or lies in."""
+    inner = name.partition(".")[2]
+    while inner and inner not in RANK:
+        inner = inner.rpartition(".")[0]
+    return inner
+
+
+def complaints(module: str, is_package: bool, source: str) -> List[str]:
+    """What is wrong with the imports of a module."""
+    found = []
+    for name in imports(module, is_package, source):
+        root = name.partition(".")[0]
+        if root == "asgi_ipc":
+            target = below_package(name)
+            if RANK[target] >= RANK[module]:
+                found.append(
+                    f"{module} (row {RANK[module]}) imports {target or 'asgi_ipc'} (row {RANK[target]})"
+                )
+        elif root not in THIRD_PARTY and not in_standard_library(root):
+            found.append(f"{module} imports {root}, which is not ours to need")
+        if root in ONLY_IN and not module.startswith(ONLY_IN[root]):
+            found.append(f"{module} imports {root}, which belongs into {ONLY_IN[root]}")
+    return found
+
+
+def in_standard_library(root: str) -> bool:
+    if sys.version_info >= (3, 10):
+        return root in sys.stdlib_module_names
+    spec = importlib.util.find_spec(root)
+    return spec is not None and "site-packages" not in (spec.origin or "")
+
+
+MODULES = modules()
+names_of_modules = pytest.mark.parametrize(
+    ("module", "path"), MODULES, ids=[name or "asgi_ipc" for name, _ in MODULES]
+)
+
+
+def test_every_module_has_its_row_and_no_other_has() -> None:
+    assert {module for module, _ in MODULES} == set(RANK)
+    assert len(RANK) == sum(map(len, ROWS))
+
+
+@names_of_modules
+def test_imports_go_downwards(module: str, path: Path) -> None:
+    assert complaints(module, path.name == "__init__.py", path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("memory.heap", "from ..core import IPCChannelLayer"),
+        ("memory.heap", "from .. import core"),
+        ("memory.heap", "from ..stores.base import Store"),
+        ("memory.heap", "from .slab import Slab"),
+        ("memory.slab", "from .directory import Directory"),
+        ("memory.heap", "import asgi_ipc"),
+        ("memory.heap", "import asgi_ipc.core as core"),
+        ("memory.heap", "def later():\n    from asgi_ipc.stores import messages"),
+        ("stores.messages", "from .groups import GroupStore"),
+        ("stores.groups", "from . import messages"),
+        ("names", "from .codec import encode"),
+        ("core", "from .cli import main"),
+        ("core", "from . import __version__"),
+        ("core", "import posix_ipc"),
+        ("stores.messages", "from mmap import mmap"),
+        ("stores.messages", "import msgpack"),
+        ("core", "import asgiref.base_layer"),
+        ("core", "try:\n    import channels\nexcept ImportError:\n    channels = None"),
+    ],
+)
+def test_wrong_imports_are_found(module: str, source: str) -> None:
+    assert complaints(module, False, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "is_package", "source"),
+    [
+        ("memory.slab", False, "from .heap import Heap\nfrom ..exceptions import SegmentError"),
+        ("stores.messages", False, "from ..memory.arena import Arena\nimport time"),
+        ("", True, "from .core import IPCChannelLayer\nfrom .exceptions import ChannelFull"),
+        ("cli", True, "from .. import __version__\nfrom .demo import run_demo"),
+        ("core", False, "from . import codec, names"),
+        ("memory.segment", False, "import mmap, posix_ipc"),
+    ],
+)
+def test_right_imports_are_not(module: str, is_package: bool, source: str) -> None:
+    assert complaints(module, is_package, source) == []
+
+
+@names_of_modules
+def test_modules_are_short_enough_to_be_read(module: str, path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@names_of_modules
+def test_modules_open_with_their_contract(module: str, path: Path) -> None:
+    source = path.read_text()
+    assert not source.strip() or ast.get_docstring(ast.parse(source))
+
+
+FOREIGN = {"asgiref", "channels", "django", "twisted", "redis", "uvloop"}
+
+
+@pytest.mark.parametrize("statement", ["import asgi_ipc", "import asgi_ipc.cli"])
+def test_importing_the_package_imports_no_framework(statement: str, tmp_path: Path) -> None:
+    """With every framework there to be imported, none is."""
+    for name in FOREIGN:
+        (tmp_path / f"{name}.py").touch()
+    check = f"{statement}; import sys; print(*sorted(sys.modules))"
+    paths = [str(PACKAGE.parent), str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {check}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported: Set[str] = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "posix_ipc" in imported
+    assert imported & FOREIGN == set()
