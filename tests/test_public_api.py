@@ -1,0 +1,188 @@
+"""What the package shows to the world: names, signatures, types, metadata."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import List, Set
+
+import pytest
+
+import asgi_ipc
+from asgi_ipc import IPCChannelLayer
+
+ROOT = Path(__file__).parent.parent
+TYPING_API = Path(__file__).with_name("typing_api.py")
+
+
+def public_methods() -> Set[str]:
+    return {
+        name
+        for name, value in vars(IPCChannelLayer).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+
+
+def test_all_names_are_there_and_no_others() -> None:
+    shown = {
+        name
+        for name, value in vars(asgi_ipc).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert shown - {"annotations"} == set(asgi_ipc.__all__) - {"__version__"}
+    assert asgi_ipc.__all__ == sorted(asgi_ipc.__all__)
+
+
+def test_star_import_gives_the_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from asgi_ipc import *", names)
+    assert set(names) - {"__builtins__"} == set(asgi_ipc.__all__)
+
+
+def test_options_stand_in_the_order_of_the_old_package() -> None:
+    parameters = list(inspect.signature(IPCChannelLayer).parameters.values())
+    assert [(each.name, each.default) for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD] == [
+        ("prefix", "asgi"),
+        ("expiry", 60),
+        ("group_expiry", 86400),
+        ("capacity", 100),
+        ("channel_capacity", None),
+        ("message_memory", 100 * 1024 * 1024),
+        ("group_memory", 20 * 1024 * 1024),
+    ]
+    assert {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} == {
+        "mode": 0o600,
+        "message_limit": None,
+        "patience": 10,
+    }
+
+
+def test_methods_are_those_of_the_contract() -> None:
+    assert public_methods() == {
+        "send",
+        "receive",
+        "receive_many",
+        "new_channel",
+        "group_add",
+        "group_discard",
+        "group_channels",
+        "send_group",
+        "flush",
+        "global_statistics",
+        "channel_statistics",
+        "close",
+        "unlink",
+        "get_capacity",
+        "compile_capacities",
+        "valid_channel_name",
+        "valid_channel_names",
+        "valid_group_name",
+        "match_type_and_length",
+        "non_local_name",
+    }
+
+
+def test_attributes_are_those_of_the_contract(make_layer: object) -> None:
+    assert callable(make_layer)
+    layer = make_layer(expiry=1.5, group_expiry=7, capacity=3)
+    assert (layer.expiry, layer.group_expiry, layer.capacity) == (1.5, 7, 3)
+    assert layer.ChannelFull is asgi_ipc.ChannelFull
+    assert layer.MessageTooLarge is asgi_ipc.MessageTooLarge
+    assert {"groups", "flush", "statistics"} <= set(layer.extensions)
+    layer.unlink()
+
+
+@pytest.mark.parametrize("name", ["GroupStoreFull", "MemoryFull"])
+def test_full_stores_are_full_channels_to_whoever_catches_those(name: str) -> None:
+    assert issubclass(getattr(asgi_ipc, name), asgi_ipc.ChannelFull)
+
+
+def test_every_public_thing_is_documented() -> None:
+    bare = [name for name in public_methods() if not getattr(IPCChannelLayer, name).__doc__]
+    bare += [
+        name for name in asgi_ipc.__all__ if not (name == "__version__" or getattr(asgi_ipc, name).__doc__)
+    ]
+    assert bare == []
+
+
+# -- types ---------------------------------------------------------------------------------------------------
+
+
+def test_package_is_marked_as_typed() -> None:
+    assert Path(asgi_ipc.__file__).with_name("py.typed").exists()
+
+
+def test_typed_program_uses_the_whole_public_api() -> None:
+    tree = ast.parse(TYPING_API.read_text())
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert set(asgi_ipc.__all__) | public_methods() <= used
+
+
+def test_typed_program_passes_mypy() -> None:
+    pytest.importorskip("mypy", reason="needs mypy")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "/dev/null", str(TYPING_API)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+# -- metadata ------------------------------------------------------------------------------------------------
+
+
+def metadata() -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution("asgi_ipc")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("not installed, only imported from a checkout")
+
+
+def test_versions_agree() -> None:
+    assert metadata().version == asgi_ipc.__version__
+
+
+def test_nothing_is_required_but_posix_ipc_and_msgpack() -> None:
+    required = [line for line in metadata().requires or [] if "extra ==" not in line]
+    assert sorted(line.replace("-", "_").rstrip(".0123456789").rstrip("<>=") for line in required) == [
+        "msgpack",
+        "posix_ipc",
+    ]
+
+
+def test_every_package_is_installed() -> None:
+    """What setup.cfg lists is what there is: a forgotten package is missing only after an install."""
+    listed: List[str] = []
+    for line in (ROOT / "setup.cfg").read_text().partition("packages =\n")[2].splitlines():
+        if not line.startswith(" "):
+            break
+        listed.append(line.strip())
+    there = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in Path(asgi_ipc.__file__).parent.rglob("__init__.py")
+    }
+    assert set(listed) == there
+
+
+def test_changelog_has_the_version() -> None:
+    assert f"\n{asgi_ipc.__version__} " in (ROOT / "CHANGELOG.rst").read_text()
+
+
+def test_readme_names_every_option_with_its_default() -> None:
+    text = (ROOT / "README.rst").read_text()
+    spelled = {
+        100 * 1024 * 1024: "100 * 1024 * 1024",
+        20 * 1024 * 1024: "20 * 1024 * 1024",
+        "asgi": '"asgi"',
+        0o600: "0o600",
+    }
+    for name, parameter in inspect.signature(IPCChannelLayer).parameters.items():
+        default = spelled.get(parameter.default, repr(parameter.default))
+        assert f"\n{name} : ``{default}``\n" in text
