@@ -69,14 +69,18 @@ class GroupMender:
         words[AT_SWEEP_CURSOR] = words[AT_SWEEP_DUE] = 0
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % 2**62
 
-    def _readable(self, record: int, longest: int) -> bool:
-        words = self.words
-        return self.heap.start < record < words[AT_RESERVED] - longest and 0 < words[record + NAME_LENGTH] <= 99
+    def _readable(self, record: int, name_at: int) -> bool:
+        """Whether all of a record, whose name is ``name_at`` words into it, lies where memory is."""
+        words, reserved = self.words, self.words[AT_RESERVED]
+        if not self.heap.start < record < reserved - name_at:
+            return False
+        length = words[record + NAME_LENGTH]
+        return 0 < length <= 99 and record + name_at + name_words(length) < reserved
 
     def _group_name(self, record: int, bucket: int) -> bytes:
         """The name of what may be a group's record, or b"" if it is none that belongs into this bucket."""
         groups = self.members.groups
-        if not self._readable(record, GROUP_NAME + 13):
+        if not self._readable(record, GROUP_NAME):
             return b""
         name = groups.name(record)
         hashed = groups.hash(name)
@@ -113,7 +117,7 @@ class GroupMender:
     def _member_name(self, member: int, record: int) -> bytes:
         """The channel of what may be a member of this group, or b""."""
         words = self.words
-        if not self._readable(member, MEMBER_NAME + 13):
+        if not self._readable(member, MEMBER_NAME):
             return b""
         if words[member + GROUP] != record or words[member + EXPIRES] > NEVER:
             return b""
