@@ -17,7 +17,7 @@ size, at most ``QUICK_DEPTH`` each, and all go back before memory is reported to
 
 from __future__ import annotations
 
-__all__ = ["Claims", "Heap", "confirm_reserved"]
+__all__ = ["Claims", "Heap"]
 
 from typing import Callable, List, Tuple
 
@@ -247,9 +247,13 @@ class Heap:
                 self.shortage = "memory"
                 return False
             new = min(old + PIECE, self.end)
-            if not self._reserve(old, new):
+            if old < self.start:
+                raise ValueError("the memory ends before it begins")
+            if not self._reserve(old - 1, new):  # with the word before it, which is looked at
                 self.shortage = "filesystem"
                 return False
+            if old > self.start and words[old - 1] >> 2:
+                raise ValueError("the memory does not end where it is said to")
             self._append_piece(old, new)
             missing -= new - old
         return True
@@ -265,6 +269,17 @@ class Heap:
         self._merge(header, new - 1 - header)
 
     # -- after a crash ----------------------------------------------------------------------------------------
+
+    def confirm_reserved(self) -> None:
+        """Make sure that the memory which AT_RESERVED promises is there; where the word is damaged, find out."""
+        words = self.words
+        reserved = words[AT_RESERVED]
+        if self.start <= reserved <= self.end and self._reserve(0, reserved):
+            return
+        reserved = self.start
+        while reserved < self.end and self._reserve(reserved, min(reserved + PIECE, self.end)):
+            reserved = min(reserved + PIECE, self.end)
+        words[AT_RESERVED] = reserved
 
     def rebuild(self, live: List[Tuple[int, int]]) -> None:
         """
@@ -337,15 +352,3 @@ class Claims:
         first = block - 1 - self.start
         last = first + max(payload + 1, MIN_WORDS)
         self._taken[first:last] = bytes(last - first)
-
-
-def confirm_reserved(segment: Segment, heap: Heap) -> None:
-    """Make sure that the memory which AT_RESERVED promises is there; where the word is damaged, find out."""
-    words = segment.words
-    reserved = words[AT_RESERVED]
-    if heap.start <= reserved <= heap.end and segment.reserve(0, reserved):
-        return
-    reserved = heap.start
-    while reserved < heap.end and segment.reserve(reserved, min(reserved + PIECE, heap.end)):
-        reserved = min(reserved + PIECE, heap.end)
-    words[AT_RESERVED] = reserved

@@ -23,7 +23,7 @@ offsets of blocks point to the payload.  The hole behind the word that ``RESERVE
 
 from __future__ import annotations
 
-__all__ = ["WORD", "MAGIC", "VERSION", "NEVER", "TOMBSTONE", "Geometry", "fixed_checksum"]
+__all__ = ["WORD", "MAGIC", "VERSION", "NEVER", "COUNTED", "TOMBSTONE", "Geometry", "fixed_checksum"]
 
 import zlib
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ MAGIC = int.from_bytes(b"asgi_ipc", "big")
 VERSION = 200
 #: A time (in ns of the monotonic clock) that does not come.
 NEVER = 2**63 - 1
+#: A counter this high was not counted by anybody, but overwritten.
+COUNTED = 2**62
 
 # -- the header -------------------------------------------------------------------------------------------------
 AT_MAGIC = 0  # written last at creation: without it nothing else counts

@@ -18,7 +18,7 @@ __all__ = ["Slab"]
 from typing import Dict, List
 
 from .heap import Claims, Heap
-from .layout import AT_GENERATION, AT_PAGES, AT_TAG
+from .layout import AT_GENERATION, AT_PAGES, AT_TAG, COUNTED
 from .segment import Segment
 
 TAG = 2
@@ -128,9 +128,19 @@ class Slab:
         return True
 
     def rebuild(self, pages: Dict[int, List[int]]) -> None:
-        """Make the lists anew from what ``claim`` collected. Pages without a live record went back to the heap."""
+        """
+        Make the lists anew from what ``claim`` collected. Pages without a live record went back to the heap.
+
+        The caller moves the generation: so tags that were damaged may be given anew.
+        """
         words = self.words
         words[AT_PAGES] = 0
         for page, live in pages.items():
             self._fill(page, live)
-            words[AT_TAG] = max(words[AT_TAG], *(words[record + TAG] for record in live))
+        records = [record for live in pages.values() for record in live]
+        tags = {words[record + TAG] for record in records}
+        words[AT_TAG] = max(tags | {words[AT_TAG]})
+        if words[AT_TAG] >= COUNTED or len(tags) < len(records):
+            for tag, record in enumerate(records, 1):
+                words[record + TAG] = tag
+            words[AT_TAG] = len(records)

@@ -165,7 +165,7 @@ class Channels:
         first = record = words[inbox + READY]
         found: List[int] = []
         while record and (record != first or not found):
-            if len(found) > words[inbox + LOCALS]:
+            if len(found) >= min(words[inbox + LOCALS], self.directory.longest):
                 raise ValueError("a ready ring does not close")
             found.append(record)
             record = words[record + AFTER]

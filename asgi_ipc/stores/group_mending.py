@@ -10,8 +10,8 @@ from typing import Set
 
 from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
-from ..memory.heap import Claims, Heap, confirm_reserved
-from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SWEEP_CURSOR, AT_SWEEP_DUE, NEVER
+from ..memory.heap import Claims, Heap
+from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ..memory.segment import Segment
 from ..names import valid_channel_name, valid_group_name
 from .members import (
@@ -42,10 +42,10 @@ class GroupMender:
     def __call__(self) -> None:
         """Rebuild what is derived. May be cut off anywhere and done again."""
         words, members = self.words, self.members
-        confirm_reserved(self.segment, self.heap)
         if words[AT_FLUSHING]:
             members.empty()
             return
+        self.heap.confirm_reserved()
         claims = Claims(self.heap)
         members.index.clear()
         groups = members.groups
@@ -67,7 +67,7 @@ class GroupMender:
                 record = words[link]
         self.heap.rebuild(claims.live)
         words[AT_SWEEP_CURSOR] = words[AT_SWEEP_DUE] = 0
-        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % 2**62
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
     def _readable(self, record: int, name_at: int) -> bool:
         """Whether all of a record, whose name is ``name_at`` words into it, lies where memory is."""

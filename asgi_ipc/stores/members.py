@@ -26,12 +26,13 @@ from __future__ import annotations
 
 __all__ = ["Members"]
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from ..memory.directory import HASH, Directory
 from ..memory.heap import Heap
-from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, NEVER
+from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ..memory.segment import Segment
+from ..names import valid_channel_name
 
 COUNT = 2
 FIRST = 4
@@ -49,6 +50,8 @@ MEMBER_NAME = 7
 SWEEP_RATE = 2
 SWEEP_MOST = 64
 SWEEP_PERIOD = 1_000_000
+#: Names of members that a process remembers; past this it forgets them all and begins anew.
+REMEMBERED = 65536
 
 
 def name_words(length: int) -> int:
@@ -65,6 +68,10 @@ class Members:
         geometry = segment.geometry
         self.groups = Directory(segment, GROUP_NAME)
         self.index = Directory(segment, MEMBER_NAME, geometry.index_at, geometry.indexes)
+        # More members than this do not fit into the segment, whatever a group counts.
+        self.most = geometry.end // MEMBER_NAME
+        #: Names of members that were looked at and are channel names.
+        self._known: Set[str] = set()
 
     # -- finding ----------------------------------------------------------------------------------------------
 
@@ -96,6 +103,8 @@ class Members:
         hashed = self.member_hash(group_name, channel_name)
         member = self._find_member(record, channel_name, hashed)
         if member:
+            # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
+            words[record + SOONEST] = min(words[record + SOONEST], expires)
             words[member + EXPIRES] = expires  # commit
             return None
         member = self.heap.allocate(MEMBER_NAME + name_words(len(channel_name)))
@@ -171,13 +180,29 @@ class Members:
             return []
         if self.words[record + SOONEST] <= now and not self.drop_expired(record, now):
             return []
-        return [name for name, _ in self._walk(record)]
+        found = [name for name, _ in self._walk(record)]
+        if not self._known.issuperset(found):
+            self._check_names(found)
+        return found
+
+    def _check_names(self, found: List[str]) -> None:
+        """See that every name is one that can have been added: a damaged one must not reach whoever sends to it."""
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        for name in found:
+            try:
+                valid_channel_name(name)
+            except TypeError as error:
+                raise ValueError(f"a group has a member of a damaged name: {error}") from error
+        self._known.update(found)
 
     def _walk(self, record: int) -> List[Tuple[str, int]]:
         words, index = self.words, self.index
         found: List[Tuple[str, int]] = []
         member = words[record + FIRST]
-        for _ in range(words[record + COUNT]):
+        for _ in range(min(words[record + COUNT], self.most)):
+            if not member:
+                raise ValueError("a group counts more members than it has")
             found.append((index.name(member).decode("ascii"), words[member + EXPIRES]))
             member = words[member + NEXT]
         if member:
@@ -189,13 +214,17 @@ class Members:
         words = self.words
         soonest = NEVER
         member = words[record + FIRST]
-        for _ in range(words[record + COUNT]):
+        for _ in range(min(words[record + COUNT], self.most)):
+            if not member:
+                raise ValueError("a group counts more members than it has")
             following = words[member + NEXT]
             if words[member + EXPIRES] <= now:
                 self._unlink(record, member)
             else:
                 soonest = min(soonest, words[member + EXPIRES])
             member = following
+        if member:
+            raise ValueError("a group has more members than it counts")
         words[record + SOONEST] = soonest
         if words[record + FIRST]:
             return True
@@ -241,9 +270,10 @@ class Members:
     def empty(self) -> None:
         """Do what the flag asks for. May be done again from the start at any time until the flag is down."""
         words = self.words
+        self.heap.confirm_reserved()
         self.groups.clear()
         self.index.clear()
         self.heap.rebuild([])
         words[AT_SWEEP_DUE] = 0
-        words[AT_GENERATION] += 1
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
         words[AT_FLUSHING] = 0

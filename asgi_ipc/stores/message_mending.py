@@ -13,21 +13,39 @@ from typing import Dict, List
 
 from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
-from ..memory.heap import Claims, Heap, confirm_reserved
+from ..memory.heap import Claims, Heap
 from ..memory.layout import (
     AT_EXPIRABLE,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
+    AT_GONE_REFUSED,
+    AT_GONE_SENT,
     AT_RESERVED,
     AT_SHORTEST_LIFE,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
+    COUNTED,
     NEVER,
 )
 from ..memory.segment import Segment
 from ..names import non_local_name, valid_channel_name
-from .channels import AFTER, BEFORE, HEAD, IDLE, INBOX, LOCALS, READY, RECORD_WORDS, REFUSED, SENT, SOONEST, TAIL, TAKEN
+from .channels import (
+    AFTER,
+    BEFORE,
+    HEAD,
+    IDLE,
+    INBOX,
+    LOCALS,
+    PAGE,
+    READY,
+    RECORD_WORDS,
+    REFUSED,
+    SENT,
+    SOONEST,
+    TAIL,
+    TAKEN,
+)
 from .queues import (
     BODY,
     BODY_DATA,
@@ -42,9 +60,6 @@ from .queues import (
     body_words,
 )
 from .upkeep import Upkeep
-
-#: A counter beyond this was not counted by anybody.
-COUNTED = 2**62
 
 
 class MessageMender:
@@ -62,14 +77,14 @@ class MessageMender:
     def __call__(self) -> None:
         """Rebuild what is derived. May be cut off anywhere and done again."""
         words = self.words
-        confirm_reserved(self.segment, self.heap)
         if words[AT_FLUSHING]:
             self.upkeep.empty()
             return
+        self.heap.confirm_reserved()
         claims = Claims(self.heap)
         pages: Dict[int, List[int]] = {}
         records = self._collect_records(pages, claims)
-        self._find_inboxes(records)
+        self._find_inboxes(records, pages)
         bodies: Dict[int, int] = {}
         for record in records.values():
             self._mend_queue(record, bodies, claims)
@@ -80,6 +95,9 @@ class MessageMender:
         self.channels.slab.rebuild(pages)
         for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_EXPIRABLE, AT_FULL_SWEEP):
             words[at] = 0
+        for at in (AT_GONE_SENT, AT_GONE_REFUSED):
+            if words[at] >= COUNTED:
+                words[at] = 0
         words[AT_SHORTEST_LIFE] = min(words[AT_SHORTEST_LIFE], NEVER)
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
@@ -115,18 +133,21 @@ class MessageMender:
         except (TypeError, ValueError):
             return ""
 
-    def _find_inboxes(self, records: Dict[str, int]) -> None:
+    def _find_inboxes(self, records: Dict[str, int], pages: Dict[int, List[int]]) -> None:
         """Point each process-local channel to its inbox again; one that has lost it cannot be reached and is cut."""
         words = self.words
         for name, record in list(records.items()):
             words[record + INBOX] = words[record + READY] = words[record + LOCALS] = words[record + IDLE] = 0
             inbox = non_local_name(name)
-            if inbox != name:
-                if inbox not in records:
-                    self.directory.remove(record)
-                    words[record + HEAD] = 0
-                    continue
+            if inbox == name:
+                if name.endswith("!"):
+                    words[record + HEAD] = 0  # an inbox has no queue of its own
+            elif inbox in records:
                 words[record + INBOX] = records[inbox]
+            else:
+                self.directory.remove(record)
+                pages[words[record + PAGE]].remove(record)
+                del records[name]
 
     def _mend_queue(self, record: int, bodies: Dict[int, int], claims: Claims) -> None:
         """Walk one queue: claim its blocks, cut it where it leads to nonsense, make its derived words anew."""
@@ -164,15 +185,22 @@ class MessageMender:
         if not claims.claim(message, BODY + 1):
             return False
         body = words[message + BODY]
+        if not self._claim_body(body, length - SHARED, bodies, claims):
+            claims.forget_last()
+            return False
+        bodies[body] += 1
+        return True
+
+    def _claim_body(self, body: int, length: int, bodies: Dict[int, int], claims: Claims) -> bool:
+        """Claim a shared body of ``length`` bytes, unless another message has; False if it cannot be one."""
+        if not self.heap.start < body < self.words[AT_RESERVED] - BODY_DATA:
+            return False
+        if self.words[body + BODY_LENGTH] != length:
+            return False
         if body not in bodies:
-            if not self.heap.start < body < words[AT_RESERVED] - BODY_DATA:
-                return False
-            if words[body + BODY_LENGTH] != length - SHARED:
-                return False
-            if not claims.claim(body, BODY_DATA + body_words(length - SHARED)):
+            if not claims.claim(body, BODY_DATA + body_words(length)):
                 return False
             bodies[body] = 0
-        bodies[body] += 1
         return True
 
     def _fill_inboxes(self, records: Dict[str, int]) -> None:

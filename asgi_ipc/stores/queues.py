@@ -283,15 +283,17 @@ class Queues:
     def _pop_inbox(self, inbox: int, now: int) -> Union[None, Again, Tuple[str, bytes]]:
         """Take a message from the channel of a process whose turn it is."""
         words = self.words
-        while words[inbox + READY]:
+        for _ in range(self.channels.directory.longest):
             local = words[inbox + READY]
+            if not local:
+                return None
             if not words[local + HEAD]:
                 raise ValueError("a ready ring leads to a channel without messages")
             words[inbox + READY] = words[local + AFTER]  # its neighbours come first next time
             body = self._take(local, now)
             if body is not None:
                 return AGAIN if isinstance(body, Again) else (self.channels.name(local), body)
-        return None
+        raise ValueError("a ready ring has no end")
 
     def _take(self, record: int, now: int) -> Union[None, Again, bytes]:
         """The body of a channel's first message that has not expired, which is no longer queued then."""
@@ -370,8 +372,8 @@ class Queues:
         words = self.words
         if not words[record + HEAD] or words[record + SOONEST] > now:
             return int(words[record + SOONEST]) if words[record + HEAD] else NEVER
-        soonest, last, link = NEVER, 0, record + HEAD
-        for _ in range(min(words[record + SENT] - words[record + TAKEN], self.heap.end)):
+        soonest, last, kept, link = NEVER, 0, 0, record + HEAD
+        for _ in range(min(words[record + SENT] - words[record + TAKEN], self.heap.end // BODY)):
             message = words[link]
             if not message:
                 break
@@ -386,7 +388,10 @@ class Queues:
             else:
                 soonest = min(soonest, words[message + EXPIRES])
                 last = message
+                kept += 1
                 link = message + NEXT
+        if words[link] or words[record + SENT] - words[record + TAKEN] != kept:
+            raise ValueError("a queue is not as long as it counts")
         words[record + TAIL] = last
         words[record + SOONEST] = soonest
         if not last and words[record + INBOX]:

@@ -20,11 +20,11 @@ from ..memory.layout import (
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
-    AT_PAGES,
     AT_RESERVED,
     AT_SHORTEST_LIFE,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
+    COUNTED,
     NEVER,
     WORD,
 )
@@ -141,11 +141,14 @@ class Upkeep:
     def empty(self) -> None:
         """Do what the flag asks for. May be done again from the start at any time until the flag is down."""
         words = self.words
+        self.queues.heap.confirm_reserved()
         self.directory.clear()
         self.queues.heap.rebuild([])
-        for at in (AT_PAGES, AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_EXPIRABLE, AT_FULL_SWEEP):
+        self.channels.slab.rebuild({})
+        for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_EXPIRABLE, AT_FULL_SWEEP):
             words[at] = 0
-        words[AT_GENERATION] += 1
+        words[AT_SHORTEST_LIFE] = min(words[AT_SHORTEST_LIFE], NEVER)
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
         words[AT_FLUSHING] = 0
 
     # -- looking ----------------------------------------------------------------------------------------------
@@ -198,11 +201,13 @@ class Upkeep:
         found: Dict[str, List[bytes]] = {}
         for bucket in self._filled(0, directory.buckets):
             for record in directory.chain(bucket):
-                bodies: List[bytes] = []
+                bodies: Dict[int, bytes] = {}
                 message = words[record + HEAD]
-                while message and len(bodies) <= words[record + SENT] - words[record + TAKEN]:
-                    bodies.append(self.queues.body(message))
+                while message:
+                    if message in bodies:
+                        raise ValueError("a queue runs in a circle")
+                    bodies[message] = self.queues.body(message)
                     message = words[message + NEXT]
                 if bodies:
-                    found[self.channels.name(record)] = bodies
+                    found[self.channels.name(record)] = list(bodies.values())
         return found
