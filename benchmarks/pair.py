@@ -1,0 +1,60 @@
+"""
+Sending and receiving a message in one process, against the floor: what no layer of this kind can do without.
+"""
+
+from __future__ import annotations
+
+__all__ = ["run"]
+
+import mmap
+import os
+import secrets
+from contextlib import contextmanager
+from typing import Iterator
+
+import msgpack
+import posix_ipc
+
+from .measure import MESSAGE, Work, interleaved, own_layer, pairs, spread
+
+TIMES, ROUNDS = 2000, 60
+
+
+def run() -> Iterator[str]:
+    """Lines of the report."""
+    with own_layer() as layer, floor() as bare:
+        figures = interleaved({"layer": pairs(layer), "floor": bare}, TIMES, ROUNDS)
+    ratios = [ours / theirs for ours, theirs in zip(figures["layer"], figures["floor"])]
+    yield "send + receive of a 100-byte text, one process, empty store"
+    yield f"layer  {spread(figures['layer'], ' µs', 1e-3)}"
+    yield f"floor  {spread(figures['floor'], ' µs', 1e-3)}: semaphore twice, msgpack, copies in and out"
+    yield f"ratio  {spread(ratios, ' x')}"
+
+
+@contextmanager
+def floor() -> Iterator[Work]:
+    """A semaphore taken and given back twice, the message packed and unpacked, copied into memory and out."""
+    name = f"/benchmark{os.getpid()}-{secrets.token_hex(4)}"
+    semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1)
+    semaphore.unlink()
+    data = mmap.mmap(-1, 1024 * 1024)
+    packer, unpack = msgpack.Packer(), msgpack.unpackb
+    acquire, release = semaphore.acquire, semaphore.release
+
+    def work(times: int) -> None:
+        for _ in range(times):
+            body = packer.pack(MESSAGE)
+            end = 4096 + len(body)
+            acquire()
+            data[4096:end] = body
+            release()
+            acquire()
+            taken = data[4096:end]
+            release()
+            unpack(taken)
+
+    try:
+        yield work
+    finally:
+        semaphore.close()
+        data.close()
