@@ -16,6 +16,7 @@ import weakref
 from typing import Any, Callable, Optional, Tuple
 
 from ..exceptions import SegmentGone
+from ..memory.access import named_identity
 from ..memory.arena import Arena, Mender
 from ..memory.guard import Guard
 
@@ -82,11 +83,11 @@ class Store:
         """
         if self.clock() >= self._look_due:
             self._look()
-        try:
-            return self._run_here(section, args)
-        except SegmentGone:
-            self._attach_anew()
-            return self._run_here(section, args)
+        while True:
+            try:
+                return self._run_here(section, args)
+            except SegmentGone:
+                self._attach_anew()
 
     def _run_here(self, section: str, args: Tuple[Any, ...]) -> Any:
         guard, parts = self._bound  # in one read: another thread may attach anew between two
@@ -96,12 +97,17 @@ class Store:
         """Run any function as a section: for whoever looks at the segment's words itself (audits, tests)."""
         return self._bound[0].run(section, *args)
 
+    def _opened(self) -> Arena:
+        arena = self._arena
+        if arena is None:
+            raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
+        return arena
+
     def _look(self) -> None:
         """The once-a-second look whether the name still leads to this segment."""
-        if self._arena is None:
-            raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
+        arena = self._opened()
         self._look_due = self.clock() + LOOK_PERIOD
-        if self._arena.is_gone():
+        if arena.is_gone():
             self._attach_anew()
 
     def _attach_anew(self) -> None:
@@ -119,8 +125,9 @@ class Store:
 
     def unlink(self) -> None:
         """Remove the segment for every process; those that go on using the store make a new one."""
-        if self._arena is not None:
-            self._arena.guard.remove()
+        if self._opened().is_gone() and named_identity(self.name) is not None:
+            self._attach_anew()  # to the one that has taken its place: that is the one to remove
+        self._opened().guard.remove()
 
     def close(self) -> None:
         """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""

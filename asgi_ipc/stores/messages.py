@@ -203,12 +203,12 @@ class MessageStore(Store):
             if not isinstance(error, SegmentGone):
                 raise
             self._attach_anew()
-            return None
+            taken = self._run("pop", channels, now)
         if isinstance(taken, Again):
             taken = self._pop_behind_expired(channels)
         if now >= self._sweep_due:
             self._sweep(now)
-        return taken
+        return taken  # type: ignore[no-any-return]
 
     def _pop_behind_expired(self, channels: Sequence[str]) -> Optional[Tuple[str, bytes]]:
         """Go on, section by section, until the expired messages in front are gone."""
