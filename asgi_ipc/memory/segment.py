@@ -13,10 +13,12 @@ from __future__ import annotations
 
 __all__ = ["Segment"]
 
+import contextlib
 import errno
 import mmap
 import os
 import secrets
+import stat
 import tempfile
 import time
 from typing import Callable, Dict, List, Tuple
@@ -219,12 +221,15 @@ class Segment:
 
     def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
         """Fill in a new segment. Caller holds the care byte and has seen that the name still leads here."""
-        os.fchmod(self.fd, self.mode)  # whatever the umask
+        if stat.S_IMODE(os.fstat(self.fd).st_mode) != self.mode:  # whatever the umask
+            os.fchmod(self.fd, self.mode)  # only its owner may: another user can finish what he left half done
         os.ftruncate(self.fd, 0)  # what an earlier creator left half done is gone
         os.ftruncate(self.fd, size)
         heap_at = Geometry.of(size, self.kind).heap_at
         if not self.reserve(0, heap_at):
             os.ftruncate(self.fd, 0)
+            with contextlib.suppress(posix_ipc.Error):
+                discard_name(self.name)
             where = SHM_DIRECTORY or "shared memory"
             raise SegmentRefused(
                 self.name, f"{where} has no room for its first {heap_at * WORD} bytes: enlarge it (Docker: --shm-size)"
@@ -239,6 +244,7 @@ class Segment:
         words[AT_RESERVED] = heap_at
         self._remember()
         prepare(self)
+        self.semaphores.unlink_lost()  # the name is ours alone now
         self.semaphores.create(FIRST_EPOCH)
         words[AT_EPOCH] = FIRST_EPOCH
         words[AT_MAGIC] = MAGIC  # commit

@@ -67,6 +67,20 @@ class Semaphores:
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_semaphore(self.name(epoch))
 
+    def unlink_lost(self) -> None:
+        """
+        Remove the semaphores of all segments that had this name before: of a process killed while it made or removed
+        one, or of a file that was removed by hand. Whoever still has one of them open may go on using it.
+        """
+        if SHM_DIRECTORY is None:  # where objects cannot be listed (macOS) they stay until the machine restarts
+            return
+        lost = re.compile(rf"sem\.{re.escape(self.segment)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
+        with os.scandir(SHM_DIRECTORY) as entries:
+            candidates = [entry.path for entry in entries if lost.fullmatch(entry.name)]
+        for path in candidates:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.unlink(path)
+
 
 def sweep_stillborn() -> int:
     """Remove what processes killed inside ``sem_open`` left: files with our birthmark, seconds old. How many."""
