@@ -1,0 +1,328 @@
+"""The life of a layer: opened, closed, dropped, removed under its users; and errors that cross process boundaries."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import os
+import pickle
+import re
+
+import pytest
+from conftest import objects_of_tests
+from helpers.layers import Clock, assert_sound, drain, state, until_full
+
+from asgi_ipc import ChannelFull, GroupStoreFull, IPCChannelLayer, MemoryFull, MessageTooLarge, SegmentMismatch
+
+LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18}
+
+#: Every operation on shared memory, with arguments that work.
+OPERATIONS = {
+    "send": lambda layer: layer.send("a", {}),
+    "receive": lambda layer: layer.receive(["a"]),
+    "receive_several": lambda layer: layer.receive(["a", "b"]),
+    "receive_many": lambda layer: layer.receive_many(["a"]),
+    "new_channel": lambda layer: layer.new_channel("a?"),
+    "group_add": lambda layer: layer.group_add("g", "a"),
+    "group_discard": lambda layer: layer.group_discard("g", "a"),
+    "group_channels": lambda layer: layer.group_channels("g"),
+    "send_group": lambda layer: layer.send_group("g", {}),
+    "flush": lambda layer: layer.flush(),
+    "global_statistics": lambda layer: layer.global_statistics(),
+    "channel_statistics": lambda layer: layer.channel_statistics("a"),
+    "unlink": lambda layer: layer.unlink(),
+}
+operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+
+
+@pytest.fixture
+def warned(caplog):
+    """What the package has warned of so far."""
+    caplog.set_level(logging.INFO, logger="asgi_ipc")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "asgi_ipc" and r.levelno >= logging.WARNING]
+
+
+def held(prefix):
+    """The descriptors and mappings that this process has of a prefix's objects."""
+    descriptors = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            descriptors.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:  # the one that listed them
+            continue
+    with open("/proc/self/maps") as maps:
+        mappings = [line.split()[-1] for line in maps if prefix in line]
+    return sorted(found for found in descriptors if prefix in found), sorted(mappings)
+
+
+# -- the layer as an object --
+
+
+def test_a_layer_says_what_it_is(layer):
+    assert repr(layer) == f"IPCChannelLayer(prefix={layer.prefix!r})"
+
+
+def test_a_layer_is_a_context_manager(prefix):
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        assert isinstance(layer, IPCChannelLayer)
+        layer.send("a", {"n": 1})
+    with pytest.raises(RuntimeError, match="was closed"):
+        layer.receive(["a"])
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        assert layer.receive(["a"]) == ("a", {"n": 1})
+
+
+def test_a_layer_closes_when_its_block_raises(prefix):
+    with pytest.raises(ZeroDivisionError), IPCChannelLayer(prefix, **OPTIONS) as layer:
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="was closed"):
+        layer.send("a", {})
+
+
+def test_closing_twice_is_fine(make_layer):
+    layer = make_layer()
+    layer.close()
+    layer.close()
+    with layer:
+        pass
+
+
+@operations
+@pytest.mark.filterwarnings("ignore:receive_many")
+def test_a_closed_layer_refuses_and_leaves_the_rest_alone(make_layer, operation):
+    layer, other = make_layer(), make_layer()
+    other.send("a", {"n": 1})
+    other.group_add("g", "a")
+    before = state(other)
+    layer.close()
+    with pytest.raises(RuntimeError, match=f"{layer.prefix}-(messages|groups): this layer was closed; make a new one"):
+        operation(layer)
+    assert state(other) == before
+    assert other.receive(["a"]) == ("a", {"n": 1})
+
+
+def test_closing_keeps_what_waits(make_layer):
+    layer = make_layer()
+    layer.send("a", {"n": 1})
+    layer.group_add("g", "a")
+    layer.close()
+    layer = make_layer()
+    assert layer.receive(["a"]) == ("a", {"n": 1})
+    assert layer.group_channels("g") == ["a"]
+
+
+# -- what a layer holds --
+
+
+@LINUX
+def test_an_open_layer_holds_two_segments_however_many_objects(prefix, make_layer):
+    make_layer()
+    one = held(prefix)
+    assert len(one[0]) >= 2
+    layers = [make_layer() for _ in range(10)]
+    for layer in layers:
+        layer.send("a", {})
+    assert held(prefix) == one
+
+
+@LINUX
+def test_closing_the_last_layer_gives_everything_back(prefix, make_layer):
+    first, second = make_layer(), make_layer()
+    first.send("a", {})
+    first.close()
+    second.send("a", {})
+    assert held(prefix) != ([], [])
+    second.close()
+    assert held(prefix) == ([], [])
+
+
+@LINUX
+def test_a_thousand_layers_opened_and_dropped_leave_nothing(prefix):
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1000):
+        layer = IPCChannelLayer(prefix, **OPTIONS)
+        layer.send("a", {"n": number})
+        assert layer.receive(["a"]) == ("a", {"n": number})
+        del layer
+    gc.collect()
+    assert held(prefix) == ([], [])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@LINUX
+def test_a_thousand_layers_at_once_leave_nothing(prefix):
+    layers = [IPCChannelLayer(prefix, **OPTIONS) for _ in range(1000)]
+    layers[0].send("a", {})
+    assert layers[-1].receive(["a"]) == ("a", {})
+    layers.clear()
+    gc.collect()
+    assert held(prefix) == ([], [])
+
+
+@LINUX
+def test_a_layer_in_a_circle_of_garbage_leaves_nothing(prefix):
+    layer = IPCChannelLayer(prefix, **OPTIONS)
+    layer.itself = layer
+    layer.send("a", {})
+    del layer
+    gc.collect()
+    assert held(prefix) == ([], [])
+
+
+@LINUX
+def test_a_layer_that_could_not_be_made_leaves_nothing(prefix):
+    """The message segment was attached to before the group segment was refused."""
+    with open(f"/dev/shm/{prefix}-groups", "wb") as file:
+        file.write(b"x" * 65536)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(SegmentMismatch):
+            IPCChannelLayer(prefix, **OPTIONS)
+    gc.collect()
+    assert held(prefix) == ([], [])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- removed while in use --
+
+
+def objects(prefix):
+    """The shared memory objects of a prefix."""
+    return [name for name in objects_of_tests() if prefix in name]
+
+
+def test_unlink_removes_every_object(prefix, make_layer):
+    layer = make_layer()
+    layer.send("a", {})
+    layer.group_add("g", "a")
+    assert len(objects(prefix)) == 4
+    layer.unlink()
+    assert objects(prefix) == []
+
+
+@operations
+@pytest.mark.filterwarnings("ignore:receive_many")
+def test_whoever_goes_on_after_unlink_begins_with_an_empty_layer(prefix, make_layer, warned, operation):
+    layer, other = make_layer(), make_layer()
+    layer.send("a", {"n": "old"})
+    layer.group_add("g", "a")
+    other.unlink()
+    result = operation(layer)
+    assert result in (None, (None, None), []) or isinstance(result, (dict, str))
+    layer.group_channels("g")
+    layer.flush()
+    layer.send("a", {"n": "new"})
+    assert other.receive(["a"]) == ("a", {"n": "new"})
+    assert_sound(layer)
+    told = [text for text in warned() if text.startswith(f"{prefix}-messages")]
+    assert len(told) <= 2  # once for each layer object
+    assert all("was removed while in use" in text for text in told)
+    other.unlink()
+    assert objects(prefix) == []
+
+
+def use_until_told(talk, prefix):
+    """A child: sends whenever it is told to, and says what it has been warned of."""
+    texts = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage()) if record.levelno >= logging.WARNING else None
+    logging.getLogger("asgi_ipc").addHandler(handler)
+    layer = IPCChannelLayer(prefix, **OPTIONS)
+    clock = Clock(layer)
+    while True:
+        layer.send("a", {"from": "child"})
+        layer.group_add("g", "child")
+        talk.say(texts)
+        seconds = talk.hear()
+        if seconds is None:
+            return
+        clock.forward(seconds)
+
+
+@pytest.mark.parametrize("how", ["unlink", "rm"])
+def test_another_process_notices_and_attaches_anew_with_one_warning(prefix, make_layer, start, how):
+    layer = make_layer()
+    child = start(use_until_told, prefix)
+    assert child.hear() == []
+    layer.send("a", {"n": "old"})
+    if how == "unlink":
+        layer.unlink()
+        seconds = 0
+    else:
+        layer.close()
+        for kind in ("messages", "groups"):
+            os.unlink(f"/dev/shm/{prefix}-{kind}")
+        seconds = 1.001  # the name is looked at once a second
+    child.say(seconds)
+    expected = [f"{prefix}-{kind} was removed while in use" for kind in ("messages", "groups")]
+    told = child.hear()
+    assert [text.partition(":")[0] for text in told] == expected
+    layer = make_layer()
+    assert drain(layer, "a") == [("a", {"from": "child"})]
+    assert layer.group_channels("g") == ["child"]
+    child.say(5)
+    assert child.hear() == told
+    assert layer.receive(["a"]) == ("a", {"from": "child"})
+    child.say(None)
+    child.end()
+    layer.unlink()
+    assert objects(prefix) == []  # of the first segments neither
+
+
+def test_a_removed_file_is_noticed_within_a_second_of_use(prefix, make_layer, warned):
+    layer = make_layer()
+    clock = Clock(layer)
+    layer.send("a", {})
+    os.unlink(f"/dev/shm/{prefix}-messages")
+    for _ in range(101):
+        clock.forward(0.01)
+        layer.receive(["b"])
+    assert len(warned()) == 1
+    assert os.path.exists(f"/dev/shm/{prefix}-messages")
+
+
+def test_unlink_removes_what_has_taken_the_place_of_a_removed_segment(prefix, make_layer):
+    layer = make_layer()
+    for kind in ("messages", "groups"):
+        os.unlink(f"/dev/shm/{prefix}-{kind}")
+    Clock(layer)  # stands still: nothing makes the layer look
+    with IPCChannelLayer(prefix + "x", **OPTIONS) as other:
+        for kind in ("messages", "groups"):
+            os.rename(f"/dev/shm/{prefix}x-{kind}", f"/dev/shm/{prefix}-{kind}")
+        layer.unlink()
+        assert [name for name in objects(prefix) if not name.startswith("sem.")] == []
+        other.close()
+
+
+def test_unlinking_twice_makes_nothing_new(prefix, make_layer, warned):
+    layer, other = make_layer(), make_layer()
+    layer.unlink()
+    layer.unlink()
+    other.unlink()
+    assert objects(prefix) == []
+    assert warned() == []
+
+
+# -- errors --
+
+
+def test_errors_of_a_layer_survive_pickling(make_layer):
+    layer = make_layer(message_memory=128 * 1024, group_memory=64 * 1024, capacity=1000, channel_capacity={"one": 1})
+    layer.send("one", {})
+    errors = [
+        until_full(lambda _: layer.send("one", {}))[1],
+        until_full(lambda number: layer.send(f"c{number}", {"d": b"x" * 500}))[1],
+        until_full(lambda number: layer.group_add("g", f"c{number}"))[1],
+    ]
+    with pytest.raises(MessageTooLarge) as too_large:
+        layer.send("a", {"d": bytes(10**6)})
+    errors.append(too_large.value)
+    assert [type(error) for error in errors] == [ChannelFull, MemoryFull, GroupStoreFull, MessageTooLarge]
+    for error in errors:
+        for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(other) is type(error)
+            assert vars(other) == vars(error)
+            assert str(other) == str(error)
+            assert re.search(r"one|c\d+|'a'", str(other))
