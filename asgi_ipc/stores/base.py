@@ -47,6 +47,8 @@ class Store:
         self._size, self._mode, self._patience = size, mode, patience
         self._look_due = clock() + LOOK_PERIOD
         self._arena: Optional[Arena] = None
+        #: The segment is gone and given back, and attaching to another one has failed so far.
+        self._lost = False
         self._bound: Tuple[Guard, Tuple[Any, ...]]
         self._attach()
 
@@ -107,15 +109,19 @@ class Store:
         """The once-a-second look whether the name still leads to this segment."""
         arena = self._opened()
         self._look_due = self.clock() + LOOK_PERIOD
-        if arena.is_gone():
+        if self._lost or arena.is_gone():
             self._attach_anew()
 
     def _attach_anew(self) -> None:
         with self._attaching:
-            if self._arena is not None and self._arena.is_gone():
+            if self._arena is None or not (self._lost or self._arena.is_gone()):
+                return
+            if not self._lost:
                 logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
-                self._finalizer()
-                self._attach()
+            self._lost, self._look_due = True, LONG_AGO  # should it fail, every operation looks first, and tries again
+            self._finalizer()
+            self._attach()
+            self._lost, self._look_due = False, self.clock() + LOOK_PERIOD
 
     # -- the whole store --------------------------------------------------------------------------------------
 
@@ -125,7 +131,8 @@ class Store:
 
     def unlink(self) -> None:
         """Remove the segment for every process; those that go on using the store make a new one."""
-        if self._opened().is_gone() and named_identity(self.name) is not None:
+        arena = self._opened()
+        if self._lost or (arena.is_gone() and named_identity(self.name) is not None):
             self._attach_anew()  # to the one that has taken its place: that is the one to remove
         self._opened().guard.remove()
 
