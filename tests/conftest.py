@@ -72,3 +72,9 @@ def start() -> Iterator[Children]:
     children = Children()
     yield children
     children.clean_up()
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected after every test: what was imported so far need not be looked through each time."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,372 @@
+"""
+Every refusal of bad input: the error names the offending thing and the mend, and nothing has changed.
+
+What is wrong with a segment itself is in ``test_segments``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import re
+import uuid
+
+import msgpack
+import pytest
+from conftest import objects_of_tests
+from helpers.layers import assert_sound, state, until_full
+
+from asgi_ipc import ChannelFull, GroupStoreFull, IPCChannelLayer, MemoryFull, MessageTooLarge
+
+CHANNEL_RULE = "a channel name is a str of 1 to 99 characters, ASCII letters, digits"
+GROUP_RULE = "a group name is a str of 1 to 99 characters, ASCII letters, digits"
+
+#: Names that are wrong wherever a channel is named, and what the error must contain.
+NO_CHANNELS = {
+    "empty": ("", "'' is not valid: it is empty"),
+    "too_long": ("x" * 100, "it has 100 characters"),
+    "space": ("a b", "'a b' is not valid: it contains ' '"),
+    "slash": ("a/b", "'a/b' is not valid: it contains '/'"),
+    "final_newline": ("a\n", r"'a\n' is not valid: it contains '\n'"),
+    "letter_outside_ascii": ("caf\u00e9", r"it contains '\xe9'"),
+    "digit_outside_ascii": ("a\u0663", r"it contains '\u0663'"),
+    "nul": ("a\0b", r"it contains '\x00'"),
+    "two_exclamation_marks": ("a!b!c", "'a!b!c' is not valid: it has more than one"),
+    "both_marks": ("a?b!c", "'a?b!c' is not valid: it has more than one"),
+    "nothing_before_exclamation_mark": ("!a", "'!a' is not valid: it has nothing before its"),
+    "nothing_before_question_mark": ("?a", "'?a' is not valid: it has nothing before its"),
+    "bytes": (b"a", "b'a' is not valid: it is a bytes, not a str"),
+    "int": (5, "5 is not valid: it is an int, not a str"),
+    "none": (None, "None is not valid: it is a NoneType, not a str"),
+    "list": (["a"], "['a'] is not valid: it is a list, not a str"),
+    "dict": ({"a": 1}, "{'a': 1} is not valid: it is a dict, not a str"),
+}
+#: What can be said of them in the one other way: to be received from.
+TO_SEND = {
+    "ends_in_question_mark": ("a?", "'a?' is not valid: it ends in \"?\"; add the local part"),
+    "ends_in_exclamation_mark": ("a!", "'a!' is not valid: it ends in \"!\", so it is an inbox; add the local part"),
+}
+TO_RECEIVE = {
+    "ends_in_question_mark": ("a?", "'a?' is not valid: it ends in \"?\"; add the local part"),
+    "goes_on": ("a!b", "'a!b' is not valid: it goes on after its \"!\"; receive from the whole inbox, 'a!'"),
+}
+NO_GROUPS = {
+    name: case for name, case in NO_CHANNELS.items() if "mark" not in name
+}
+NO_GROUPS.update(
+    exclamation_mark=("a!b", "'a!b' is not valid: it contains '!'"),
+    question_mark=("a?b", "'a?b' is not valid: it contains '?'"),
+)
+NO_PATTERNS = {
+    **NO_CHANNELS,
+    "normal": ("a", "'a' is not valid: it is no pattern for new_channel, which must end in \"?\""),
+    "inbox": ("a!", "'a!' is not valid: it is no pattern for new_channel"),
+    "full_name": ("a?b", "'a?b' is not valid: it is no pattern for new_channel"),
+    "too_long": ("x" * 80 + "?", "at most 75"),
+}
+CALLS = {
+    "send": (lambda layer, name: layer.send(name, {}), {**NO_CHANNELS, **TO_SEND}, CHANNEL_RULE),
+    "receive": (lambda layer, name: layer.receive([name]), {**NO_CHANNELS, **TO_RECEIVE}, CHANNEL_RULE),
+    "receive_among_others": (
+        lambda layer, name: layer.receive(["full", name]),
+        {**NO_CHANNELS, **TO_RECEIVE},
+        CHANNEL_RULE,
+    ),
+    "new_channel": (lambda layer, name: layer.new_channel(name), NO_PATTERNS, CHANNEL_RULE),
+    "group_add_channel": (lambda layer, name: layer.group_add("g", name), {**NO_CHANNELS, **TO_SEND}, CHANNEL_RULE),
+    "group_add_group": (lambda layer, name: layer.group_add(name, "a"), NO_GROUPS, GROUP_RULE),
+    "group_discard_channel": (
+        lambda layer, name: layer.group_discard("g", name),
+        {**NO_CHANNELS, **TO_SEND},
+        CHANNEL_RULE,
+    ),
+    "group_discard_group": (lambda layer, name: layer.group_discard(name, "a"), NO_GROUPS, GROUP_RULE),
+    "group_channels": (lambda layer, name: layer.group_channels(name), NO_GROUPS, GROUP_RULE),
+    "send_group": (lambda layer, name: layer.send_group(name, {}), NO_GROUPS, GROUP_RULE),
+    "channel_statistics": (lambda layer, name: layer.channel_statistics(name), NO_CHANNELS, CHANNEL_RULE),
+}
+
+
+@pytest.fixture
+def used(make_layer):
+    """A layer with something in it, so that a change would show."""
+    layer = make_layer(capacity=3)
+    for number in range(3):
+        layer.send("full", {"n": number})
+    layer.send("p!a", {"n": 0})
+    layer.group_add("g", "full")
+    layer.group_add("g", "a")
+    return layer
+
+
+def assert_refused(layer, call, error, *parts):
+    """The call raises ``error`` with a message that contains every part, and changes nothing in the stores."""
+    before = state(layer)
+    with pytest.raises(error) as refusal:
+        call()
+    for part in parts:
+        assert part in str(refusal.value)
+    assert state(layer) == before
+    assert_sound(layer)
+    return refusal.value
+
+
+# -- names --
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "why", "rule"),
+    [
+        pytest.param(call, name, why, rule, id=f"{call_id}-{name_id}")
+        for call_id, (call, cases, rule) in CALLS.items()
+        for name_id, (name, why) in cases.items()
+    ],
+)
+def test_wrong_names_are_refused(used, call, name, why, rule):
+    assert_refused(used, lambda: call(used, name), TypeError, why, rule)
+
+
+@pytest.mark.parametrize(
+    ("channels", "why"),
+    [
+        pytest.param("a", "not only 'a'; write [name]", id="one_name"),
+        pytest.param(b"a", "not only b'a'", id="bytes"),
+        pytest.param(bytearray(b"a"), "not only bytearray", id="bytearray"),
+        pytest.param(None, "not a NoneType", id="none"),
+        pytest.param(5, "not an int", id="int"),
+    ],
+)
+def test_receive_refuses_what_is_no_list_of_names(used, channels, why):
+    assert_refused(used, lambda: used.receive(channels), TypeError, "channels must be a list", why)
+
+
+# -- messages --
+
+
+class Strange:
+    """Nothing that a message may hold."""
+
+
+CIRCLE: dict = {"list": []}
+CIRCLE["list"].append(CIRCLE)
+DEEP: list = []
+for _ in range(200):
+    DEEP = [DEEP]
+
+NO_MESSAGES = {
+    "list": ([], "message is a list; a message must be a dict with str keys"),
+    "str": ("text", "message is a str; a message must be a dict"),
+    "none": (None, "message is a NoneType; a message must be a dict"),
+    "datetime": (
+        {"user": {"joined": datetime.datetime(2020, 1, 1)}},
+        'message["user"]["joined"] is a datetime.datetime; a message holds bytes, str, int',
+    ),
+    "decimal": ({"price": decimal.Decimal(1)}, 'message["price"] is a decimal.Decimal'),
+    "uuid": ({"id": uuid.uuid4()}, 'message["id"] is a uuid.UUID'),
+    "set": ({"a": [1, {2}]}, 'message["a"][1] is a set'),
+    "bytearray": ({"a": bytearray(b"b")}, 'message["a"] is a bytearray'),
+    "complex": ({"a": 1j}, 'message["a"] is a complex'),
+    "object": ({"a": (Strange(),)}, 'message["a"][0] is a test_refusals.Strange'),
+    "extension_type": ({"a": msgpack.ExtType(1, b"")}, 'message["a"] is a msgpack.ext.ExtType'),
+    "timestamp": ({"a": msgpack.Timestamp(1)}, 'message["a"] is a msgpack.ext.Timestamp'),
+    "int_key": ({1: 2}, "message has a key that is an int; the keys of a message must be str"),
+    "bytes_key": ({b"a": 2}, "message has a key that is a bytes"),
+    "none_key": ({None: 2}, "message has a key that is a NoneType"),
+    "nested_key": ({"a": [{"b": {3: 4}}]}, 'message["a"][0]["b"] has a key that is an int'),
+    "circle": (CIRCLE, 'message["list"][0] is message, which contains it; a message must not hold itself'),
+    "too_deep": ({"a": DEEP}, "is nested too deep; a message may have at most"),
+    "large_int": ({"a": 2**64}, 'message["a"] is an int of 65 bits'),
+    "small_int": ({"a": -(2**63) - 1}, 'message["a"] is an int of 64 bits'),
+    "lone_surrogate": ({"a": "x\ud800"}, 'message["a"] is a str with a lone surrogate'),
+    "lone_surrogate_in_a_key": ({"x\udfff": 1}, "a key of message is a str with a lone surrogate"),
+}
+
+
+@pytest.mark.parametrize(("message", "why"), NO_MESSAGES.values(), ids=NO_MESSAGES)
+@pytest.mark.parametrize("call", ["send", "send_group"])
+def test_wrong_messages_are_refused(used, call, message, why):
+    target = {"send": "a", "send_group": "g"}[call]
+    assert_refused(used, lambda: getattr(used, call)(target, message), TypeError, why)
+
+
+@pytest.mark.parametrize("call", ["send", "send_group"])
+def test_messages_beyond_the_limit_are_refused(make_layer, call):
+    layer = make_layer(message_limit=100)
+    layer.group_add("g", "a")
+    target = {"send": "a", "send_group": "g"}[call]
+    message = {"d": b"x" * 97}
+    error = assert_refused(
+        layer, lambda: getattr(layer, call)(target, message), MessageTooLarge, "102 bytes", "100 bytes", "in pieces"
+    )
+    assert (error.size, error.limit) == (102, 100)
+    getattr(layer, call)(target, {"d": b"x" * 95})
+
+
+# -- what has no room --
+
+
+def test_a_full_channel_is_refused(used):
+    parts = "channel 'full' is full", "3 messages wait", "capacity is 3", "channel_capacity"
+    error = assert_refused(used, lambda: used.send("full", {}), ChannelFull, *parts)
+    assert not isinstance(error, MemoryFull)
+
+
+def test_a_full_message_memory_is_refused(make_layer):
+    layer = make_layer(message_memory=128 * 1024, capacity=10**6)
+    until_full(lambda _: layer.send("a", {"d": b"x" * 500}))
+    parts = "channel 'a'", f"131072 bytes of shared memory segment {layer.prefix}-messages", "message_memory", "unlink"
+    error = assert_refused(layer, lambda: layer.send("a", {"d": b"x" * 500}), MemoryFull, *parts)
+    assert error.reason == "memory"
+
+
+@pytest.mark.parametrize(("group", "channel"), [("g", "new-channel"), ("new-group", "a")], ids=["member", "group"])
+def test_a_full_group_memory_is_refused(make_layer, group, channel):
+    layer = make_layer(group_memory=64 * 1024)
+    until_full(lambda number: layer.group_add("g", f"channel-{number}"))
+    parts = f"channel '{channel}' to group '{group}'", f"65536 bytes of shared memory segment {layer.prefix}-groups"
+    error = assert_refused(
+        layer, lambda: layer.group_add(group, channel), GroupStoreFull, *parts, "group_memory", "group_expiry"
+    )
+    assert isinstance(error, ChannelFull)
+    assert error.reason == "memory"
+
+
+# -- options --
+
+HUGE = 10**5000
+
+NO_OPTIONS = {
+    "prefix_slash": ({"prefix": "a/b"}, ValueError, ["prefix 'a/b'", "no slash", "letters"]),
+    "prefix_leading_slash": ({"prefix": "/asgi"}, ValueError, ["prefix '/asgi'", "no slash"]),
+    "prefix_empty": ({"prefix": ""}, ValueError, ["prefix ''", "1 to "]),
+    "prefix_too_long": ({"prefix": "x" * 201}, ValueError, ["prefix 'xxx", "1 to "]),
+    "prefix_space": ({"prefix": "a b"}, ValueError, ["prefix 'a b'"]),
+    "prefix_newline": ({"prefix": "a\n"}, ValueError, [r"prefix 'a\n'"]),
+    "prefix_nul": ({"prefix": "a\0"}, ValueError, [r"prefix 'a\x00'"]),
+    "prefix_foreign_letter": ({"prefix": "caf\u00e9"}, ValueError, ["prefix 'caf\u00e9'", "ASCII"]),
+    "prefix_bytes": ({"prefix": b"a"}, TypeError, ["prefix must be a str, not b'a'"]),
+    "prefix_none": ({"prefix": None}, TypeError, ["prefix must be a str, not None"]),
+    **{
+        f"{name}_{kind}": ({name: value}, error, [name, shown])
+        for name in ("expiry", "group_expiry", "patience")
+        for kind, value, error, shown in [
+            ("negative", -1, ValueError, "more than 0 seconds"),
+            ("zero", 0, ValueError, "more than 0 seconds"),
+            ("nan", float("nan"), ValueError, "not nan"),
+            ("infinite", float("inf"), ValueError, "not inf"),
+            ("centuries", 1e11, ValueError, "at most"),
+            ("huge", HUGE, ValueError, "at most"),
+            ("true", True, TypeError, "number of seconds, not True"),
+            ("str", "60", TypeError, "number of seconds, not '60'"),
+            ("none", None, TypeError, "number of seconds, not None"),
+        ]
+    },
+    **{
+        f"{name}_{kind}": ({name: value}, error, [name, shown])
+        for name in ("message_memory", "group_memory")
+        for kind, value, error, shown in [
+            ("zero", 0, ValueError, "between 65536 and"),
+            ("negative", -1, ValueError, "between 65536 and"),
+            ("too_little", 65535, ValueError, "bytes, not 65535"),
+            ("too_much", 2**60, ValueError, "between 65536 and"),
+            ("huge", HUGE, ValueError, "between 65536 and"),
+            ("true", True, TypeError, "an int, not True"),
+            ("float", 1e8, TypeError, "an int, not 100000000.0"),
+            ("str", "1000000", TypeError, "an int, not '1000000'"),
+            ("none", None, TypeError, "an int, not None"),
+        ]
+    },
+    "capacity_zero": ({"capacity": 0}, ValueError, ["capacity must be between 1 and", "not 0"]),
+    "capacity_negative": ({"capacity": -5}, ValueError, ["capacity", "not -5"]),
+    "capacity_float": ({"capacity": 1.5}, TypeError, ["capacity must be an int, not 1.5"]),
+    "capacity_true": ({"capacity": True}, TypeError, ["capacity must be an int, not True"]),
+    "channel_capacity_list": ({"channel_capacity": [("a", 1)]}, TypeError, ["channel_capacity must be a dict"]),
+    "channel_capacity_int": ({"channel_capacity": 5}, TypeError, ["channel_capacity must be a dict"]),
+    "pattern_int": ({"channel_capacity": {5: 1}}, TypeError, ["the pattern 5 in channel_capacity is an int", "glob"]),
+    "pattern_bytes": ({"channel_capacity": {b"a": 1}}, TypeError, ["the pattern b'a' in channel_capacity"]),
+    "pattern_regex_of_bytes": (
+        {"channel_capacity": {re.compile(b"a"): 1}},
+        TypeError,
+        ["the regex b'a' in channel_capacity is made of bytes", "compile it from a str"],
+    ),
+    "pattern_capacity_zero": (
+        {"channel_capacity": {"a": 0}},
+        ValueError,
+        ["the capacity of 'a' in channel_capacity is 0", "at least 1"],
+    ),
+    "pattern_capacity_str": ({"channel_capacity": {"a": "5"}}, TypeError, ["the capacity of 'a'", "positive int"]),
+    "pattern_capacity_true": ({"channel_capacity": {"a": True}}, TypeError, ["the capacity of 'a'", "positive int"]),
+    "pattern_capacity_none": (
+        {"channel_capacity": {re.compile("a"): None}},
+        TypeError,
+        ["the capacity of 'a'", "positive int"],
+    ),
+    "mode_executable": ({"mode": 0o700}, ValueError, ["mode must let its owner read and write", "0o700", "0o660"]),
+    "mode_not_readable": ({"mode": 0o200}, ValueError, ["mode must let its owner read and write", "0o200"]),
+    "mode_not_writable": ({"mode": 0o440}, ValueError, ["mode must let its owner read and write", "0o440"]),
+    "mode_sticky": ({"mode": 0o1600}, ValueError, ["mode must be between"]),
+    "mode_str": ({"mode": "0o600"}, TypeError, ["mode must be an int, not '0o600'"]),
+    "mode_true": ({"mode": True}, TypeError, ["mode must be an int, not True"]),
+    "message_limit_zero": ({"message_limit": 0}, ValueError, ["message_limit must be between 1 and", "not 0"]),
+    "message_limit_float": ({"message_limit": 1e6}, TypeError, ["message_limit must be an int, not 1000000.0"]),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "parts"), NO_OPTIONS.values(), ids=NO_OPTIONS)
+def test_wrong_options_are_refused_before_anything_is_made(prefix, options, error, parts):
+    with pytest.raises(error) as refusal:
+        IPCChannelLayer(**{"prefix": prefix, **options})
+    for part in parts:
+        assert part in str(refusal.value)
+    assert objects_of_tests() == []
+
+
+def test_unknown_options_are_refused(prefix):
+    with pytest.raises(TypeError, match="hosts"):
+        IPCChannelLayer(prefix, hosts=["localhost"])
+    assert objects_of_tests() == []
+
+
+def test_the_seven_options_of_the_seed_come_in_its_order(prefix):
+    with IPCChannelLayer(prefix, 30, 40, 5, {"a*": 2}, 1 << 20, 1 << 18) as layer:
+        assert (layer.prefix, layer.expiry, layer.group_expiry, layer.capacity) == (prefix, 30, 40, 5)
+        assert (layer.get_capacity("ab"), layer.get_capacity("b")) == (2, 5)
+        layer.send("a", {})
+        layer.group_add("g", "a")
+        assert layer.message_store.expiry == 30 * 10**9
+        assert layer.group_store.expiry == 40 * 10**9
+        sizes = [store._opened().segment.size for store in (layer.message_store, layer.group_store)]
+        assert sizes == [1 << 20, 1 << 18]
+        layer.unlink()
+
+
+@pytest.mark.parametrize("extra", ["mode", "message_limit", "patience"])
+def test_further_options_are_taken_by_keyword_only(prefix, extra):
+    with pytest.raises(TypeError, match="positional"):
+        IPCChannelLayer(prefix, 60, 86400, 100, None, 1 << 20, 1 << 18, {"mode": 0o600}.get(extra, 5))
+    assert objects_of_tests() == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prefix": "x" * 170},
+        {"expiry": 0.001},
+        {"group_expiry": 3e9, "expiry": 3e9},
+        {"message_memory": 65536, "group_memory": 65536},
+        {"message_memory": 65537},
+        {"mode": 0o644},
+        {"capacity": 10**12},
+    ],
+    ids=["long_prefix", "brief", "for_a_century", "small", "odd", "readable", "large_capacity"],
+)
+def test_options_at_the_edge_work(prefix, options):
+    options = {"message_memory": 1 << 20, "group_memory": 1 << 18, **options}
+    with IPCChannelLayer(**{**options, "prefix": prefix + options.get("prefix", "")}) as layer:
+        layer.group_add("g", "a")
+        layer.send_group("g", {"n": 1})
+        layer.send("p!a", {"n": 2})
+        if options.get("expiry") != 0.001:
+            assert layer.receive(["a"]) == ("a", {"n": 1})
+            assert layer.receive(["p!"]) == ("p!a", {"n": 2})
+        layer.unlink()
