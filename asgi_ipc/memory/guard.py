@@ -182,12 +182,17 @@ class Guard:
 
     def _claim(self) -> None:
         """Take a slot: the lock on its byte is the proof that its owner lives."""
+        words = self.words
+        epoch = words[AT_EPOCH] & ~1
         for slot in range(SLOTS):
-            if self.segment.locks.lock(1 + slot):
-                slot_at = AT_SLOTS + slot * SLOT_WORDS
-                self.words[slot_at] = 0  # what a dead owner held is no longer held by anyone alive
-                self.words[slot_at + 1] = (self.words[slot_at + 1] + 1) % 2**62
-                self.slot, self.slot_at = slot, slot_at
+            slot_at = AT_SLOTS + slot * SLOT_WORDS
+            # Not the slot of somebody who is inside, or died there: an exception between taking its lock and clearing
+            # it would leave a live process that seems to hold the token.
+            if words[slot_at] != epoch and self.segment.locks.lock(1 + slot):
+                words[slot_at] = 0
+                words[slot_at + 1] = (words[slot_at + 1] + 1) % 2**62
+                self.slot_at = slot_at  # first: with a slot, this must be its word
+                self.slot = slot
                 return
         raise TooManyProcesses(self.segment.name, SLOTS)
 
@@ -210,28 +215,38 @@ class Guard:
         Returns without having done so where another process is at it, has done it, or a live process holds the token.
         Caller holds the in-process lock.
         """
-        words, locks = self.words, self.segment.locks
-        if not locks.lock(CARE_BYTE):
-            time.sleep(VISIBILITY / 2)
-            return
+        locks = self.segment.locks
         try:
-            now_open = words[AT_EPOCH]
-            if now_open not in (epoch, epoch | 1):
-                return
-            if now_open == epoch and self._live_holder(epoch) is not None:
-                return
-            words[AT_EPOCH] = epoch | 1
-            time.sleep(VISIBILITY)  # whoever checked before that store has his slot written where we see it
-            self._await_holders(epoch)
-            time.sleep(VISIBILITY)  # and the last stores of the last holder
-            self.repair()
-            following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
-            words[AT_SEQ] = (words[AT_SEQ] + 1) % 2**62
-            self.segment.semaphores.create(following)
-            words[AT_EPOCH] = following  # commit
-            self.segment.semaphores.unlink(epoch)
+            try:
+                if not locks.lock(CARE_BYTE):
+                    time.sleep(VISIBILITY / 2)
+                elif self._has_lost_token(epoch):
+                    self._open_next(epoch)
+            finally:
+                locks.unlock(CARE_BYTE)
         finally:
+            # Once more, as an exception may have come just before the first: nobody else could ever recover while a
+            # live process kept the byte. What another process has locked stays so.
             locks.unlock(CARE_BYTE)
+
+    def _has_lost_token(self, epoch: int) -> bool:
+        """Whether the epoch stands, or was being ended, and no live process holds its token."""
+        now_open = self.words[AT_EPOCH]
+        return now_open == epoch | 1 or (now_open == epoch and self._live_holder(epoch) is None)
+
+    def _open_next(self, epoch: int) -> None:
+        """Repair the store and open the next epoch. Caller holds the care byte."""
+        words = self.words
+        words[AT_EPOCH] = epoch | 1
+        time.sleep(VISIBILITY)  # whoever checked before that store has his slot written where we see it
+        self._await_holders(epoch)
+        time.sleep(VISIBILITY)  # and the last stores of the last holder
+        self.repair()
+        following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
+        words[AT_SEQ] = (words[AT_SEQ] + 1) % 2**62
+        self.segment.semaphores.create(following)
+        self.segment.semaphores.unlink(epoch)  # first, so that a kill in between leaves no semaphore for ever
+        words[AT_EPOCH] = following  # commit
         logger.info("%s: repaired after a process ended inside it", self.segment.name)
 
     def _await_holders(self, epoch: int) -> None:
