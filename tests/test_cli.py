@@ -28,17 +28,21 @@ needs_shm_files = pytest.mark.skipif(
 )
 
 
-def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+def command(*arguments: str) -> subprocess.Popen[str]:
     """Start ``python -m asgi_ipc`` in a session of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "asgi_ipc", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
+    # Where these tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "asgi_ipc", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -140,6 +144,18 @@ def test_ctrl_c_of_a_terminal_reaches_all_and_leaves_nothing() -> None:
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert left_by(process.pid) == []
+
+
+@needs_shm_files
+def test_ctrl_c_is_for_the_demo_not_for_its_workers() -> None:
+    """Only what started them ends them: a worker that ended by itself would be a worker that died unasked."""
+    with command("demo", "--seconds", "2", "--kill", "none") as process:
+        eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
+        for worker in processes_of_session(process.pid):
+            if worker != process.pid:
+                os.kill(worker, signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
 
 
 @needs_shm_files
@@ -515,6 +531,28 @@ def test_unlink_does_not_wait_for_ever_for_a_stopped_process(
             assert objects(prefix) == []
         finally:
             process.kill()
+
+
+@needs_shm_files
+def test_unlink_leaves_alone_what_a_running_process_makes_meanwhile(
+    prefix: str, make_layer: Callable[..., IPCChannelLayer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever notices the tombstone makes a new segment at once: that one is in use."""
+    bury = removal._bury
+
+    def bury_and_make_anew(name: str, *args: Any) -> None:
+        bury(name, *args)
+        if name.endswith("-messages"):
+            old.send("channel", {"text": "in the new one"})
+
+    monkeypatch.setattr(removal, "_bury", bury_and_make_anew)
+    old = make_layer()
+    before = objects(prefix)
+    assert main(["unlink", prefix]) == 0
+    assert len(objects(prefix)) == 2
+    assert set(objects(prefix)) & set(before) == {f"{prefix}-messages"}
+    assert make_layer().receive(["channel"]) == ("channel", {"text": "in the new one"})
+    old.unlink()
 
 
 @needs_shm_files

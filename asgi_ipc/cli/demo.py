@@ -20,6 +20,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import Any, Callable, Iterator, List, Tuple
 
@@ -198,7 +199,10 @@ class _Demo:
         process = self.context.Process(
             target=target, args=(self.prefix, os.getpid(), path, *args), daemon=True
         )
-        # A Ctrl-C goes to every process of the terminal. It is for this one, which then ends the others.
+        # A Ctrl-C goes to every process of the terminal. It is for this one, which then ends the others: they
+        # are born with SIGINT blocked. (Starting the resource tracker, which the first process would do,
+        # unblocks it.)
+        resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             process.start()
