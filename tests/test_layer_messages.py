@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from helpers.layers import Clock, assert_sound, drain, heap_bytes, state, until_full
+from helpers.layers import Clock, assert_sound, drain, heap_bytes, message_of, state, until_full
 
-from asgi_ipc import ChannelFull, MemoryFull, MessageTooLarge, codec, names
+from asgi_ipc import ChannelFull, MemoryFull, MessageTooLarge, names
 from asgi_ipc.core import REMEMBERED
 
 #: What the memory still holds after a life of other sizes, at the least, of what it holds when it is new.
@@ -175,14 +175,6 @@ def test_new_channel_gives_no_name_that_is_in_use(layer, monkeypatch):
 
 
 # -- sizes --
-
-
-def message_of(size):
-    """A message whose encoded form has exactly ``size`` bytes."""
-    message = {"d": b"x" * size}
-    message["d"] = b"x" * (2 * size - len(codec.encode(message)))
-    assert len(codec.encode(message)) == size
-    return message
 
 
 def test_a_mebibyte_is_always_accepted(prefix, make_layer):

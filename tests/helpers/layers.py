@@ -6,7 +6,7 @@ import itertools
 import time
 from typing import Any, Callable, Dict, List, Tuple
 
-from asgi_ipc import ChannelFull, IPCChannelLayer
+from asgi_ipc import ChannelFull, IPCChannelLayer, codec
 from asgi_ipc.memory.layout import AT_RESERVED, WORD
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 
@@ -33,6 +33,17 @@ class Clock:
     def seconds(self) -> float:
         """The time in seconds."""
         return self.now / 1e9
+
+
+def message_of(size: int) -> Dict[str, Any]:
+    """A message whose encoded form has exactly ``size`` bytes: 1, or at least 3."""
+    if size == 1:
+        return {}
+    for padding in range(max(0, size - 8), size):
+        for message in ({"": "x" * padding}, {"": b"x" * padding}):
+            if len(codec.encode(message)) == size:
+                return message
+    raise AssertionError(f"no message has {size} bytes")
 
 
 State = Tuple[Dict[str, List[bytes]], Dict[str, Dict[str, int]]]

@@ -1,0 +1,140 @@
+"""What the README of asgi_ipc has always promised, as numbers."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+
+import pytest
+from helpers.layers import assert_sound, drain, message_of, until_full
+
+import asgi_ipc as asgi
+from asgi_ipc import MemoryFull
+from asgi_ipc.memory.layout import WORD
+from asgi_ipc.stores.channels import HEAD
+from asgi_ipc.stores.queues import NEXT
+
+MIB = 1024 * 1024
+#: "The IPC routing metadata on top of each message is approximately 50 bytes."
+METADATA = 50
+#: "You can fit approximately 4000 group-channel membership associations into one megabyte of memory."
+MEMBERSHIPS = 4000
+
+
+def block_sizes(layer, channel):
+    """The bytes that each waiting message of a channel takes from the memory, its allocator's header included."""
+
+    def section():
+        arena = layer.message_store._opened()
+        words = arena.segment.words
+        queues = layer.message_store._bound[1][0]
+        found = []
+        message = words[queues.channels.find(channel) + HEAD]
+        while message:
+            found.append((words[message - 1] >> 2) * WORD)
+            message = words[message + NEXT]
+        return found
+
+    return layer.message_store._guarded(section)
+
+
+@pytest.mark.parametrize("size", [1, *range(4, 40), 100, 127, 128, 129, 500, 1023, 1039, 1040, 1041, 2000, 10_000])
+def test_a_message_costs_at_most_fifty_bytes_beside_its_body(make_layer, size):
+    """Also when blocks are cut several at a time, and when what is left over of other sizes is used again."""
+    layer, message = make_layer(capacity=10**6), message_of(size)
+    for _ in range(2):
+        for number in range(40):
+            layer.send("a", message)
+            layer.send("b", {"n": "x" * (number * 7)})
+        taken = block_sizes(layer, "a")
+        assert len(taken) == 40
+        assert max(taken) <= size + METADATA
+        drain(layer, "a", "b")
+    assert_sound(layer)
+
+
+@pytest.mark.parametrize("size", [1, 8, 50, 200, 1000])
+def test_a_full_memory_has_at_most_fifty_bytes_beside_each_body(make_layer, size):
+    """Counted from outside: how many messages fit into a MiB of which the fixed parts take some 32 KiB."""
+    layer, message = make_layer(capacity=10**6), message_of(size)
+    count, full = until_full(lambda _: layer.send("a", message))
+    assert isinstance(full, MemoryFull)
+    assert count >= (MIB - 48 * 1024) // (size + METADATA)
+
+
+@pytest.mark.parametrize("mebibytes", [1, 4])
+def test_messages_of_two_hundred_bytes_use_nine_tenths_of_the_memory(make_layer, mebibytes):
+    """Of all of it, the fixed parts included. The header of a message counts as used: 40 bytes."""
+    layer = make_layer(message_memory=mebibytes * MIB, capacity=10**6)
+    message = message_of(200)
+    for _ in range(2):
+        count, _ = until_full(lambda _: layer.send("a", message))
+        assert count * 240 >= 0.9 * mebibytes * MIB
+        assert len(drain(layer, "a")) == count
+
+
+def test_messages_may_have_a_mebibyte(make_layer):
+    """Also where that is an eighth of the memory."""
+    layer = make_layer(message_memory=8 * MIB)
+    message = message_of(MIB)
+    count, _ = until_full(lambda _: layer.send("a", message))
+    assert count == 7
+    assert drain(layer, "a") == [("a", message)] * 7
+
+
+@pytest.mark.parametrize("groups", [1, 100, MEMBERSHIPS])
+def test_a_mebibyte_of_group_memory_holds_four_thousand_memberships(make_layer, groups):
+    """Channels and groups have names of forty characters; in one group, in a hundred, each in a group of its own."""
+    layer = make_layer(group_memory=MIB)
+    for _ in range(2):
+        for number in range(MEMBERSHIPS):
+            layer.group_add(f"group-{number % groups:034d}", f"websocket.send!{number:025d}")
+        members = [len(layer.group_channels(f"group-{number:034d}")) for number in range(groups)]
+        assert members == [MEMBERSHIPS // groups] * groups
+        for number in range(MEMBERSHIPS):
+            layer.group_discard(f"group-{number % groups:034d}", f"websocket.send!{number:025d}")
+    assert_sound(layer)
+
+
+def test_the_example_of_the_readme(prefix):
+    channel_layer = asgi.IPCChannelLayer(
+        prefix=prefix,
+        message_memory=200 * 1024 * 1024,
+    )
+    channel_layer.send("my_channel", {"text": "Hello ASGI"})
+    assert channel_layer.receive(["my_channel", ]) == ("my_channel", {"text": "Hello ASGI"})  # fmt: skip
+    channel_layer.unlink()
+    channel_layer.close()
+
+
+def test_the_capacities_of_the_readme(make_layer):
+    """200 for http.request, 10 for all http.response! channels and 20 for all websocket.send! channels."""
+    layer = make_layer(
+        channel_capacity={
+            "http.request": 200,
+            "http.response!*": 10,
+            re.compile(r"^websocket.send\!.+"): 20,
+        }
+    )
+    expected = {
+        "http.request": 200,
+        "http.response!abcdef": 10,
+        "websocket.send!abcdef": 20,
+        "http.request.body?abcdef": 100,
+        "websocket.receive": 100,
+    }
+    assert {channel: until_full(lambda _, c=channel: layer.send(c, {}))[0] for channel in expected} == expected
+
+
+def test_the_capacities_of_an_ordered_dict_are_tried_in_its_order(make_layer):
+    patterns = [("http.*", 5), ("http.request", 7)]
+    assert make_layer(channel_capacity=OrderedDict(patterns)).get_capacity("http.request") == 5
+    assert make_layer(channel_capacity=OrderedDict(reversed(patterns))).get_capacity("http.request") == 7
+
+
+def test_the_defaults_are_those_of_the_seed(prefix):
+    with asgi.IPCChannelLayer(prefix) as layer:
+        sizes = [store._opened().segment.size for store in (layer.message_store, layer.group_store)]
+        assert sizes == [100 * MIB, 20 * MIB]
+        assert (layer.expiry, layer.group_expiry, layer.capacity) == (60, 86400, 100)
+        layer.unlink()
