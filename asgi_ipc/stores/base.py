@@ -114,7 +114,7 @@ class Store:
 
     def _attach_anew(self) -> None:
         with self._attaching:
-            if self._arena is None or not (self._lost or self._arena.is_gone()):
+            if not self._lost and not self._opened().is_gone():  # another thread has done it
                 return
             if not self._lost:
                 logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
