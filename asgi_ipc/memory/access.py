@@ -31,13 +31,16 @@ def object_path(name: str) -> Optional[str]:
 
 
 def named_identity(name: str) -> Optional[Identity]:
-    """Device and inode that the segment name leads to now; None if it leads nowhere (or the system cannot tell)."""
+    """Device and inode that the segment name leads to now; None if it leads nowhere."""
     path = object_path(name)
-    if path is None:
-        return None
     try:
-        found = os.stat(path)
-    except FileNotFoundError:
+        if path is not None:
+            found = os.stat(path)
+        else:
+            fd = posix_ipc.SharedMemory("/" + name).fd
+            found = os.fstat(fd)
+            os.close(fd)  # drops no lock: where names have no path, locks live in a file of their own
+    except (FileNotFoundError, posix_ipc.Error):
         return None
     return found.st_dev, found.st_ino
 

@@ -21,7 +21,7 @@ import secrets
 import stat
 import tempfile
 import time
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple, TypeVar
 
 import posix_ipc
 
@@ -49,6 +49,8 @@ from .layout import (
 )
 from .locks import ByteLocks
 from .semaphores import Semaphores
+
+R = TypeVar("R")
 
 #: macOS cannot lock a shared memory descriptor: a file in the temporary directory stands in for it there.
 LOCKS_IN_FILE = SHM_DIRECTORY is None
@@ -158,20 +160,19 @@ class Segment:
 
     def _finish(self, size: int, prepare: Callable[[Segment], None]) -> bool:
         """Map a finished segment, or finish it first; False if it was removed meanwhile (come again)."""
-        if not self._map_finished():
-            self.take_care()
-            try:
-                if not self.still_named():
-                    return False
-                if not self._map_finished():
-                    self._create(size, prepare)
-                    return True
-            finally:
-                self.end_care()
+        if not self._map_finished() and not self._carefully(self._map_or_create, size, prepare):
+            return False
         self._check_header()
         if self.words[AT_EPOCH] == TOMBSTONE:  # whoever removed it was killed between tombstone and name
             self.remove()
             return False
+        return True
+
+    def _map_or_create(self, size: int, prepare: Callable[[Segment], None]) -> bool:
+        if not self.still_named():
+            return False
+        if not self._map_finished():
+            self._create(size, prepare)
         return True
 
     def _map_finished(self) -> bool:
@@ -301,35 +302,33 @@ class Segment:
                 raise SegmentBusy(self.name, self.locks.holder(CARE_BYTE) or None, self.patience)
             time.sleep(CARE_PAUSE)
 
-    def end_care(self) -> None:
-        """Give the care byte back."""
-        self.locks.unlock(CARE_BYTE)
+    def _carefully(self, work: Callable[..., R], *args: Any) -> R:
+        """Return ``work(*args)``, done with the care byte, which is given back whatever exception comes when."""
+        try:
+            try:
+                self.take_care()
+                return work(*args)
+            finally:
+                self.locks.unlock(CARE_BYTE)
+        finally:
+            self.locks.unlock(CARE_BYTE)  # an exception may have come just before the first
 
     def still_named(self) -> bool:
         """Whether the name still leads here: nobody has removed the file, or put another in its place."""
-        if SHM_DIRECTORY is not None:
-            return named_identity(self.name) == self.identity
-        try:
-            fd = posix_ipc.SharedMemory("/" + self.name).fd
-        except posix_ipc.Error:
-            return False
-        found = os.fstat(fd)
-        os.close(fd)  # drops no lock: where names have no path, locks live in a file of their own
-        return (found.st_dev, found.st_ino) == self.identity
+        return named_identity(self.name) == self.identity
 
     def remove(self) -> None:
         """Take the segment away from everybody: tombstone, then name, then semaphores."""
-        self.take_care()
-        try:
-            epoch = self.words[AT_EPOCH]
-            self.words[AT_EPOCH] = TOMBSTONE  # commit
-            if self.still_named():
-                discard_name(self.name)
-            if epoch != TOMBSTONE:
-                for half_open in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have made the next one already
-                    self.semaphores.unlink(half_open)
-        finally:
-            self.end_care()
+        self._carefully(self._remove)
+
+    def _remove(self) -> None:
+        epoch = self.words[AT_EPOCH]
+        self.words[AT_EPOCH] = TOMBSTONE  # commit
+        if self.still_named():
+            discard_name(self.name)
+        if epoch != TOMBSTONE:
+            for half_open in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have made the next one already
+                self.semaphores.unlink(half_open)
 
     def close(self) -> None:
         """Unmap and give back the descriptors, and with them every byte lock of this process on the segment."""
