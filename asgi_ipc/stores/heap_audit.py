@@ -76,12 +76,15 @@ class HeapAudit:
 
     def _free_lists(self) -> None:
         words = self.words
+        heads = words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist()
         found: Set[int] = set()
         for power in range(POWERS):
             map_right = 0
-            for split in range(SPLITS):
-                header, previous = words[AT_FREE_HEADS + power * SPLITS + split], 0
-                map_right |= bool(header) << split
+            for split, header in enumerate(heads[power * SPLITS : (power + 1) * SPLITS]):
+                if not header:
+                    continue
+                previous = 0
+                map_right |= 1 << split
                 what = f"the free list ({power}, {split})"
                 while header:
                     if header in found or header not in self.free:
@@ -108,9 +111,10 @@ class HeapAudit:
         """The headers of the blocks that wait unmerged."""
         words = self.words
         waiting: List[int] = []
-        for total in range(QUICK_WORDS + 1):
+        for total, block in enumerate(words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()):
+            if not block:
+                continue
             mine: List[int] = []
-            block = words[AT_QUICK + total]
             what = f"the quick list of {total} words"
             while block:
                 if self.used.get(block - 1) != total or len(mine) >= QUICK_DEPTH:
