@@ -269,15 +269,19 @@ class Guard:
         """
         if mine is None:  # it never came in: a nested call, say, that was refused
             return
-        with self.lock:
-            if self.inside is mine:
-                if self.words[self.slot_at]:
+        try:
+            with self.lock:
+                if self.inside is mine and self.words[self.slot_at]:
                     self.words[self.slot_at] = 0
                     self._recover(self.epoch)
-                self.inside = None
-        while self.lock._is_owned():  # type: ignore[attr-defined]
-            # CPython 3.9 can take an interrupt between the end of a with block and its release
-            self.lock.release()
+        finally:  # also when a second exception has cut that short: then whoever comes next recovers
+            with self.lock:
+                if self.inside is mine:
+                    self.words[self.slot_at] = 0
+                    self.inside = None
+            while self.lock._is_owned():  # type: ignore[attr-defined]
+                # CPython 3.9 can take an interrupt between the end of a with block and its release
+                self.lock.release()
         if isinstance(error, DAMAGE):
             why = f"{error}; what could not be trusted was cut off, and the rest goes on"
             raise SegmentCorrupt(self.segment.name, why) from error
