@@ -8,11 +8,23 @@ write a segment can make its readers believe anything.
 
 from __future__ import annotations
 
-__all__ = ["SHM_DIRECTORY", "check_trust", "discard_name", "named_identity", "object_path"]
+__all__ = [
+    "SHM_DIRECTORY",
+    "check_kind",
+    "check_removable",
+    "check_trust",
+    "discard_name",
+    "just_born",
+    "mending",
+    "named_identity",
+    "object_path",
+]
 
+import contextlib
 import os
 import stat
 import sys
+import time
 from typing import Optional, Tuple
 
 import posix_ipc
@@ -43,6 +55,22 @@ def named_identity(name: str) -> Optional[Identity]:
     except (FileNotFoundError, posix_ipc.Error):
         return None
     return found.st_dev, found.st_ino
+
+
+def mending(segment: str) -> str:
+    """What to do about a segment that cannot be used, for an error message."""
+    path = object_path(segment)
+    by_hand = f" (or: rm {path})" if path else ""
+    return f"stop the processes that use it, then 'asgi-ipc unlink {segment.rpartition('-')[0]}'{by_hand}"
+
+
+def just_born(name: str) -> bool:
+    """Whether the object called ``name`` was made or changed within the last second, or has just vanished."""
+    path = object_path(name)
+    try:
+        return path is not None and time.time() - os.stat(path).st_ctime < 1.0
+    except FileNotFoundError:
+        return True
 
 
 def discard_name(name: str) -> bool:
@@ -77,4 +105,24 @@ def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it"
             segment,
             f"{what} has mode {is_mode:#o}, so that others may write it, and mode {mode:#o} was asked for: pass "
             f"mode={is_mode:#o} if that is meant, or remove it",
+        )
+
+
+def check_kind(segment: str) -> None:
+    """Raise ``SegmentRefused`` where a link, a directory or a FIFO bears the name of a segment."""
+    path = object_path(segment)
+    if path is not None:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise SegmentRefused(segment, f"{path} is no shared memory: remove it, or choose another prefix")
+
+
+def check_removable(found: os.stat_result, segment: str) -> None:
+    """Raise ``SegmentRefused`` for a segment whose name this user may not remove, though he may use it."""
+    me = os.geteuid()
+    if me not in (0, found.st_uid):
+        raise SegmentRefused(
+            segment,
+            f"it belongs to user {found.st_uid}, who alone can remove it, and this process is user {me}: run "
+            f"'asgi-ipc unlink {segment.rpartition('-')[0]}' as its owner",
         )

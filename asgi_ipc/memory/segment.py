@@ -26,7 +26,18 @@ from typing import Any, Callable, Dict, List, Tuple, TypeVar
 import posix_ipc
 
 from ..exceptions import SegmentBusy, SegmentMismatch, SegmentRefused
-from .access import SHM_DIRECTORY, Identity, check_trust, discard_name, named_identity, object_path
+from .access import (
+    SHM_DIRECTORY,
+    Identity,
+    check_kind,
+    check_removable,
+    check_trust,
+    discard_name,
+    just_born,
+    mending,
+    named_identity,
+    object_path,
+)
 from .layout import (
     AT_CHECKSUM,
     AT_EPOCH,
@@ -117,6 +128,7 @@ class Segment:
 
     def _open(self) -> bool:
         """Get a descriptor; False if the name appeared or vanished meanwhile (come again)."""
+        check_kind(self.name)
         # O_CREAT on a file that exists and belongs to another user fails where fs.protected_regular is set,
         # so a segment that exists is opened without it.
         try:
@@ -127,7 +139,7 @@ class Segment:
             except posix_ipc.ExistentialError:
                 return False
         except posix_ipc.PermissionsError:
-            if self._just_born():  # its creator has not set its mode yet
+            if just_born(self.name):  # its creator has not set its mode yet
                 return False
             raise SegmentRefused(
                 self.name,
@@ -139,13 +151,6 @@ class Segment:
         check_trust(found, self.mode, self.name)
         self.locks = ByteLocks(self._open_lock_file() if LOCKS_IN_FILE else self.fd)
         return True
-
-    def _just_born(self) -> bool:
-        path = object_path(self.name)
-        try:
-            return path is not None and time.time() - os.stat(path).st_ctime < 1.0
-        except FileNotFoundError:
-            return True
 
     def _open_lock_file(self) -> int:
         """The file whose bytes are locked in place of the segment's, where a segment itself cannot be locked."""
@@ -181,14 +186,14 @@ class Segment:
         if size == 0:
             return False
         if size < HEADER_WORDS * WORD or size % WORD:
-            raise SegmentMismatch(self.name, f"its {size} bytes are no segment of this package: {self._mend()}")
+            raise SegmentMismatch(self.name, f"its {size} bytes are no segment of this package: {mending(self.name)}")
         self._map(size)
         if self.words[AT_MAGIC]:
             return True
         self._unmap()
         path = object_path("sem." + self.name)
         if path is not None and os.path.exists(path):  # the old package made a semaphore of just that name
-            raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {self._mend()}")
+            raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {mending(self.name)}")
         return False
 
     def _check_header(self) -> None:
@@ -212,13 +217,7 @@ class Segment:
         else:
             self._remember()
             return
-        raise SegmentMismatch(self.name, f"{why}: {self._mend()}")
-
-    def _mend(self) -> str:
-        """The command that mends a segment that cannot be used."""
-        path = object_path(self.name)
-        by_hand = f" (or: rm {path})" if path else ""
-        return f"stop the processes that use it, then 'asgi-ipc unlink {self.name.rpartition('-')[0]}'{by_hand}"
+        raise SegmentMismatch(self.name, f"{why}: {mending(self.name)}")
 
     def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
         """Fill in a new segment. Caller holds the care byte and has seen that the name still leads here."""
@@ -262,7 +261,7 @@ class Segment:
         self.size = words[AT_SIZE]
         self.geometry = Geometry.of(self.size, self.kind)
         self.key = words[AT_KEY].to_bytes(WORD, "little") + words[AT_KEY + 1].to_bytes(WORD, "little")
-        self.semaphores = Semaphores(self.name, words[AT_NONCE], self.mode)
+        self.semaphores = Semaphores(self.name, words[AT_NONCE], self.mode, os.fstat(self.fd).st_gid)
 
     # -- memory -----------------------------------------------------------------------------------------------
 
@@ -322,9 +321,11 @@ class Segment:
         self._carefully(self._remove)
 
     def _remove(self) -> None:
+        check_removable(os.fstat(self.fd), self.name)
         epoch = self.words[AT_EPOCH]
         self.words[AT_EPOCH] = TOMBSTONE  # commit
         if self.still_named():
+            self.semaphores.unlink_lost()  # before the name: whoever comes after it makes new ones
             discard_name(self.name)
         if epoch != TOMBSTONE:
             for half_open in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have made the next one already

@@ -17,6 +17,7 @@ from typing import Optional
 
 import posix_ipc
 
+from ..exceptions import SegmentRefused
 from .access import SHM_DIRECTORY, check_trust
 
 #: Semaphores are born with the sticky bit, which nobody else's have: what a kill inside ``sem_open`` leaves behind
@@ -28,12 +29,17 @@ STILLBORN_AGE = 5.0
 
 
 class Semaphores:
-    """Makes, opens and removes the semaphores of the segment ``name``."""
+    """
+    Makes, opens and removes the semaphores of the segment ``name``.
 
-    def __init__(self, name: str, nonce: int, mode: int) -> None:
+    They get the segment's own ``group``: whoever repairs it may have another primary group than who made it.
+    """
+
+    def __init__(self, name: str, nonce: int, mode: int, group: int) -> None:
         self.segment = name
         self.nonce = nonce
         self.mode = mode
+        self.group = group
 
     def name(self, epoch: int) -> str:
         """The name of an epoch's semaphore, with its leading slash."""
@@ -50,6 +56,9 @@ class Semaphores:
         posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | BIRTHMARK, initial_value=1).close()
         path = self._path(epoch)
         if path is not None:
+            if os.stat(path).st_gid != self.group:
+                with contextlib.suppress(PermissionError):  # no member of it: then it matters to nobody but us
+                    os.chown(path, -1, self.group)
             os.chmod(path, self.mode)
 
     def open(self, epoch: int) -> Optional[posix_ipc.Semaphore]:
@@ -61,16 +70,25 @@ class Semaphores:
             return posix_ipc.Semaphore(self.name(epoch))
         except (posix_ipc.ExistentialError, FileNotFoundError):
             return None
+        except posix_ipc.PermissionsError:
+            what = f"its semaphore {path or self.name(epoch)}"
+            raise SegmentRefused(self.segment, f"this user may not open {what}: run as its owner") from None
 
     def unlink(self, epoch: int) -> None:
-        """Remove an epoch's semaphore, if it is there; processes that have it open may go on using it."""
-        with contextlib.suppress(posix_ipc.ExistentialError):
+        """
+        Remove an epoch's semaphore, if it is there; processes that have it open may go on using it.
+
+        One that another user of the group made can only be removed by him: it stays, and does no harm.
+        """
+        with contextlib.suppress(posix_ipc.ExistentialError, posix_ipc.PermissionsError):
             posix_ipc.unlink_semaphore(self.name(epoch))
 
     def unlink_lost(self) -> None:
         """
-        Remove the semaphores of all segments that had this name before: of a process killed while it made or removed
-        one, or of a file that was removed by hand. Whoever still has one of them open may go on using it.
+        Remove the semaphores of every segment that had this name: also of a process killed while it made or removed
+        one, of a file that was removed by hand, of an epoch that another user ended.
+
+        For whoever makes or removes the segment of that name. Those who have one open may go on using it.
         """
         if SHM_DIRECTORY is None:  # where objects cannot be listed (macOS) they stay until the machine restarts
             return
