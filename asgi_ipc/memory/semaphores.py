@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Semaphores"]
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -50,10 +51,22 @@ class Semaphores:
         return os.path.join(SHM_DIRECTORY, "sem." + self.name(epoch)[1:]) if SHM_DIRECTORY else None
 
     def create(self, epoch: int) -> None:
-        """Make an epoch's semaphore with one token. The epoch must not be published before this has returned."""
+        """
+        Make an epoch's semaphore with one token. The epoch must not be published before this has returned.
+
+        Raises ``SegmentRefused`` where the file system has no room left for its few bytes.
+        """
         sweep_stillborn()
         self.unlink(epoch)
-        posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | BIRTHMARK, initial_value=1).close()
+        try:
+            posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | BIRTHMARK, initial_value=1).close()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = SHM_DIRECTORY or "shared memory"
+            raise SegmentRefused(
+                self.segment, f"{where} has no room for its semaphore: enlarge it (Docker: --shm-size), or make room"
+            ) from None
         path = self._path(epoch)
         if path is not None:
             if os.stat(path).st_gid != self.group:
