@@ -27,8 +27,8 @@ from asgi_ipc.memory.layout import (
 )
 from asgi_ipc.memory.slab import PAGE_RECORDS, TAG
 from asgi_ipc.stores import channels as c
+from asgi_ipc.stores import contents as q
 from asgi_ipc.stores import members as m
-from asgi_ipc.stores import queues as q
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 from asgi_ipc.stores.groups import GroupStore
 from asgi_ipc.stores.messages import MessageStore

@@ -28,8 +28,8 @@ from asgi_ipc.memory import guard as guards
 from asgi_ipc.memory import layout as at
 from asgi_ipc.memory import segment as segments
 from asgi_ipc.stores import channels as ch
+from asgi_ipc.stores import contents as qu
 from asgi_ipc.stores import members as mb
-from asgi_ipc.stores import queues as qu
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 from asgi_ipc.stores.base import Store
 

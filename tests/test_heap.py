@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from asgi_ipc.exceptions import MemoryFull
 from asgi_ipc.memory import heap as heaps
-from asgi_ipc.memory.heap import Claims, Heap
+from asgi_ipc.memory.claims import Claims
+from asgi_ipc.memory.heap import Heap
 from asgi_ipc.memory.layout import (
     AT_FREE_HEADS,
     AT_POWER_MAP,
@@ -32,8 +33,8 @@ from asgi_ipc.memory.layout import (
     WORD,
     Geometry,
 )
+from asgi_ipc.stores.contents import BODY, body_words
 from asgi_ipc.stores.messages import MessageStore
-from asgi_ipc.stores.queues import BODY, body_words
 
 FREE, AFTER_FREE = 1, 2
 KIB = 1024

@@ -12,7 +12,7 @@ import asgi_ipc as asgi
 from asgi_ipc import MemoryFull
 from asgi_ipc.memory.layout import WORD
 from asgi_ipc.stores.channels import HEAD
-from asgi_ipc.stores.queues import NEXT
+from asgi_ipc.stores.contents import NEXT
 
 MIB = 1024 * 1024
 #: "The IPC routing metadata on top of each message is approximately 50 bytes."

@@ -18,7 +18,7 @@ exception in there counts as a crash: the token is not given back and the store 
 
 from __future__ import annotations
 
-__all__ = ["Guard"]
+__all__ = ["BusyError", "Guard"]
 
 import logging
 import os

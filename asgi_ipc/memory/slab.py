@@ -17,7 +17,8 @@ __all__ = ["Slab"]
 
 from typing import Dict, List
 
-from .heap import Claims, Heap
+from .claims import Claims
+from .heap import Heap
 from .layout import AT_GENERATION, AT_PAGES, AT_TAG, COUNTED
 from .segment import Segment
 

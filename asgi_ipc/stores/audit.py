@@ -20,8 +20,8 @@ from ..memory.layout import AT_FLUSHING, AT_PAGES, AT_RESERVED, AT_TAG, NEVER
 from ..memory.slab import PAGE_RECORDS, TAG
 from ..names import non_local_name
 from . import channels as c
+from . import contents as q
 from . import members as m
-from . import queues as q
 from .base import Store
 from .groups import GroupStore
 from .heap_audit import HeapAudit, Reached

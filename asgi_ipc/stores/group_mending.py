@@ -8,9 +8,10 @@ __all__ = ["GroupMender"]
 
 from typing import Set
 
+from ..memory.claims import Claims
 from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
-from ..memory.heap import Claims, Heap
+from ..memory.heap import Heap
 from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ..memory.segment import Segment
 from ..names import valid_channel_name, valid_group_name

@@ -11,9 +11,10 @@ __all__ = ["MessageMender"]
 
 from typing import Dict, List
 
+from ..memory.claims import Claims
 from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
-from ..memory.heap import Claims, Heap
+from ..memory.heap import Heap
 from ..memory.layout import (
     AT_EXPIRABLE,
     AT_FLUSHING,
@@ -46,7 +47,7 @@ from .channels import (
     TAIL,
     TAKEN,
 )
-from .queues import (
+from .contents import (
     BODY,
     BODY_DATA,
     BODY_LENGTH,
@@ -56,9 +57,9 @@ from .queues import (
     NEXT,
     REFERENCES,
     SHARED,
-    Queues,
     body_words,
 )
+from .queues import Queues
 from .upkeep import Upkeep
 
 

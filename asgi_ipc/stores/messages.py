@@ -13,14 +13,14 @@ import logging
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-from posix_ipc import BusyError
-
 from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ..memory.arena import Arena
+from ..memory.guard import BusyError
 from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
+from .contents import EXPIRED_SLICE, Again
 from .message_mending import MessageMender
-from .queues import EXPIRED_SLICE, Again, Queues, Refusal
+from .queues import Queues, Refusal
 from .upkeep import SWEEP_PERIOD, ChannelFigures, Upkeep
 
 logger = logging.getLogger("asgi_ipc")

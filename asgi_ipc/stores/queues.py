@@ -1,41 +1,36 @@
 """
 Queues of messages: what may happen to them inside one section.  The caller holds the guard.
 
-    message   word 0  NEXT      the message behind it: truth, as is HEAD of the channel's record
-                   1  LENGTH    of the body in bytes; SHARED is added where the body lies in a block of its own
-                   2  EXPIRES   ns of the monotonic clock
-                   3  CAME      when it was sent, on the same clock
-                   4  BODY      the body, padded to words; where it is shared, the offset of its block
-    body      word 0  REFERENCES   how many messages share it
-                   1  its length in bytes
-                   2  the body, padded to words
-
-With the header of the heap's block a message costs 40 bytes and the padding beside its body.  Prepared first, then
-linked with one store: a kill in between leaves a block that nothing reaches, which is free memory to a recovery.
+Each message is prepared first and then linked with one store: a kill in between leaves a block that nothing reaches,
+which is free memory to a recovery.  What a message looks like is drawn in ``contents``.
 """
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "Again", "Queues", "Refusal"]
+__all__ = ["Queues", "Refusal"]
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..memory.heap import QUICK_DEPTH, Heap
-from ..memory.layout import AT_GENERATION, AT_QUICK, NEVER, QUICK_WORDS, WORD
+from ..memory.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
 from ..memory.segment import Segment
 from ..memory.slab import TAG
 from .channels import AFTER, HEAD, INBOX, READY, REFUSED, SENT, SOONEST, TAIL, TAKEN, Channels
-
-NEXT = 0
-LENGTH = 1
-EXPIRES = 2
-CAME = 3
-BODY = 4
-SHARED = 2**63
-
-REFERENCES = 0
-BODY_LENGTH = 1
-BODY_DATA = 2
+from .contents import (
+    AGAIN,
+    BODY,
+    BODY_DATA,
+    BODY_LENGTH,
+    CAME,
+    EXPIRES,
+    LENGTH,
+    NEXT,
+    REFERENCES,
+    SHARED,
+    Again,
+    Contents,
+    body_words,
+)
 
 #: What to add to the length of a body, in bytes, to get the words of its block when divided by 8: the block's header,
 #: the four words before the body, and rounding up.
@@ -47,15 +42,6 @@ Place = Tuple[int, int, int, int, int, int, int, int]
 
 #: Channels whose records a process remembers; past this it forgets them all and begins anew.
 REMEMBERED = 16384
-#: Expired messages that one section drops at the most before it lets others in.
-EXPIRED_SLICE = 256
-
-
-class Again:
-    """What a section returns that has dropped its share of expired messages and wants to go on in another one."""
-
-
-AGAIN = Again()
 
 
 class Refusal(NamedTuple):
@@ -66,11 +52,6 @@ class Refusal(NamedTuple):
     shortage: Optional[str] = None
 
 
-def body_words(length: int) -> int:
-    """Words that a body of ``length`` bytes takes."""
-    return (length + WORD - 1) // WORD
-
-
 class Queues:
     """The queues of one message segment, and where in it the channels of this process were last seen."""
 
@@ -79,6 +60,7 @@ class Queues:
         self.data = segment.data
         self.heap = heap
         self.channels = Channels(segment, heap)
+        self.contents = Contents(segment, heap, self.channels)
         self._generation = 0
         self._seen: Dict[str, Place] = {}
 
@@ -126,7 +108,7 @@ class Queues:
         _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
         sent = words[sent_at]
         waiting = words[inbox + SENT] - words[inbox + TAKEN] if inbox else sent - words[taken_at]
-        if waiting >= capacity and not self._make_room(inbox or record, capacity, now):
+        if waiting >= capacity and not self.contents.make_room(inbox or record, capacity, now):
             words[record + REFUSED] += 1
             if inbox:
                 words[inbox + REFUSED] += 1
@@ -199,7 +181,9 @@ class Queues:
             record = place[2]
             reached += 1
             meter = words[record + INBOX] or record
-            if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self._make_room(meter, capacity, now):
+            if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self.contents.make_room(
+                meter, capacity, now
+            ):
                 words[record + REFUSED] += 1
                 if meter != record:
                     words[meter + REFUSED] += 1
@@ -259,7 +243,7 @@ class Queues:
                 continue
             length = words[message + LENGTH]
             if length >= SHARED or place[7] or words[message + EXPIRES] <= now:
-                body = self._take(place[2], now)
+                body = self.contents.take(place[2], now)
                 if body is None:
                     continue
                 return AGAIN if isinstance(body, Again) else (channel, body)
@@ -290,110 +274,7 @@ class Queues:
             if not words[local + HEAD]:
                 raise ValueError("a ready ring leads to a channel without messages")
             words[inbox + READY] = words[local + AFTER]  # its neighbours come first next time
-            body = self._take(local, now)
+            body = self.contents.take(local, now)
             if body is not None:
                 return AGAIN if isinstance(body, Again) else (self.channels.name(local), body)
         raise ValueError("a ready ring has no end")
-
-    def _take(self, record: int, now: int) -> Union[None, Again, bytes]:
-        """The body of a channel's first message that has not expired, which is no longer queued then."""
-        words = self.words
-        message = words[record + HEAD]
-        if words[message + EXPIRES] <= now:
-            self.drop_heads(record, now, EXPIRED_SLICE)
-            message = words[record + HEAD]
-            if not message:
-                return None
-            if words[message + EXPIRES] <= now:
-                return AGAIN
-        body = self.body(message)
-        self._unqueue(record, message)
-        return body
-
-    def _unqueue(self, record: int, message: int) -> None:
-        """Take a channel's first message out and free it."""
-        words = self.words
-        following = words[message + NEXT]
-        words[record + HEAD] = following  # commit
-        words[record + TAKEN] += 1
-        inbox = words[record + INBOX]
-        if inbox:
-            words[inbox + TAKEN] += 1
-            if not following:
-                self.channels.step_out(inbox, record)
-        self._free(message)
-
-    def body(self, message: int) -> bytes:
-        """A copy of the body of a message."""
-        words = self.words
-        length = words[message + LENGTH]
-        start = (message + BODY) << 3
-        if length >= SHARED:
-            length -= SHARED
-            start = (words[message + BODY] + BODY_DATA) << 3
-        body = self.data[start : start + length]
-        if len(body) != length:
-            raise ValueError(f"a message claims to have {length} bytes")
-        return body
-
-    def _free(self, message: int) -> None:
-        words = self.words
-        if words[message + LENGTH] >= SHARED:
-            shared = words[message + BODY]
-            words[shared + REFERENCES] -= 1
-            if not words[shared + REFERENCES]:
-                self.heap.free(shared)
-        self.heap.free(message)
-
-    # -- expiry -----------------------------------------------------------------------------------------------
-
-    def _make_room(self, meter: int, capacity: int, now: int) -> bool:
-        """Drop what has expired in a full channel (or inbox); whether that has brought it below its capacity."""
-        words = self.words
-        if words[meter + SOONEST] > now:
-            return False
-        if words[meter + READY]:
-            words[meter + SOONEST] = min(self.drop_expired(local, now) for local in self.channels.ring(meter))
-        else:
-            self.drop_expired(meter, now)
-        return bool(words[meter + SENT] - words[meter + TAKEN] < capacity)
-
-    def drop_heads(self, record: int, now: int, most: int) -> None:
-        """Drop expired messages from the head of a queue, ``most`` of them at the most."""
-        words = self.words
-        for _ in range(most):
-            message = words[record + HEAD]
-            if not message or words[message + EXPIRES] > now:
-                return
-            self._unqueue(record, message)
-
-    def drop_expired(self, record: int, now: int) -> int:
-        """Drop every expired message of a channel, wherever it stands in the queue. Returns its SOONEST then."""
-        words = self.words
-        if not words[record + HEAD] or words[record + SOONEST] > now:
-            return int(words[record + SOONEST]) if words[record + HEAD] else NEVER
-        soonest, last, kept, link = NEVER, 0, 0, record + HEAD
-        for _ in range(min(words[record + SENT] - words[record + TAKEN], self.heap.end // BODY)):
-            message = words[link]
-            if not message:
-                break
-            if words[message + EXPIRES] <= now:
-                following = words[message + NEXT]
-                words[link] = following  # commit
-                words[record + TAKEN] += 1
-                inbox = words[record + INBOX]
-                if inbox:
-                    words[inbox + TAKEN] += 1
-                self._free(message)
-            else:
-                soonest = min(soonest, words[message + EXPIRES])
-                last = message
-                kept += 1
-                link = message + NEXT
-        if words[link] or words[record + SENT] - words[record + TAKEN] != kept:
-            raise ValueError("a queue is not as long as it counts")
-        words[record + TAIL] = last
-        words[record + SOONEST] = soonest
-        if not last and words[record + INBOX]:
-            self.channels.step_out(words[record + INBOX], record)
-        return soonest

@@ -29,7 +29,8 @@ from ..memory.layout import (
     WORD,
 )
 from .channels import HEAD, REFUSED, SENT, SOONEST, TAKEN
-from .queues import CAME, NEXT, Queues
+from .contents import CAME, NEXT
+from .queues import Queues
 
 #: Buckets swept for each millisecond that has passed, and the most that one operation sweeps.
 SWEEP_RATE = 2
@@ -67,6 +68,7 @@ class Upkeep:
 
     def __init__(self, queues: Queues) -> None:
         self.queues = queues
+        self.contents = queues.contents
         self.size = queues.heap.end * WORD
         self.words = queues.words
         self.channels = queues.channels
@@ -92,9 +94,9 @@ class Upkeep:
         words = self.words
         if words[record + HEAD] and words[record + SOONEST] <= now:
             if words[record + SENT] - words[record + TAKEN] <= SWEEP_QUEUE:
-                self.queues.drop_expired(record, now)
+                self.contents.drop_expired(record, now)
             else:
-                self.queues.drop_heads(record, now, SWEEP_HEADS)
+                self.contents.drop_heads(record, now, SWEEP_HEADS)
         self.channels.drop_if_idle(record)
 
     def begin_full_sweep(self, now: int) -> bool:
@@ -113,7 +115,7 @@ class Upkeep:
         for bucket in self._filled(first, last):
             for record in directory.chain(bucket):
                 if words[record + HEAD]:
-                    self.queues.drop_expired(record, now)
+                    self.contents.drop_expired(record, now)
                     if words[record + HEAD]:
                         words[AT_EXPIRABLE] = min(words[AT_EXPIRABLE], words[record + SOONEST])
                 self.channels.drop_if_empty(record)
@@ -186,7 +188,7 @@ class Upkeep:
 
     def _figures(self, record: int, now: int) -> ChannelFigures:
         words = self.words
-        self.queues.drop_expired(record, now)
+        self.contents.drop_expired(record, now)
         head = words[record + HEAD]
         return ChannelFigures(
             words[record + SENT],
@@ -206,7 +208,7 @@ class Upkeep:
                 while message:
                     if message in bodies:
                         raise ValueError("a queue runs in a circle")
-                    bodies[message] = self.queues.body(message)
+                    bodies[message] = self.contents.body(message)
                     message = words[message + NEXT]
                 if bodies:
                     found[self.channels.name(record)] = list(bodies.values())
