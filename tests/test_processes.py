@@ -1,47 +1,21 @@
-"""
-Processes and threads that use one prefix: what they share, and that none can stop the others by ending anyhow.
-
-A holder is a process inside the critical section. Children are real processes (``helpers.processes``).
-"""
+"""Processes that use one prefix: what they share, how they fork and end, what proves that they live."""
 
 from __future__ import annotations
 
 import fcntl
 import gc
 import os
-import random
-import signal
-import subprocess
 import threading
 import time
 import traceback
 
 import pytest
-from helpers.layers import assert_sound, drain, state
+from helpers.holders import PATIENCE, locked_bytes, opened, segment_of, stores, tries, use
+from helpers.layers import assert_sound, drain
 from helpers.processes import LIMIT, reap
 
-from asgi_ipc import ChannelFull, IPCChannelLayer, SegmentBusy, TooManyProcesses
+from asgi_ipc import ChannelFull, SegmentBusy, TooManyProcesses
 from asgi_ipc.memory.layout import SLOTS
-from asgi_ipc.memory.locks import ByteLocks
-
-OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18, "capacity": 10**6}
-#: Seconds that a test waits for a holder which does not move.
-PATIENCE = 0.5
-NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-
-STORES = {"messages": ("message_store", lambda layer: layer.send("a", {"n": 1})),
-          "groups": ("group_store", lambda layer: layer.group_add("g", "a"))}  # fmt: skip
-stores = pytest.mark.parametrize(("store", "operation"), STORES.values(), ids=STORES)
-
-
-def opened(prefix, **options):
-    """A layer as every process of these tests makes it."""
-    return IPCChannelLayer(prefix, **{**OPTIONS, **options})
-
-
-def segment_of(layer, store="message_store"):
-    """The segment of one of a layer's stores."""
-    return getattr(layer, store)._opened().segment
 
 
 def sends(talk, prefix, channel, count):
@@ -73,39 +47,6 @@ def receives(talk, prefix, channels, count):
             else:
                 heard.append([channel, message["from"], message["n"]])
     talk.say(heard)
-
-
-def holds(talk, prefix, store):
-    """A child: go into the section, say so, and come out when told to."""
-
-    def stay():
-        talk.say(os.getpid())
-        talk.hear()
-
-    with opened(prefix) as layer:
-        getattr(layer, store)._guarded(stay)
-        talk.say("out")
-        talk.hear()
-
-
-def tries(talk, prefix, store):
-    """A child: run one operation whenever it is told to, and say how it ended."""
-    with opened(prefix, patience=PATIENCE) as layer:
-        while True:
-            talk.say("ready")
-            if not talk.hear():
-                return
-            try:
-                STORES[store][1](layer)
-                talk.say(["done"])
-            except SegmentBusy as busy:
-                talk.say(["busy", busy.pid, str(busy)])
-
-
-def locked_bytes(talk, path):
-    """A child: which bytes of a file are locked, and by whom."""
-    locks = ByteLocks(os.open(path, os.O_RDWR))
-    talk.say([[byte, locks.holder(byte)] for byte in range(1 + SLOTS) if locks.holder(byte) is not None])
 
 
 # -- messages between processes --
@@ -205,78 +146,6 @@ def test_a_process_may_end_without_closing(prefix, layer, start, how):
     assert_sound(layer)
 
 
-# -- threads --
-
-
-def test_sixteen_threads_on_one_layer_object(make_layer):
-    """Eight send and eight receive, over channels, an inbox and a group: nothing is lost, doubled or out of order."""
-    layer = make_layer(**OPTIONS)
-    layer.group_add("g", "member")
-    channels = ["a", "b", "p!x", "p!y"]
-    count = 150
-    heard, errors = [[] for _ in range(8)], []
-    sent = threading.Event()
-
-    def send(number):
-        for turn in range(count):
-            layer.send(channels[turn % 4], {"from": number, "n": turn})
-            if turn % 10 == 0:
-                layer.send_group("g", {"from": number, "n": turn})
-                layer.group_add("g", f"own{number}")
-                layer.group_discard("g", f"own{number}")
-
-    def receive(number):
-        while True:
-            over = sent.is_set()
-            channel, message = layer.receive(["a", "p!", "b", "member"])
-            if channel:
-                heard[number].append((channel, message["from"], message["n"]))
-            elif over:
-                return
-
-    def guarded(work, number):
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(work, n)) for n in range(8) for work in (send, receive)]
-    for thread in threads:
-        thread.start()
-    for thread in threads[::2]:
-        thread.join(LIMIT)
-    sent.set()
-    for thread in threads[1::2]:
-        thread.join(LIMIT)
-    assert not any(thread.is_alive() for thread in threads)
-    assert errors == []
-    expected = [(channels[turn % 4], number, turn) for number in range(8) for turn in range(count)]
-    expected += [("member", number, turn) for number in range(8) for turn in range(0, count, 10)]
-    assert sorted(one for mine in heard for one in mine if not one[0].startswith("own")) == sorted(expected)
-    for mine in heard:
-        for channel in (*channels, "member"):
-            for number in range(8):
-                turns = [turn for where, who, turn in mine if (where, who) == (channel, number)]
-                assert turns == sorted(turns)
-    assert_sound(layer)
-
-
-@stores
-def test_a_thread_that_waits_lets_the_others_run(prefix, make_layer, start, store, operation):
-    """This very thread must run to let the holder out: were the GIL kept while waiting, both would wait for ever."""
-    layer = make_layer()
-    holder = start(holds, prefix, store)
-    holder.hear()
-    waiting = threading.Thread(target=operation, args=(layer,))
-    waiting.start()
-    waiting.join(0.1)
-    assert waiting.is_alive()
-    holder.say()
-    waiting.join(LIMIT)
-    assert not waiting.is_alive()
-    assert holder.hear() == "out"
-
-
 # -- fork --
 
 
@@ -292,15 +161,6 @@ def forked(work, *args):
         traceback.print_exc()
     finally:
         os._exit(1)
-
-
-def use(layer, name, count):
-    """Send and receive on a channel of one's own, and join a group."""
-    for number in range(count):
-        layer.send(name, {"n": number})
-        assert layer.receive([name]) == (name, {"n": number})
-    layer.send("all", {"from": name})
-    layer.group_add("g", name)
 
 
 def forks(talk, prefix, where):
@@ -438,204 +298,6 @@ def test_a_holder_with_a_second_layer_closed_is_not_robbed(prefix, make_layer, s
     operation(layer)
 
 
-# -- holders that end, or stop --
-
-
-@stores
-def test_others_go_on_when_a_holder_is_killed(prefix, layer, start, store, operation):
-    """Killed, and not even waited for by its parent."""
-    layer.send("kept", {"n": 1})
-    layer.group_add("kept", "a")
-    for _ in range(3):
-        holder = start(holds, prefix, store)
-        holder.hear()
-        holder.kill()
-        operation(layer)
-        assert_sound(layer)
-    assert layer.receive(["kept"]) == ("kept", {"n": 1})
-    assert layer.group_channels("kept") == ["a"]
-    assert drain(layer, "a") == ([("a", {"n": 1})] * 3 if store == "message_store" else [])
-
-
-@stores
-def test_many_processes_go_on_when_a_holder_is_killed(prefix, layer, start, store, operation):
-    others = [start(tries, prefix, {"message_store": "messages", "group_store": "groups"}[store]) for _ in range(3)]
-    for other in others:
-        other.hear()
-    holder = start(holds, prefix, store)
-    holder.hear()
-    for other in others:
-        other.say(True)
-    holder.die()
-    operation(layer)
-    assert [other.hear() for other in others] == [["done"]] * 3
-    assert_sound(layer)
-
-
-@stores
-def test_a_stopped_holder_is_waited_for_then_named(prefix, make_layer, start, store, operation):
-    layer = make_layer(patience=PATIENCE)
-    holder = start(holds, prefix, store)
-    pid = holder.hear()
-    holder.kill(signal.SIGSTOP)
-    before = time.monotonic()
-    with pytest.raises(SegmentBusy) as busy:
-        operation(layer)
-    assert time.monotonic() - before >= PATIENCE
-    assert (busy.value.pid, busy.value.seconds) == (pid, PATIENCE)
-    assert busy.value.segment == segment_of(layer, store).name
-    assert f"process {pid} has held it" in str(busy.value)
-    assert f"kill -CONT {pid}" in str(busy.value)
-    holder.kill(signal.SIGCONT)
-    holder.say()
-    assert holder.hear() == "out"
-    operation(layer)
-    holder.say()
-    holder.end()
-    assert_sound(layer)
-
-
-@stores
-def test_a_holder_that_is_killed_while_stopped_holds_nobody_up(prefix, make_layer, start, store, operation):
-    layer = make_layer(patience=PATIENCE)
-    holder = start(holds, prefix, store)
-    holder.hear()
-    holder.kill(signal.SIGSTOP)
-    with pytest.raises(SegmentBusy):
-        operation(layer)
-    holder.die()
-    operation(layer)
-    assert_sound(layer)
-
-
-# -- signals --
-
-
-@pytest.fixture
-def on_signal():
-    """Install a handler for SIGUSR1 and SIGALRM; both are put back."""
-    numbers = (signal.SIGUSR1, signal.SIGALRM)
-    before = [signal.getsignal(number) for number in numbers]
-
-    def install(handler):
-        for number in numbers:
-            signal.signal(number, handler)
-
-    yield install
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in zip(numbers, before):
-        signal.signal(number, handler)
-
-
-@stores
-def test_a_handler_that_interrupts_the_section_is_refused(layer, on_signal, store, operation):
-    refused = []
-
-    def handler(number, frame):
-        try:
-            operation(layer)
-        except RuntimeError as error:
-            refused.append(str(error))
-
-    on_signal(handler)
-    assert getattr(layer, store)._guarded(lambda: signal.raise_signal(signal.SIGUSR1) or "done") == "done"
-    assert len(refused) == 1
-    assert f"this thread is already inside {segment_of(layer, store).name}" in refused[0]
-    assert "a signal handler" in refused[0]
-    assert state(layer) == ({}, {})
-    operation(layer)
-    signal.raise_signal(signal.SIGUSR1)  # outside it may
-    assert len(refused) == 1
-    assert_sound(layer)
-
-
-@stores
-def test_a_finaliser_that_interrupts_the_section_is_refused(layer, store, operation):
-    refused = []
-
-    class Finalised:
-        def __del__(self):
-            try:
-                operation(layer)
-            except RuntimeError as error:
-                refused.append(str(error))
-
-    held = [Finalised()]
-    getattr(layer, store)._guarded(held.clear)
-    assert len(refused) == 1
-    assert state(layer) == ({}, {})
-    operation(layer)
-    assert_sound(layer)
-
-
-def test_a_handler_may_use_the_other_store(layer, on_signal):
-    on_signal(lambda number, frame: layer.group_add("g", "a"))
-    layer.message_store._guarded(lambda: signal.raise_signal(signal.SIGUSR1))
-    assert layer.group_channels("g") == ["a"]
-
-
-class Interrupt(BaseException):
-    """What a handler raises."""
-
-
-@stores
-def test_a_handler_that_raises_inside_the_section_leaves_it_usable(layer, on_signal, store, operation):
-    def handler(number, frame):
-        raise Interrupt
-
-    on_signal(handler)
-    layer.send("kept", {"n": 1})
-    layer.group_add("kept", "a")
-    for _ in range(3):
-        with pytest.raises(Interrupt):
-            getattr(layer, store)._guarded(lambda: signal.raise_signal(signal.SIGUSR1))
-        operation(layer)
-        assert_sound(layer)
-    assert layer.receive(["kept"]) == ("kept", {"n": 1})
-    assert layer.group_channels("kept") == ["a"]
-
-
-def test_an_interrupted_call_happened_wholly_or_not_at_all(make_layer, on_signal):
-    """Interrupts at random moments of every kind of call."""
-    layer = make_layer(**OPTIONS)
-
-    def handler(number, frame):
-        raise Interrupt
-
-    on_signal(handler)
-    chance = random.Random(5)
-    calls = [
-        lambda number: layer.send("a", {"n": number}),
-        lambda number: layer.receive(["a", "p!"]),
-        lambda number: layer.send(f"p!{number % 3}", {"n": number}),
-        lambda number: layer.group_add("g", f"c{number % 20}"),
-        lambda number: layer.group_discard("g", f"c{number % 20}"),
-    ]
-    interrupted = 0
-    for number in range(10_000):
-        messages, groups = state(layer)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-5))
-            try:
-                calls[number % 5](number)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interrupt:
-            interrupted += 1
-        new_messages, new_groups = state(layer)
-        changed = [c for c in {*messages, *new_messages} if messages.get(c) != new_messages.get(c)]
-        assert len(changed) <= 1
-        for channel in changed:
-            old, new = messages.get(channel, []), new_messages.get(channel, [])
-            assert new in (old[1:], [*old, new[-1] if new else None])
-        old, new = set(groups.get("g", ())), set(new_groups.get("g", ()))
-        assert len(old ^ new) <= 1
-        if interrupted == 100:
-            break
-    assert interrupted == 100
-    assert_sound(layer)
-
-
 # -- limits --
 
 
@@ -662,53 +324,4 @@ def test_one_process_too_many_is_refused(prefix, make_layer, start, kind):
     layer = make_layer()
     layer.send("a", {})
     layer.group_add("g", "a")
-    assert_sound(layer)
-
-
-# -- PID namespaces --
-
-
-@pytest.fixture
-def namespace():
-    """The command that starts a process in a PID namespace of its own; skips where that is not permitted."""
-    try:
-        permitted = subprocess.run([*NAMESPACE, "true"], capture_output=True, timeout=LIMIT).returncode == 0
-    except FileNotFoundError:
-        permitted = False
-    if not permitted:
-        pytest.skip("this user may not make PID namespaces")
-    return NAMESPACE
-
-
-@stores
-def test_a_holder_in_another_pid_namespace_lives_until_it_dies(prefix, make_layer, start, namespace, store, operation):
-    layer = make_layer(patience=PATIENCE)
-    holder = start(holds, prefix, store, through=namespace)
-    assert holder.hear() == 1  # who it is, it cannot know
-    with pytest.raises(SegmentBusy) as busy:
-        operation(layer)
-    with open(f"/proc/{holder.pid}/task/{holder.pid}/children") as children:
-        assert busy.value.pid == int(children.read())
-    holder.die()
-    operation(layer)
-    assert_sound(layer)
-
-
-@pytest.mark.parametrize("kind", ["messages", "groups"])
-def test_a_holder_outside_the_pid_namespace_lives(prefix, make_layer, start, namespace, kind):
-    """Its id means nothing in there, and is not given."""
-    layer = make_layer()
-    child = start(tries, prefix, kind, through=namespace)
-    child.hear()
-
-    def hold():
-        child.say(True)
-        return child.hear()
-
-    how, pid, text = getattr(layer, STORES[kind][0])._guarded(hold)
-    assert (how, pid) == ("busy", None)
-    assert "a process in another PID namespace" in text
-    child.hear()
-    child.say(True)
-    assert child.hear() == ["done"]
     assert_sound(layer)
