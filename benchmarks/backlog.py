@@ -10,7 +10,8 @@ from typing import Iterator
 
 from .measure import fill, interleaved, own_layer, pairs, spread
 
-TIMES, ROUNDS = 2000, 60
+#: Rounds are shorter than what a scheduler gives at a time, so that other work falls between most of them.
+TIMES, ROUNDS = 250, 400
 UNREAD, CHANNELS = 100_000, 1000
 
 
