@@ -1,4 +1,4 @@
-"""Processes that use one prefix: what they share, how they fork and end, what proves that they live."""
+"""Processes that use one prefix: what they share, how they end, what proves that they live."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import gc
 import os
 import threading
 import time
-import traceback
 
 import pytest
-from helpers.holders import PATIENCE, locked_bytes, opened, segment_of, stores, tries, use
+from helpers.holders import locked_bytes, opened, segment_of, stores, tries, use
 from helpers.layers import assert_sound, drain
-from helpers.processes import LIMIT, reap
 
-from asgi_ipc import ChannelFull, SegmentBusy, TooManyProcesses
+from asgi_ipc import ChannelFull, TooManyProcesses
 from asgi_ipc.memory.layout import SLOTS
 
 
@@ -146,100 +144,12 @@ def test_a_process_may_end_without_closing(prefix, layer, start, how):
     assert_sound(layer)
 
 
-# -- fork --
-
-
-def forked(work, *args):
-    """Fork and run ``work(*args)`` in the child; the pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work(*args)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def forks(talk, prefix, where):
-    """A child that forks: outside, with another thread inside the section, from a forked child again."""
-    layer = opened(prefix)
-    use(layer, "before", 5)
-    if where == "thread_inside":
-        inside, leave = threading.Event(), threading.Event()
-
-        def stay():
-            inside.set()
-            assert leave.wait(LIMIT)
-
-        thread = threading.Thread(target=layer.message_store._guarded, args=(stay,))
-        thread.start()
-        inside.wait()
-        pid = forked(use, layer, "child", 50)
-        time.sleep(0.05)  # time for the child to do wrong
-        waiting = os.waitpid(pid, os.WNOHANG)[0] == 0
-        leave.set()
-        thread.join()
-        talk.say([waiting, reap(pid)])
-    elif where == "again":
-        pid = forked(lambda: [use(layer, "child", 50), os.waitpid(forked(use, layer, "grandchild", 50), 0)])
-        talk.say([True, reap(pid)])
-    else:
-        pid = forked(use, layer, "child", 200)
-        if where == "both":
-            use(layer, "parent", 200)
-        talk.say([True, reap(pid)])
-    use(layer, "after", 50)
-    talk.hear()
-
-
-@pytest.mark.parametrize("where", ["outside", "both", "thread_inside", "again"])
-def test_a_forked_child_uses_the_layer_at_once(prefix, layer, start, where):
-    child = start(forks, prefix, where)
-    assert child.hear() == [True, 0], child.errors()
-    proven = {pid for _, pid in start(locked_bytes, f"/dev/shm/{prefix}-messages").hear()}
-    assert proven == {child.pid, os.getpid()}  # the forked process has taken nobody's lock with it
-    child.say()
-    child.end()
-    expected = {"before", "child", "after"} | {"both": {"parent"}, "again": {"grandchild"}}.get(where, set())
-    assert {message["from"] for _, message in drain(layer, "all")} == expected
-    assert set(layer.group_channels("g")) == expected
-    assert_sound(layer)
-
-
-def forks_and_stays(talk, prefix):
-    """A child that forks; both use the layer, then the forked one ends and the other goes inside."""
-    layer = opened(prefix)
-    layer.send("all", {})
-    assert reap(forked(use, layer, "child", 5)) == 0
-
-    def stay():
-        talk.say(os.getpid())
-        talk.hear()
-
-    layer.message_store._guarded(stay)
-
-
-def test_the_end_of_a_forked_child_is_not_the_end_of_its_parent(prefix, make_layer, start):
-    layer = make_layer(patience=PATIENCE)
-    child = start(forks_and_stays, prefix)
-    pid = child.hear()
-    with pytest.raises(SegmentBusy) as busy:
-        layer.send("all", {})
-    assert busy.value.pid == pid
-    child.say()
-    child.end()
-    layer.send("all", {})
+# -- the proof of life --
 
 
 def test_descriptors_do_not_pass_to_other_programs(layer):
     for store in ("message_store", "group_store"):
         assert not os.get_inheritable(segment_of(layer, store).fd)
-
-
-# -- the proof of life --
 
 
 def is_proven(start, layer, store="message_store"):
