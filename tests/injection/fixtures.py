@@ -1,0 +1,73 @@
+"""Fixtures for the tests that cut operations short: small worlds, short waits, counted steps."""
+
+from __future__ import annotations
+
+__all__ = ["MakeLife", "MakeTrial", "counted_steps", "life", "trial"]
+
+from typing import Callable, Iterator, List
+
+import pytest
+
+from asgi_ipc.memory import guard, heap, slab
+from asgi_ipc.stores import audit, contents, heap_audit, messages, queues
+
+from . import steps
+from .cases import PAGE_RECORDS
+from .children import Trial
+from .lives import LifeTrial
+from .table import CASES
+from .world import Clock, World
+
+MakeTrial = Callable[[str], Trial]
+MakeLife = Callable[[str, str], LifeTrial]
+
+#: Small enough that a small world has several of everything.
+QUICK_BATCH, QUICK_DEPTH, SLICE = 4, 8, 2
+#: Words of memory that are reserved at once.
+PIECE = 1024
+
+
+@pytest.fixture
+def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count steps, wait for nothing that is surely over, and make slices, pieces and pages small."""
+    monkeypatch.setattr(guard, "SUSPICION", -1.0)
+    monkeypatch.setattr(guard, "VISIBILITY", 0.0)
+    monkeypatch.setattr(guard, "SPINS", 1)
+    monkeypatch.setattr(heap, "PIECE", PIECE)
+    monkeypatch.setattr(heap, "QUICK_BATCH", QUICK_BATCH)
+    for module in (heap, queues, heap_audit):
+        monkeypatch.setattr(module, "QUICK_DEPTH", QUICK_DEPTH)
+    for module in (slab, audit):
+        monkeypatch.setattr(module, "PAGE_RECORDS", PAGE_RECORDS)
+    monkeypatch.setattr(contents, "EXPIRED_SLICE", SLICE)
+    monkeypatch.setattr(messages, "SEND_SLICE", SLICE)
+    steps.install(monkeypatch)
+
+
+@pytest.fixture
+def trial(prefix: str, counted_steps: None) -> Iterator[MakeTrial]:
+    """Set a case up, by its name, in a world of its own."""
+    worlds: List[World] = []
+
+    def set_up(name: str) -> Trial:
+        case = CASES[name]
+        worlds.append(World(prefix, case.kind, Clock()))
+        return Trial(worlds[0], case)
+
+    yield set_up
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture
+def life(prefix: str, counted_steps: None) -> Iterator[MakeLife]:
+    """Set the life of a segment up, by its name and the kind of segment."""
+    lives: List[LifeTrial] = []
+
+    def set_up(name: str, kind: str) -> LifeTrial:
+        lives.append(LifeTrial(prefix, kind, name))
+        return lives[0]
+
+    yield set_up
+    for each in lives:
+        each.clean_up()

@@ -1,0 +1,45 @@
+"""Recoveries: the operation of somebody who finds that a process was killed inside, and is cut short himself."""
+
+from __future__ import annotations
+
+__all__ = ["recovery"]
+
+from .cases import PAGE_RECORDS, Act, case, first, only_new
+from .group_cases import add, discard, members
+from .message_cases import append, crowd, flush, pop, received, sent, to_many
+from .world import World, die_inside, garble, quietly
+
+
+def look(world: World) -> None:
+    world.store.snapshot()
+
+
+def recovery(kind: str, name: str, prepare: Act, operate: Act, at: int) -> None:
+    """Recover from an operation that was killed before step ``at``."""
+
+    def die(world: World) -> None:
+        prepare(world)
+        quietly(world)
+        garble(world, name)
+        die_inside(world, operate, at)
+
+    case(kind, f"recovery of {name}", die, look, fresh=True, lawful=only_new, dead=True)
+
+
+messages = first(
+    sent("c", "c", "d", "p!1", "p!2", "p!1", *crowd(PAGE_RECORDS + 2)),
+    to_many("c", "d", "p!1"),
+    received("c1", "c2"),
+    sent("large", size=3000),
+)
+groups = first(
+    members("g", "a", "b", "c", "d"), members("h", "a", "e"), members("i", "a"), discard("g", "b")
+)
+
+for step in (3, 12):  # before and after the commit
+    recovery("messages", f"a send, step {step}", messages, append("p!3"), step)
+recovery("messages", "a receive", messages, pop("p!"), 5)
+recovery("messages", "a flush", messages, flush, 15)
+recovery("groups", "an addition", groups, add("k", "a"), 14)
+recovery("groups", "a discard", groups, discard("g", "c"), 4)
+recovery("groups", "a flush of groups", groups, flush, 20)

@@ -1,0 +1,182 @@
+"""
+Count the steps of an operation, and do something dreadful before (or after) the n-th.
+
+A step is a store to shared memory that changes it, or a system call of the memory floor (the semaphore's calls count
+as such).  What happens between two steps leaves nothing that another process could see, and a store of what is there
+already leaves nothing either: so a process that ends before each step in turn has ended everywhere.
+"""
+
+from __future__ import annotations
+
+__all__ = ["STEPS", "Injected", "Steps", "install"]
+
+import fcntl
+import mmap
+import os
+import sys
+from types import ModuleType
+from typing import Any, Callable, Dict, List
+
+import posix_ipc
+import pytest
+
+from asgi_ipc.memory.segment import Segment
+
+
+class Injected(BaseException):
+    """The exception that is raised in the middle of things; no code expects it."""
+
+
+class Steps:
+    """
+    The steps of this process: counted while armed, with something that happens at some of them.
+
+    ``note`` is memory that the parent of a forked process shares: it says how many steps were counted, and what the
+    last one was, even of a process that was killed.
+    """
+
+    def __init__(self) -> None:
+        self.note = mmap.mmap(-1, 4096)
+        self.armed = self.after_calls = False
+        self.count = self.at = self.second = 0
+
+    def arm(self, at: int, act: Callable[[], None], second: int = 0, after_calls: bool = False) -> None:
+        """
+        Count from now on, and ``act`` before step ``at`` (0: never), then once more ``second`` steps later, if not 0.
+
+        With ``after_calls`` a system call is two steps: before it and, if it was successful, after it.
+        """
+        self.at, self.act, self.second, self.after_calls = at, act, second, after_calls
+        self.count = 0
+        self.armed = True
+
+    def disarm(self) -> None:
+        """Stop counting."""
+        self.armed = False
+
+    def step(self, what: str, *about: Any) -> None:
+        """Count a step; ``what`` and ``about`` describe it for a person who reads about a failure."""
+        self.count += 1
+        if self.count == self.at:
+            self.at = self.at + self.second if self.second else 0
+            self.second = 0
+            self.note_down(f"{self.count} {what.format(*about)}")
+            self.act()
+
+    def note_down(self, what: str) -> None:
+        """Leave a note for the parent."""
+        note = what.encode()[:4000]
+        self.note[: len(note) + 1] = note + b"\0"
+
+    def read(self) -> str:
+        """The note that a child has left: mostly a number of steps, and what the last one was."""
+        return self.note[:].partition(b"\0")[0].decode(errors="replace")
+
+    def count_noted(self) -> int:
+        """How many steps a child has counted."""
+        return int(self.read().partition(" ")[0])
+
+
+STEPS = Steps()
+
+
+class Words:
+    """Stands for the words of a segment."""
+
+    def __init__(self, words: memoryview) -> None:
+        self.raw = words
+        self.release = words.release
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.raw[at]
+
+    def __setitem__(self, at: int, value: int) -> None:
+        if STEPS.armed and self.raw[at] != value:
+            STEPS.step("words[{}] = {}", at, value)
+        self.raw[at] = value
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+class Data:
+    """Stands for the bytes of a segment."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.raw = data
+        self.close = data.close
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.raw[at]
+
+    def __setitem__(self, at: Any, value: bytes) -> None:
+        if STEPS.armed and self.raw[at] != value:
+            STEPS.step("data[{}] = {} bytes", at, len(value))
+            if len(value) > 8:  # copying is no single store: it can end in the middle
+                middle = at.start + len(value) // 16 * 8
+                self.raw[at.start : middle] = value[: middle - at.start]
+                STEPS.step("data[{}] = {} bytes, half done", at, len(value))
+        self.raw[at] = value
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+def counted(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same system call, as a step."""
+
+    def stand_in(*args: Any, **options: Any) -> Any:
+        if STEPS.armed:
+            STEPS.step("{}{}", name, args)
+        result = call(*args, **options)
+        if STEPS.armed and STEPS.after_calls:
+            STEPS.step("after {}{}", name, args)
+        return result
+
+    return stand_in
+
+
+class Semaphore:
+    """Stands for a named semaphore."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.raw = counted(posix_ipc.Semaphore, "Semaphore")(*args, **options)
+        self.acquire = counted(self.raw.acquire, "acquire")
+        self.release = counted(self.raw.release, "release")
+        self.close = counted(self.raw.close, "close")
+
+
+class Module:
+    """Stands for a module in the name of which system calls are made."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        found: Any = getattr(self.module, name)
+        if found is posix_ipc.Semaphore:
+            found = Semaphore
+        elif callable(found) and not (isinstance(found, type) and issubclass(found, BaseException)):
+            found = counted(found, name)
+        setattr(self, name, found)
+        return found
+
+
+MODULES: List[ModuleType] = [os, fcntl, mmap, posix_ipc]
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-ins in place of everything through which the memory floor reaches shared memory and the system."""
+    map_it = Segment._map
+
+    def map_with_steps(self: Segment, size: int) -> None:
+        map_it(self, size)
+        self.words, self.data = Words(self.words), Data(self.data)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Segment, "_map", map_with_steps)
+    stand_ins: Dict[str, Any] = {module.__name__: Module(module) for module in MODULES}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("asgi_ipc.memory."):
+            for called, stand_in in stand_ins.items():
+                if getattr(module, called, None) is stand_in.module:
+                    monkeypatch.setattr(module, called, stand_in)

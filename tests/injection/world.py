@@ -1,0 +1,269 @@
+"""
+A small world in which an operation can be tried again and again from the same state: a store, a clock that stands,
+an image of the shared memory, garbage wherever nothing is kept.
+"""
+
+from __future__ import annotations
+
+__all__ = ["World", "die_inside", "garble", "quietly", "strip"]
+
+import contextlib
+import os
+import random
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+
+from posix_ipc import BusyError
+
+from asgi_ipc.exceptions import ChannelFull
+from asgi_ipc.memory.layout import (
+    AT_EPOCH,
+    AT_GENERATION,
+    AT_PAGES,
+    AT_RESERVED,
+    AT_SEQ,
+    AT_SLOTS,
+    AT_SWEEP_DUE,
+    NEVER,
+    SLOT_WORDS,
+    SLOTS,
+)
+from asgi_ipc.memory.segment import CARE_BYTE
+from asgi_ipc.names import non_local_name
+from asgi_ipc.stores import channels as c
+from asgi_ipc.stores.audit import _GroupAudit, _MessageAudit, audit_groups, audit_messages
+from asgi_ipc.stores.groups import GroupStore
+from asgi_ipc.stores.heap_audit import HeapAudit
+from asgi_ipc.stores.messages import MessageStore
+
+from .steps import STEPS
+
+SIZE = 128 * 1024
+#: Seconds: of messages and memberships in these tests.
+EXPIRY = 60
+#: Bodies, channels and groups that have expired when the operation begins are named so.
+OLD = "old"
+#: Room for everything.
+PLENTY = 10**6
+
+Snapshot = Dict[str, Any]
+
+
+class Clock:
+    """Nanoseconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 10**15
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now += int(seconds * 1e9)
+
+
+class World:
+    """
+    A store of a kind ("messages" or "groups"), and a state of it to come back to.
+
+    ``store`` is the store; ``messages`` or ``groups``, too, whichever it is.
+    """
+
+    def __init__(self, prefix: str, kind: str, clock: Clock) -> None:
+        self.prefix, self.kind, self.clock = prefix, kind, clock
+        if kind == "messages":
+            self.messages = MessageStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
+        else:
+            self.groups = GroupStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
+        self.store: Any = self.messages if kind == "messages" else self.groups
+        self.image = b""
+        self.dead = False
+
+    @property
+    def words(self) -> memoryview:
+        """The words of the segment, uncounted."""
+        return self.store._arena.segment.words.raw  # type: ignore[no-any-return]
+
+    @property
+    def data(self) -> Any:
+        """The bytes of the segment, uncounted."""
+        return self.store._arena.segment.data.raw
+
+    # -- coming back ------------------------------------------------------------------------------------------
+
+    def remember(self, dead: bool = False) -> None:
+        """Take the state that ``restore`` comes back to; ``dead``: with the token gone, as its holder died."""
+        self.image = bytes(self.data[:])
+        self.dead = dead
+
+    def restore(self) -> None:
+        """Be as at ``remember``, but for what never goes back: epoch, progress, generation."""
+        words = self.words
+        kept = {at: words[at] for at in (AT_EPOCH, AT_SEQ, AT_GENERATION)}
+        assert not kept[AT_EPOCH] & 1, "the world is under repair"
+        self.data[:] = self.image
+        for at, word in kept.items():
+            words[at] = word
+        words[AT_GENERATION] += 1  # so that no process believes what it remembers
+        for slot in range(AT_SLOTS, AT_SLOTS + SLOTS * SLOT_WORDS, SLOT_WORDS):
+            if words[slot]:
+                words[slot] = kept[AT_EPOCH]
+        if self.dead:
+            token = self.store._arena.segment.semaphores.open(kept[AT_EPOCH])
+            with contextlib.suppress(BusyError):  # it is gone already when the holder has just died
+                token.acquire(0)
+            token.close()
+
+    def close(self) -> None:
+        """Remove it all."""
+        self.store.unlink()
+        self.store.close()
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """What the store holds, in an order that counts."""
+        found = self.store.snapshot()
+        if self.kind == "groups":
+            return {group: list(members.items()) for group, members in found.items()}
+        return found  # type: ignore[no-any-return]
+
+    def audit(self) -> List[str]:
+        """What is wrong with the store."""
+        return audit_messages(self.store) if self.kind == "messages" else audit_groups(self.store)
+
+    def holder_of_care(self) -> Optional[int]:
+        """Another process that keeps the byte which whoever recovers needs, or None."""
+        return self.store._arena.segment.locks.holder(CARE_BYTE)  # type: ignore[no-any-return]
+
+    def go_on(self) -> None:
+        """Use the store in every way, and see that what it held comes out of it, once and in order."""
+        if self.kind == "messages":
+            go_on_with_messages(self)
+        else:
+            go_on_with_groups(self)
+        wrong = self.audit()
+        assert not wrong, f"after going on: {wrong}"
+
+
+def go_on_with_messages(world: World) -> None:
+    """Send in every way, receive everything, then send what needs memory."""
+    store = world.messages
+    with contextlib.suppress(ChannelFull):  # what was there before may have filled the memory
+        store.append("after", PLENTY, b"a" * 60)
+        store.append("p!after", PLENTY, b"b" * 60)
+        store.append("large", PLENTY, bytes(6000))
+    store.append_each([(name, PLENTY) for name in ("after", "p!after", "p!new", "new")], b"c" * 200)
+    expected = strip(store.snapshot())
+    received: Dict[str, List[bytes]] = {}
+    names = sorted({non_local_name(name) for name in [*expected, "after", "p!", "new"]})
+    taken = store.pop(names)
+    while taken is not None:
+        received.setdefault(taken[0], []).append(taken[1])
+        taken = store.pop(names)
+    assert received == expected, f"received {shown(received)} of {shown(expected)}"
+    assert strip(store.snapshot()) == {}
+    store.append("large", PLENTY, bytes(9000))
+    store.append("after", PLENTY, b"d")
+    assert store.pop(["after"]) == ("after", b"d")
+    assert store.pop(["large"]) == ("large", bytes(9000))
+
+
+def go_on_with_groups(world: World) -> None:
+    """Add, renew and discard in every group, then empty it."""
+    store = world.groups
+    before = strip(world.snapshot())
+    for group, members in before.items():
+        names = [name for name, _ in members]
+        assert store.channels(group) == names
+        with contextlib.suppress(ChannelFull):
+            store.add(group, names[-1])
+            store.add(group, "one-more")
+            assert store.channels(group) == [*names, "one-more"]
+            store.discard(group, "one-more")
+        store.discard(group, names[0])
+        assert store.channels(group) == names[1:]
+        for name in names[1:]:
+            store.discard(group, name)
+    for number in range(3):
+        store.add("new", "n" * 60 + str(number))
+    store.discard("new", "n" * 60 + "1")
+    assert len(store.channels("new")) == 2
+
+
+def shown(queues: Dict[str, List[bytes]]) -> Dict[str, List[bytes]]:
+    """Queues with the beginnings of their bodies."""
+    return {name: [body[:12] for body in bodies] for name, bodies in queues.items()}
+
+
+def strip(found: Snapshot) -> Snapshot:
+    """A snapshot without what has expired: bodies and members that are named so."""
+
+    def lives(item: Any) -> bool:
+        return not (item.startswith(OLD.encode()) if isinstance(item, bytes) else item[0].startswith(OLD))
+
+    kept = {name: [item for item in items if lives(item)] for name, items in found.items()}
+    return {name: items for name, items in kept.items() if items}
+
+
+# -- garbage --------------------------------------------------------------------------------------------------
+
+
+def garble(world: World, seed: str) -> None:
+    """
+    Overwrite everything in the segment that means nothing, with words that might mean something.
+
+    That is: free and waiting blocks but for their lists, free channel records likewise, and what lies behind the
+    memory that is reserved.
+    """
+    draw = random.Random(seed)
+    arena = world.store._arena
+    words = world.words
+    audit = (_MessageAudit if world.kind == "messages" else _GroupAudit)(arena)
+    assert audit.run() == []
+    tempting = [*audit.reached, *getattr(audit, "counts", {})] or [arena.heap.start + 1]
+    heap = HeapAudit(words, arena.heap.start, words[AT_RESERVED], {})
+    if words[AT_RESERVED] > arena.heap.start:
+        heap._blocks()
+    free: Set[int] = set(range(words[AT_RESERVED], len(words)))
+    for header, total in heap.free.items():
+        free |= set(range(header + 3, header + total - 1))
+    for header in heap._quick_lists():
+        free |= set(range(header + 3, header + (words[header] >> 2)))
+    if world.kind == "messages":
+        free |= set(_free_records(words))
+    for at in free:
+        words[at] = draw.choice(
+            (draw.getrandbits(64), draw.choice(tempting), draw.randrange(200), 2**63 + draw.randrange(500), 0)
+        )
+    assert world.audit() == []
+
+
+def _free_records(words: memoryview) -> Iterator[int]:
+    """The words of free channel records that mean nothing."""
+    page = words[AT_PAGES]
+    while page:
+        record = words[page + 2]
+        while record:
+            yield from (record + at for at in range(c.RECORD_WORDS) if at not in (0, 2))
+            record = words[record]
+        page = words[page]
+
+
+def quietly(world: World) -> None:
+    """Let nothing be swept on the occasion of another operation."""
+    world.words[AT_SWEEP_DUE] = NEVER
+    world.store._sweep_due = NEVER
+
+
+def die_inside(world: World, operate: Callable[[World], None], at: int) -> None:
+    """Let a child process begin the operation and end before its step ``at``; the world is remembered like that."""
+    pid = os.fork()
+    if pid == 0:
+        world.store.snapshot()  # claims its slot
+        STEPS.arm(at, lambda: os._exit(7))
+        operate(world)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WEXITSTATUS(status) == 7, "the operation has fewer steps"
+    world.remember(dead=True)
+

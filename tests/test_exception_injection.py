@@ -1,0 +1,58 @@
+"""
+An exception may come from anywhere (signal handlers raise them): afterwards the same process and all others go on.
+
+As in the tests of kills, an exception is raised before each store to shared memory and each system call of each
+operation, and after each call; then a second one in the cleaning up that follows.  ``ASGI_IPC_EXHAUSTIVE=1`` raises
+before every bytecode, too; without it, before some.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from injection.children import sample
+from injection.lives import LIVES
+from injection.table import CASES
+
+if TYPE_CHECKING:
+    from injection.fixtures import MakeLife, MakeTrial
+
+pytest_plugins = ["injection.fixtures"]
+
+#: Points of each operation that are tried when not all are.
+SAMPLE = 3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_exception_before_any_store_or_call_stops_nobody(trial: MakeTrial, name: str) -> None:
+    tried = trial(name)
+    for at in range(1, tried.steps_with_calls + 1):
+        tried.interrupt(at, same_first=False)
+    for at in sample(tried.steps_with_calls, SAMPLE, name):
+        tried.interrupt(at, same_first=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_exception_in_the_cleaning_up_stops_nobody(trial: MakeTrial, name: str) -> None:
+    tried = trial(name)
+    draw = random.Random(name)
+    for at in sample(tried.steps_with_calls, SAMPLE, name):
+        tried.interrupt(at, second=draw.randrange(1, 30), same_first=draw.random() < 0.5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_exception_before_any_bytecode_stops_nobody(trial: MakeTrial, name: str) -> None:
+    tried = trial(name)
+    for at in sample(tried.count_opcodes(), SAMPLE, name):
+        tried.interrupt_at_opcode(at, same_first=at % 2 == 0)
+
+
+@pytest.mark.parametrize("kind", ["messages", "groups"])
+@pytest.mark.parametrize("name", LIVES)
+def test_an_exception_at_any_step_of_a_segments_life_stops_nobody(life: MakeLife, name: str, kind: str) -> None:
+    tried = life(name, kind)
+    for at in range(1, tried.steps_with_calls + 1):
+        tried.interrupt(at, same_first=False)
+        tried.interrupt(at, same_first=True)
