@@ -39,7 +39,16 @@ def test_a_second_exception_in_the_cleaning_up_stops_nobody(trial: MakeTrial, na
     tried = trial(name)
     draw = random.Random(name)
     for at in sample(tried.steps_with_calls, SAMPLE, name):
-        tried.interrupt(at, second=draw.randrange(1, 30), same_first=draw.random() < 0.5)
+        for second in sample(max(1, tried.count_cleaning(at)), 1, f"{name} {at}"):
+            tried.interrupt(at, second, same_first=draw.random() < 0.5)
+
+
+@pytest.mark.parametrize("name", ["send to a queue", "second member"])
+def test_a_second_exception_at_any_step_of_the_cleaning_up_stops_nobody(trial: MakeTrial, name: str) -> None:
+    tried = trial(name)
+    at = tried.steps_with_calls // 2
+    for second in range(1, tried.count_cleaning(at) + 1):
+        tried.interrupt(at, second)
 
 
 @pytest.mark.parametrize("name", CASES)

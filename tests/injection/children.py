@@ -232,6 +232,23 @@ class Trial:
 
         self._interrupted(operate, same_first)
 
+    def count_cleaning(self, at: int) -> int:
+        """How many steps the cleaning up has after an exception before step ``at``."""
+        self.world.restore()
+
+        def operate() -> None:
+            STEPS.arm(at, throw, after_calls=True)
+            self.case.operate(self.world)
+
+        def body() -> None:
+            self._begin()
+            throughout(operate)
+            STEPS.note_down(f"{STEPS.count} steps")
+
+        assert reap(spawn(body)) == 0
+        self.world.audit()
+        return STEPS.count_noted() - at
+
     def interrupt_at_opcode(self, at: int, second: int = 0, same_first: bool = False) -> None:
         """The same before a bytecode, and before another one of the cleaning up."""
 
