@@ -160,8 +160,11 @@ def serves_with_lock_file(talk, prefix, directory, patience):
                 return
             if what == "hold":
                 layer.message_store._guarded(lambda: (talk.say("inside"), talk.hear()))
-            else:
+                continue
+            try:
                 layer.send("a", {"from": os.getpid()})
+            except SegmentBusy as busy:
+                talk.say(["busy", busy.pid])
 
 
 @pytest.fixture
@@ -190,27 +193,28 @@ def test_lock_files_prove_life_as_well(prefix, make_layer, start, lock_directory
     assert len(objects(prefix)) == 4
 
 
-def test_two_layers_share_a_lock_file(prefix, make_layer, start, lock_directory):
-    """Closing one must not drop the locks of the other, nor must leaving a segment that was removed."""
+@pytest.mark.parametrize("how", ["close", "unlink"])
+def test_the_locks_outlive_another_layer_of_the_process(prefix, make_layer, start, lock_directory, how):
+    """Closing one drops nothing of the other, nor does leaving a removed segment, which had the same lock file."""
     first, second = make_layer(), make_layer()
-    works(second)
+    works(first)
+    if how == "unlink":
+        first.unlink()
+        works(second)  # on a new segment, while the first still has the old one
+        works(first)  # leaves the old one
     first.close()
-    third = make_layer()
-    works(third)
-    second.unlink()
-    works(second)  # on a new segment, with the same lock file, which the third still has open for the old one
-    works(third)
     child = start(serves_with_lock_file, prefix, lock_directory, 0.5)
-    child.hear()
+    pid = child.hear()
 
     def hold():
         child.say("work")
-        time.sleep(0.2)  # the child tries, and must wait
+        return child.hear()
 
-    second.message_store._guarded(hold)
+    assert second.message_store._guarded(hold) == ["busy", os.getpid()]
     child.hear()
-    works(third)
-    assert [message for _, message in drain(third, "a")] == [{"from": child.pid}]
+    child.say("work")
+    assert child.hear() == pid
+    assert drain(second, "a") == [("a", {"from": pid})]
     child.say(None)
     child.end()
 

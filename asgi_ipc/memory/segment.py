@@ -80,7 +80,7 @@ class Segment:
     ``size``, ``geometry`` and ``key`` were checked when it was attached and are never read from memory again.
     """
 
-    #: Segments this process has mapped: their descriptors must outlive every other one of the same file.
+    #: Segments this process has mapped, by the file with their locks, whose other descriptors must outlive theirs.
     _mapped: Dict[Identity, Segment] = {}
 
     words: memoryview
@@ -98,6 +98,7 @@ class Segment:
         self.patience = patience
         self.fd = -1
         self.identity: Identity = (0, 0)
+        self.locked: Identity = (0, 0)
         self._others: List[int] = []
 
     @classmethod
@@ -116,7 +117,7 @@ class Segment:
             segment = cls(name, kind, mode, patience)
             try:
                 if segment._open() and segment._finish(size, prepare):
-                    cls._mapped[segment.identity] = segment
+                    cls._mapped[segment.locked] = segment
                     return segment
             except BaseException:
                 segment.close()
@@ -150,6 +151,7 @@ class Segment:
         self.identity = (found.st_dev, found.st_ino)
         check_trust(found, self.mode, self.name)
         self.locks = ByteLocks(self._open_lock_file() if LOCKS_IN_FILE else self.fd)
+        self.locked = self._lock_file() if LOCKS_IN_FILE else self.identity
         return True
 
     def _open_lock_file(self) -> int:
@@ -230,10 +232,8 @@ class Segment:
             os.ftruncate(self.fd, 0)
             with contextlib.suppress(posix_ipc.Error):
                 discard_name(self.name)
-            where = SHM_DIRECTORY or "shared memory"
-            raise SegmentRefused(
-                self.name, f"{where} has no room for its first {heap_at * WORD} bytes: enlarge it (Docker: --shm-size)"
-            )
+            room = f"{SHM_DIRECTORY or 'shared memory'} has no room for its first {heap_at * WORD} bytes"
+            raise SegmentRefused(self.name, f"{room}: enlarge it (Docker: --shm-size)")
         self._map(size)
         words = self.words
         words[AT_VERSION], words[AT_KIND], words[AT_SIZE] = VERSION, self.kind, size
@@ -334,12 +334,12 @@ class Segment:
     def close(self) -> None:
         """Unmap and give back the descriptors, and with them every byte lock of this process on the segment."""
         self._unmap()
-        mapped = self._mapped.get(self.identity)
+        mapped = self._mapped.get(self.locked)
         fds = {self.fd, *self._others} - {-1}
         if LOCKS_IN_FILE and hasattr(self, "locks"):
             fds.add(self.locks.fd)
         if mapped is None or mapped is self:
-            self._mapped.pop(self.identity, None)
+            self._mapped.pop(self.locked, None)
             for fd in fds:
                 os.close(fd)
         else:  # closing them now would drop the locks of the segment that is in use
