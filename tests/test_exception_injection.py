@@ -64,4 +64,5 @@ def test_an_exception_at_any_step_of_a_segments_life_stops_nobody(life: MakeLife
     tried = life(name, kind)
     for at in range(1, tried.steps_with_calls + 1):
         tried.interrupt(at, same_first=False)
+    for at in sample(tried.steps_with_calls, 4 * SAMPLE, name):
         tried.interrupt(at, same_first=True)
