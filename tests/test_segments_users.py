@@ -197,6 +197,24 @@ def test_another_user_may_not_open_what_is_ours_alone(prefix, make_layer, start)
 
 
 @root_only
+def test_a_segment_whose_mode_is_not_set_yet_is_waited_for(prefix, start):
+    """Another user of the group is making it, under a narrow umask: for a moment nobody else may open it."""
+    other = start(serves, prefix, COLLEAGUE, TEAM, [], 0o660)
+    path = path_of(prefix)
+    write(path, b"")
+    os.chown(path, STRANGER, TEAM)
+    os.chmod(path, 0)
+    other.say("open")
+    time.sleep(0.3)
+    os.chmod(path, 0o660)
+    assert other.hear() == "opened"
+    other.say("work")
+    assert other.hear() == COLLEAGUE
+    other.say(None)
+    other.end()
+
+
+@root_only
 @pytest.mark.parametrize("protected", [None, 1, 2], indirect=True, ids=["as_is", "protected_1", "protected_2"])
 @pytest.mark.parametrize(
     ("group", "groups"), [(TEAM, []), (OTHER_TEAM, [TEAM])], ids=["primary_group", "supplementary_group"]
