@@ -18,6 +18,7 @@ __all__ = [
     "mending",
     "named_identity",
     "object_path",
+    "regain",
 ]
 
 import contextlib
@@ -71,6 +72,21 @@ def just_born(name: str) -> bool:
         return path is not None and time.time() - os.stat(path).st_ctime < 1.0
     except FileNotFoundError:
         return True
+
+
+def regain(name: str, mode: int) -> bool:
+    """
+    Set the mode of an object of ours that we may not open: made under a umask that denies even its owner, by a process
+    that was killed before it had done this itself. False if it is not ours.
+    """
+    path = object_path(name)
+    try:
+        if path is None or os.lstat(path).st_uid != os.geteuid():
+            return False
+        os.chmod(path, mode)
+    except FileNotFoundError:
+        pass
+    return True
 
 
 def discard_name(name: str) -> bool:

@@ -37,6 +37,7 @@ from .access import (
     mending,
     named_identity,
     object_path,
+    regain,
 )
 from .layout import (
     AT_CHECKSUM,
@@ -140,7 +141,7 @@ class Segment:
             except posix_ipc.ExistentialError:
                 return False
         except posix_ipc.PermissionsError:
-            if just_born(self.name):  # its creator has not set its mode yet
+            if just_born(self.name) or regain(self.name, self.mode):  # its creator has not set its mode yet
                 return False
             raise SegmentRefused(
                 self.name,
