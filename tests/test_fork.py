@@ -130,3 +130,28 @@ def test_a_forked_child_has_a_proof_of_life_of_its_own(prefix, layer, start):
     child.end()
     assert drain(layer, "all") == [("all", {"n": 1}), ("all", {"n": 3})]
     assert_sound(layer)
+
+
+def forks_inside(talk, prefix):
+    """A child that forks inside its own section; the forked one uses the layer, and comes out of the section too."""
+    layer = opened(prefix)
+
+    def section():
+        pid = os.fork()
+        if pid:
+            time.sleep(0.3)  # so that the forked one has waited, and recovered nothing, when this section ends
+        else:
+            layer.send("a", {})
+        return pid
+
+    pid = layer.message_store._guarded(section)
+    if not pid:
+        os._exit(0)
+    code = reap(pid)
+    talk.say([code, layer.message_store._bound[0]._semaphore.value])
+
+
+def test_a_fork_inside_a_section_makes_no_second_token(prefix, layer, start):
+    child = start(forks_inside, prefix)
+    assert child.hear() == [0, 1]
+    child.end()

@@ -257,3 +257,20 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
         child.end()
 
 
+def test_a_semaphore_of_a_killed_user_that_nobody_else_may_remove_stops_nobody(prefix, start):
+    """He was killed between making it and publishing its epoch: /dev/shm is sticky, so another user goes one further."""
+    one, other = (start(serves, prefix, user, TEAM, [], 0o660) for user in (STRANGER, COLLEAGUE))
+    for child in (one, other):
+        for order in ("open", "work"):
+            child.say(order)
+            child.hear()
+    current = next(name for name in objects(prefix) if name.startswith(f"sem.{prefix}-messages"))
+    stem, _, epoch = current.rpartition(".")
+    stale = os.path.join("/dev/shm", f"{stem}.{int(epoch, 16) + 2:x}")
+    write(stale, bytes(32))
+    os.chown(stale, STRANGER, TEAM)
+    one.say("hold")
+    one.hear()
+    one.die()
+    other.say("work")
+    assert other.hear() == COLLEAGUE

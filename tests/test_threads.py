@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from helpers.holders import OPTIONS, holds, stores
 from helpers.layers import assert_sound
 from helpers.processes import LIMIT
+
+from asgi_ipc import IPCChannelLayer
 
 
 def test_sixteen_threads_on_one_layer_object(make_layer):
@@ -78,3 +81,58 @@ def test_a_thread_that_waits_lets_the_others_run(prefix, make_layer, start, stor
     assert holder.hear() == "out"
 
 
+@pytest.fixture
+def warned(caplog):
+    """The warnings of the package so far."""
+    caplog.set_level("INFO", logger="asgi_ipc")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "asgi_ipc" and r.levelname == "WARNING"]
+
+
+def storm(layer, errors, stop):
+    """Eight threads that use a layer until they are stopped or meet an error."""
+
+    def work(number):
+        try:
+            while not stop.is_set():
+                layer.send(f"c{number}", {})
+                layer.receive([f"c{number}"])
+                layer.group_add("g", f"c{number}")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_many_threads_notice_a_removal_together(prefix, make_layer, warned):
+    layer, stop, errors = make_layer(**OPTIONS), threading.Event(), []
+    threads = storm(layer, errors, stop)
+    try:
+        for count in range(1, 11):
+            with IPCChannelLayer(prefix, **OPTIONS) as other:
+                other.unlink()
+            for _ in range(int(LIMIT / 0.05)):
+                if len(warned()) == 2 * count or errors:
+                    break
+                stop.wait(0.05)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert len(warned()) == 20
+
+
+def test_threads_of_a_layer_that_is_closed_are_told_so(make_layer):
+    for _ in range(20):
+        layer, stop, errors = make_layer(**OPTIONS), threading.Event(), []
+        threads = storm(layer, errors, stop)
+        stop.wait(0.005)
+        layer.close()
+        stop.wait(0.005)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert [error for error in errors if not isinstance(error, RuntimeError)] == []

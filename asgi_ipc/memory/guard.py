@@ -106,11 +106,12 @@ class Guard:
                     if words[AT_EPOCH] != epoch:  # then check
                         self.enter()
                 result = section(*args)
-                words = self.words
-                words[AT_SEQ] += 1
-                words[self.slot_at] = 0
-                self.post()
-                self.inside = None
+                if self.inside is mine:  # not in a child that was forked in there: it holds no token
+                    words = self.words
+                    words[AT_SEQ] += 1
+                    words[self.slot_at] = 0
+                    self.post()
+                    self.inside = None
             return result
         except BaseException as error:
             self.abandon(mine, error)
@@ -244,7 +245,8 @@ class Guard:
         self.repair()
         following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
         words[AT_SEQ] = (words[AT_SEQ] + 1) % 2**62
-        self.segment.semaphores.create(following)
+        while not self.segment.semaphores.create(following):
+            following += 2
         self.segment.semaphores.unlink(epoch)  # first, so that a kill in between leaves no semaphore for ever
         words[AT_EPOCH] = following  # commit
         logger.info("%s: repaired after a process ended inside it", self.segment.name)
@@ -271,13 +273,14 @@ class Guard:
             return
         try:
             with self.lock:
-                if self.inside is mine and self.words[self.slot_at]:
+                if self.inside is mine and self.segment.fd >= 0 and self.words[self.slot_at]:
                     self.words[self.slot_at] = 0
                     self._recover(self.epoch)
         finally:  # also when a second exception has cut that short: then whoever comes next recovers
             with self.lock:
                 if self.inside is mine:
-                    self.words[self.slot_at] = 0
+                    if self.segment.fd >= 0:  # else another thread closed the segment before this call came in
+                        self.words[self.slot_at] = 0
                     self.inside = None
             while self.lock._is_owned():  # type: ignore[attr-defined]
                 # CPython 3.9 can take an interrupt between the end of a with block and its release

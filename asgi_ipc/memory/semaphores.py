@@ -50,16 +50,19 @@ class Semaphores:
     def _path(self, epoch: int) -> Optional[str]:
         return os.path.join(SHM_DIRECTORY, "sem." + self.name(epoch)[1:]) if SHM_DIRECTORY else None
 
-    def create(self, epoch: int) -> None:
+    def create(self, epoch: int) -> bool:
         """
         Make an epoch's semaphore with one token. The epoch must not be published before this has returned.
 
-        Raises ``SegmentRefused`` where the file system has no room left for its few bytes.
+        False if there is one that is not ours to remove: another user of the group was killed before he could publish
+        that epoch. Raises ``SegmentRefused`` where the file system has no room left for its few bytes.
         """
         sweep_stillborn()
         self.unlink(epoch)
         try:
             posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | BIRTHMARK, initial_value=1).close()
+        except posix_ipc.ExistentialError:
+            return False
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -73,6 +76,7 @@ class Semaphores:
                 with contextlib.suppress(PermissionError):  # no member of it: then it matters to nobody but us
                     os.chown(path, -1, self.group)
             os.chmod(path, self.mode)
+        return True
 
     def open(self, epoch: int) -> Optional[posix_ipc.Semaphore]:
         """An epoch's semaphore, or None if there is none."""

@@ -98,11 +98,12 @@ class MessageStore(Store):
                     if words[AT_EPOCH] != epoch:  # then check
                         guard.enter()
                 refusal = queues.append(channel, capacity, body, now, now + self.expiry)
-                words = guard.words
-                words[AT_SEQ] += 1
-                words[guard.slot_at] = 0
-                guard.post()
-                guard.inside = None
+                if guard.inside is mine:
+                    words = guard.words
+                    words[AT_SEQ] += 1
+                    words[guard.slot_at] = 0
+                    guard.post()
+                    guard.inside = None
         except BaseException as error:
             guard.abandon(mine, error)
             if not isinstance(error, SegmentGone):
@@ -193,11 +194,12 @@ class MessageStore(Store):
                     if words[AT_EPOCH] != epoch:  # then check
                         guard.enter()
                 taken = queues.pop(channels, now)
-                words = guard.words
-                words[AT_SEQ] += 1
-                words[guard.slot_at] = 0
-                guard.post()
-                guard.inside = None
+                if guard.inside is mine:
+                    words = guard.words
+                    words[AT_SEQ] += 1
+                    words[guard.slot_at] = 0
+                    guard.post()
+                    guard.inside = None
         except BaseException as error:
             guard.abandon(mine, error)
             if not isinstance(error, SegmentGone):
