@@ -258,7 +258,7 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
 
 
 def test_a_semaphore_of_a_killed_user_that_nobody_else_may_remove_stops_nobody(prefix, start):
-    """He was killed between making it and publishing its epoch: /dev/shm is sticky, so another user goes one further."""
+    """He was killed between making it and publishing its epoch: /dev/shm is sticky, so another user goes past it."""
     one, other = (start(serves, prefix, user, TEAM, [], 0o660) for user in (STRANGER, COLLEAGUE))
     for child in (one, other):
         for order in ("open", "work"):
