@@ -5,10 +5,13 @@ from __future__ import annotations
 __all__ = ["append", "crowd", "pop", "received", "sent", "to_many"]
 
 import contextlib
+import itertools
 from typing import Iterable, List, Sequence
 
 from asgi_ipc.exceptions import ChannelFull
+from asgi_ipc.memory.directory import Directory
 from asgi_ipc.memory.layout import AT_FULL_SWEEP
+from asgi_ipc.stores.channels import NAME
 
 from .cases import PAGE_RECORDS, Act, case, check, first, grows, refused, sweep_all
 from .world import EXPIRY, PLENTY, Snapshot, World, quietly
@@ -84,6 +87,21 @@ def append_soon(channel: str) -> Act:
     return act
 
 
+def append_beside(channel: str, number: int) -> Act:
+    """Send to a channel that is in the same bucket as another one: there are several, by number."""
+
+    def act(world: World) -> None:
+        directory = Directory(world.store._arena.segment, NAME)
+
+        def bucket(name: str) -> int:
+            return directory.bucket_of(directory.hash(name.encode()))
+
+        others = (name for name in crowd(100000) if bucket(name) == bucket(channel))
+        world.messages.append(next(itertools.islice(others, number, None)), PLENTY, b"beside")
+
+    return act
+
+
 def pop(*channels: str) -> Act:
     return lambda world: check(world.messages.pop(list(channels)) is not None, "nothing came")
 
@@ -138,6 +156,11 @@ new_case("first use of a process-local channel", sent("a"), append("p!1"))
 new_case("first use of another channel of a process", sent("a", "p!1"), append("p!2"))
 new_case("first use of a channel that fills a page", sent(*crowd(PAGE_RECORDS - 1)), append("c"))
 new_case("first use of a channel that needs a page", sent(*crowd(PAGE_RECORDS)), append("c"))
+new_case(
+    "first use of a channel that drops an idle one",  # which was seen idle when another one came beside it
+    first(sent("a"), received("a"), append_beside("a", 0), append_beside("a", 1)),
+    append_beside("a", 2),
+)
 new_case("send to an empty queue", first(sent("c"), received("c")), append("c"))
 new_case("send to a queue", sent("c", "c"), append("c"))
 new_case("send with waiting memory", first(sent(*"ccc"), received("c")), append("c", b"n" * 44))
