@@ -124,7 +124,10 @@ def test_demo_accounts_for_every_message_and_leaves_nothing() -> None:
 
 @needs_shm_files
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_demo_leaves_nothing(number: int, status: int) -> None:
+def test_interrupted_demo_leaves_nothing(
+    number: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with command("demo", "--seconds", "60") as process:
         assert process.stdout is not None
         eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
@@ -132,6 +135,7 @@ def test_interrupted_demo_leaves_nothing(number: int, status: int) -> None:
         process.communicate(timeout=60)
     assert process.returncode == status
     assert left_by(process.pid) == []
+    assert list(tmp_path.iterdir()) == []
     eventually(lambda: not processes_of_session(process.pid), "workers live on")
 
 
@@ -159,15 +163,21 @@ def test_ctrl_c_is_for_the_demo_not_for_its_workers() -> None:
 
 
 @needs_shm_files
-def test_workers_of_a_killed_demo_end_and_remove_the_shared_memory() -> None:
+def test_workers_of_a_killed_demo_end_and_remove_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with command("demo", "--seconds", "60") as process:
-        eventually(lambda: any("-messages" in name for name in left_by(process.pid)), "nothing has started")
-        eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
-        time.sleep(0.5)  # let them get to work
-        process.kill()
-        process.wait()
-        eventually(lambda: not processes_of_session(process.pid), "workers live on")
-        eventually(lambda: not left_by(process.pid), f"left: {left_by(process.pid)}")
+        try:
+            eventually(lambda: len(list(tmp_path.glob("*/output/*"))) > 5, "the workers have not started")
+            process.kill()
+            process.wait()
+            eventually(lambda: not processes_of_session(process.pid), "workers live on")
+        finally:
+            for left in processes_of_session(process.pid):
+                os.kill(left, signal.SIGKILL)
+    assert left_by(process.pid) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 class DoublingJournal(demo_workers.Journal):

@@ -102,11 +102,12 @@ class _Demo:
         self.options = options
         self.prefix = prefix
         self.context = multiprocessing.get_context("spawn")
-        self.output = os.path.join(directory, "output")
-        os.mkdir(self.output)
+        self.directory = directory
+        output = os.path.join(directory, "output")
+        os.mkdir(output)
         self.sources = copy_sources(os.path.join(directory, "sources"))
         self.journals = Journals(os.path.join(directory, "journals"))
-        self.tally = Tally(self.sources, self.output, options.senders)
+        self.tally = Tally(self.sources, output, options.senders)
         self.workers: List[_Worker] = []
         self.killed: List[str] = []
         self.receivers_killed = 0
@@ -187,7 +188,7 @@ class _Demo:
         return [worker for worker in self.workers if worker.kind == kind]
 
     def start_receiver(self, number: int) -> None:
-        self.start("receiver", number, receive, self.output)
+        self.start("receiver", number, receive)
 
     def start_sender(self, number: int, stream: int, part: int) -> None:
         paths = [path for _, path in self.sources]
@@ -197,7 +198,7 @@ class _Demo:
     def start(self, kind: str, number: int, target: Callable[..., None], *args: Any) -> _Worker:
         journal, path = self.journals.add(kind)
         process = self.context.Process(
-            target=target, args=(self.prefix, os.getpid(), path, *args), daemon=True
+            target=target, args=(self.prefix, os.getpid(), self.directory, path, *args), daemon=True
         )
         # A Ctrl-C goes to every process of the terminal. It is for this one, which then ends the others: they
         # are born with SIGINT blocked. (Starting the resource tracker, which the first process would do,

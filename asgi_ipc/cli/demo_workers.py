@@ -27,9 +27,11 @@ __all__ = [
 
 import os
 import random
+import shutil
 import time
 from collections import OrderedDict
-from typing import Any, Callable, List, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Tuple
 
 from ..core import IPCChannelLayer
 from ..exceptions import ChannelFull
@@ -107,9 +109,36 @@ class Reader:
 # -- the two workers -----------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _worker_layer(prefix: str, parent: int, directory: str) -> Iterator[IPCChannelLayer]:
+    """
+    The layer of a worker.
+
+    If whoever started the demo was killed, nobody else is left to clean up: each worker does, so that the last
+    one to end has done so too.
+    """
+    layer = IPCChannelLayer(prefix, capacity=CAPACITY)
+    try:
+        yield layer
+    except FileNotFoundError:  # another worker has cleaned up
+        _leave_if_orphaned(parent)
+        raise
+    finally:
+        if os.getppid() != parent:
+            layer.unlink()
+            shutil.rmtree(directory, ignore_errors=True)
+        layer.close()
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
 def send(
     prefix: str,
     parent: int,
+    directory: str,
     journal_path: str,
     files: List[str],
     number: int,
@@ -123,21 +152,20 @@ def send(
     Stream n is file n of ``files``, which begin again after the last. Stops between two streams when a
     message on its control channel says so.
     """
-    layer = IPCChannelLayer(prefix, capacity=CAPACITY)
-    journal = Journal(journal_path)
-    while layer.receive([control_channel(number)]) == (None, None):
-        with open(files[stream % len(files)], "rb") as file:
-            data = file.read()
-        pieces = list(enumerate(cuts(stream, len(data))))
-        for piece, (start, end) in pieces[part:]:
-            message = {"stream": stream, "part": piece, "start": start, "body": data[start:end]}
-            while not _sent(layer, journal, message):
-                time.sleep(PAUSE)
-                _leave_if_orphaned(layer, parent)
-            journal.write("piece", stream, piece)
-        stream, part = stream + senders, 0
-        _leave_if_orphaned(layer, parent)
-    layer.close()
+    with _worker_layer(prefix, parent, directory) as layer:
+        journal = Journal(journal_path)
+        while layer.receive([control_channel(number)]) == (None, None):
+            with open(files[stream % len(files)], "rb") as file:
+                data = file.read()
+            pieces = list(enumerate(cuts(stream, len(data))))
+            for piece, (start, end) in pieces[part:]:
+                message = {"stream": stream, "part": piece, "start": start, "body": data[start:end]}
+                while not _sent(layer, journal, message):
+                    time.sleep(PAUSE)
+                    _leave_if_orphaned(parent)
+                journal.write("piece", stream, piece)
+            stream, part = stream + senders, 0
+            _leave_if_orphaned(parent)
 
 
 def _sent(layer: IPCChannelLayer, journal: Journal, message: Any) -> bool:
@@ -148,40 +176,33 @@ def _sent(layer: IPCChannelLayer, journal: Journal, message: Any) -> bool:
     return True
 
 
-def receive(prefix: str, parent: int, journal_path: str, directory: str) -> None:
-    """A receiver: write each piece to its place in the file ``directory/STREAM`` until told to stop."""
-    layer = IPCChannelLayer(prefix, capacity=CAPACITY)
-    journal = Journal(journal_path)
-    files: OrderedDict[int, int] = OrderedDict()
-    while True:
-        _, message = journal.timed(layer.receive, [PIECES])
-        if message is None:
-            journal.write("idle")
-            time.sleep(PAUSE)
-            _leave_if_orphaned(layer, parent)
-        elif "stop" in message:
-            break
-        else:
-            stream = message["stream"]
-            os.pwrite(_opened(files, stream, directory), message["body"], message["start"])
-            journal.write("piece", stream, message["part"])
-    layer.close()
+def receive(prefix: str, parent: int, directory: str, journal_path: str) -> None:
+    """A receiver: write each piece to its place in ``directory/output/STREAM`` until told to stop."""
+    with _worker_layer(prefix, parent, directory) as layer:
+        journal = Journal(journal_path)
+        files: OrderedDict[int, int] = OrderedDict()
+        while True:
+            _, message = journal.timed(layer.receive, [PIECES])
+            if message is None:
+                journal.write("idle")
+                time.sleep(PAUSE)
+                _leave_if_orphaned(parent)
+            elif "stop" in message:
+                break
+            else:
+                stream = message["stream"]
+                path = os.path.join(directory, "output", str(stream))
+                os.pwrite(_opened(files, stream, path), message["body"], message["start"])
+                journal.write("piece", stream, message["part"])
 
 
-def _opened(files: OrderedDict[int, int], stream: int, directory: str) -> int:
+def _opened(files: OrderedDict[int, int], stream: int, path: str) -> int:
     """The descriptor of a stream's output file; that of the stream longest unused is closed for it."""
     fd = files.get(stream)
     if fd is None:
         if len(files) >= OPEN_FILES:
             os.close(files.popitem(last=False)[1])
-        fd = files[stream] = os.open(os.path.join(directory, str(stream)), os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = files[stream] = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     else:
         files.move_to_end(stream)
     return fd
-
-
-def _leave_if_orphaned(layer: IPCChannelLayer, parent: int) -> None:
-    """Whoever started the demo was killed: nobody else is left to remove the shared memory."""
-    if os.getppid() != parent:
-        layer.unlink()
-        raise SystemExit(1)
