@@ -114,8 +114,8 @@ def _worker_layer(prefix: str, parent: int, directory: str) -> Iterator[IPCChann
     """
     The layer of a worker.
 
-    If whoever started the demo was killed, nobody else is left to clean up: each worker does, so that the last
-    one to end has done so too.
+    If whoever started the demo was killed, nobody else is left to clean up: each worker does, so that the
+    last one to end has done so too.
     """
     layer = IPCChannelLayer(prefix, capacity=CAPACITY)
     try:
