@@ -7,6 +7,7 @@ the model cannot see (a bit of a map, a list's link) is judged too.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -429,6 +430,55 @@ def test_claims_refuse_overlap_and_what_lies_outside() -> None:
     claims.forget_last()
     assert claims.claim(last - 3, 3)
     assert claims.live == [(start + 1, 9), (start + 11, 1), (start + 15, 3), (last - 3, 3)]
+
+
+class Counted:
+    """Words that may be looked at so many times, so that a walk without an end is a failure and no hang."""
+
+    def __init__(self, words: memoryview, most: int) -> None:
+        self.words, self.left = words, most
+
+    def __getitem__(self, at: Any) -> Any:
+        self.left -= 1
+        assert self.left, "this never ends"
+        return self.words[at]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.words[at] = value
+
+
+def crowded_heap(payload: int) -> Tuple[Model, List[int]]:
+    """A heap in which nothing is free but two blocks of one size, which do not touch."""
+    model = Model(*fresh_heap())
+    blocks = [model.allocate(size) for size in (payload, 1, payload, 1)]
+    while model.allocate(1):
+        pass
+    chosen = [block for block in (blocks[0], blocks[2]) if block]
+    for block in chosen:
+        model.free(block)
+    return model, chosen
+
+
+def test_a_circle_in_a_free_list_ends() -> None:
+    model, blocks = crowded_heap(499)
+    heap, words = model.heap, model.memory.words
+    for block in blocks:
+        assert words[block - 1] & FREE
+        words[block] = block - 1
+    heap.words = Counted(words, 10_000)  # type: ignore[assignment]
+    assert heap.allocate(502) == 0  # of the class of the two, and larger
+    assert heap.allocate(499) in blocks
+
+
+def test_a_circle_in_a_quick_list_ends() -> None:
+    model, _ = crowded_heap(60)
+    heap, words = model.heap, model.memory.words
+    first = words[AT_QUICK + 61]
+    assert first
+    words[first] = first
+    heap.words = Counted(words, 10_000)  # type: ignore[assignment]
+    with contextlib.suppress(ValueError, IndexError):
+        heap.allocate(5000)
 
 
 # -- where the memory comes from ------------------------------------------------------------------------------
