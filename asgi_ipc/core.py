@@ -270,7 +270,11 @@ class IPCChannelLayer:
         return self._rates.report(None, self.message_store.figures())
 
     def channel_statistics(self, channel: str) -> Dict[str, float]:
-        """The same of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name."""
+        """
+        The same of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name.
+
+        Counts of a channel begin anew when it has been idle for so long that it was forgotten.
+        """
         names.valid_channel_name(channel, receive=isinstance(channel, str) and channel.endswith("!"))
         return self._rates.report(channel, self.message_store.figures(channel))
 

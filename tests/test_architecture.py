@@ -22,7 +22,8 @@ ROWS = [
     ["names", "capacity", "codec", "statistics"],
     ["options"],
     # memory: how it is kept
-    ["memory", "memory.access", "memory.layout", "memory.locks"],
+    ["memory", "memory.access", "memory.layout", "memory.locks", "memory.frames"],
+    ["memory.header"],
     ["memory.semaphores"],
     ["memory.segment"],
     ["memory.heap"],

@@ -30,9 +30,8 @@ class Arena:
     """A segment with its guard and heap. Made by ``Arena.open``, given back with ``release``."""
 
     _open: Dict[str, Arena] = {}
-    _lock = threading.Lock()
-    #: The thread that is opening an arena: a signal handler that interrupts it must not wait for it.
-    _opener = 0
+    #: Re-entrant only so that it tells its owner: a signal handler that interrupts him must not wait for him.
+    _lock = threading.RLock()
     #: Arenas whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
     _dropped: Deque[Arena] = deque()
 
@@ -49,19 +48,14 @@ class Arena:
 
         A segment that exists keeps its size: one warning names both. Give the arena back with ``release``.
         """
-        if cls._opener == threading.get_ident():
-            raise RuntimeError(f"this thread is already opening {name}: a signal handler must not make a layer")
+        cls._check_handler(f"opening {name}")
         with cls._lock:
-            cls._opener = threading.get_ident()
-            try:
-                cls._close_dropped()
-                arena = cls._open.get(name)
-                if arena is None or arena.is_gone():
-                    segment = Segment.attach(name, kind, size, mode, patience, lambda new: Heap(new).rebuild([]))
-                    arena = cls._open[name] = cls(segment, mender, patience)
-                arena.users += 1
-            finally:
-                cls._opener = 0
+            cls._close_dropped()
+            arena = cls._open.get(name)
+            if arena is None or arena.is_gone():
+                segment = Segment.attach(name, kind, size, mode, patience, lambda new: Heap(new).rebuild([]))
+                arena = cls._open[name] = cls(segment, mender, patience)
+            arena.users += 1
         if arena.segment.size != size:
             logger.warning(
                 "%s has %d bytes, not the %d asked for: who comes first sets the size, until 'asgi-ipc unlink'",
@@ -70,6 +64,25 @@ class Arena:
                 size,
             )
         return arena
+
+    @classmethod
+    def _check_handler(cls, doing: str) -> None:
+        """Refuse a call from a signal handler or finaliser that has interrupted this thread in here."""
+        if cls._lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f"{doing}: this thread is opening, closing or removing shared memory already; a signal handler must "
+                "not make, close or unlink a layer"
+            )
+
+    def remove(self) -> None:
+        """
+        Take the segment away from every process that uses it.
+
+        Nobody of this process attaches meanwhile: file locks do not keep threads of one process apart.
+        """
+        self._check_handler(f"removing {self.segment.name}")
+        with self._lock:
+            self.guard.remove()
 
     def is_gone(self) -> bool:
         """Whether the segment was removed, its name leads to another one now, or it is closed here already."""
@@ -84,7 +97,8 @@ class Arena:
         closing an arena just now, that thread does it on its way out or the next one does.
         """
         self._dropped.append(self)
-        if self._lock.acquire(False):
+        # Looked at again after the lock was given back: somebody may have dropped one in between.
+        while self._dropped and not self._lock._is_owned() and self._lock.acquire(False):  # type: ignore[attr-defined]
             try:
                 self._close_dropped()
             finally:
@@ -104,8 +118,7 @@ class Arena:
 
     @classmethod
     def _after_fork_in_child(cls) -> None:
-        cls._lock = threading.Lock()
-        cls._opener = 0
+        cls._lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=Arena._after_fork_in_child)

@@ -31,6 +31,7 @@ from typing import Any, Callable, List, Optional, TypeVar
 from posix_ipc import BusyError
 
 from ..exceptions import SegmentBusy, SegmentCorrupt, SegmentGone, TooManyProcesses
+from .frames import is_nested, is_ours, stands_on
 from .layout import AT_EPOCH, AT_SCRATCH, AT_SEQ, AT_SLOTS, SLOT_WORDS, SLOTS, TOMBSTONE
 from .segment import CARE_BYTE, FIRST_EPOCH, Segment
 
@@ -282,10 +283,11 @@ class Guard:
                     if self.segment.fd >= 0:  # else another thread closed the segment before this call came in
                         self.words[self.slot_at] = 0
                     self.inside = None
-            while self.lock._is_owned():  # type: ignore[attr-defined]
+            if sys.version_info < (3, 10) and not is_nested(sys._getframe(1)):
                 # CPython 3.9 can take an interrupt between the end of a with block and its release
-                self.lock.release()
-        if isinstance(error, DAMAGE):
+                while self.lock._is_owned():
+                    self.lock.release()
+        if isinstance(error, DAMAGE) and is_ours(error):
             why = f"{error}; what could not be trusted was cut off, and the rest goes on"
             raise SegmentCorrupt(self.segment.name, why) from error
 
@@ -296,14 +298,11 @@ class Guard:
         Either a call further up this very stack is inside (a signal handler or finaliser interrupted it): refuse.  Or
         a second exception cut an ``abandon`` short: its frame is gone, and the way in will recover.
         """
-        frame: Any = sys._getframe(1)
-        while frame is not None:
-            if frame.f_locals.get("mine") is self.inside:
-                raise RuntimeError(
-                    f"this thread is already inside {self.segment.name}: a signal handler or a finaliser must not call "
-                    "the layer; let it set a flag, or hand the work to another thread"
-                )
-            frame = frame.f_back
+        if stands_on(sys._getframe(1), self.inside):
+            raise RuntimeError(
+                f"this thread is already inside {self.segment.name}: a signal handler or a finaliser must not call "
+                "the layer; let it set a flag, or hand the work to another thread"
+            )
 
     # -- the end ----------------------------------------------------------------------------------------------
 

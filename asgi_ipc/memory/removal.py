@@ -38,9 +38,7 @@ def leftovers(beginning: str) -> List[str]:
     """
     if SHM_DIRECTORY is None:
         return []
-    return sorted(
-        name for name in os.listdir(SHM_DIRECTORY) if name.startswith((beginning, "sem." + beginning))
-    )
+    return sorted(name for name in os.listdir(SHM_DIRECTORY) if name.startswith((beginning, "sem." + beginning)))
 
 
 def remove_segment(name: str, kind: int, mender: Mender) -> Removal:
@@ -100,7 +98,7 @@ def _bury(name: str, kind: int, mender: Mender, found: os.stat_result) -> None:
         mode = stat.S_IMODE(found.st_mode) & 0o666
         arena = Arena.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE, mender)
         try:
-            arena.guard.remove()
+            arena.remove()
         finally:
             arena.release()
 

@@ -39,6 +39,7 @@ from .access import (
     object_path,
     regain,
 )
+from .header import flaw_of, has_magic
 from .layout import (
     AT_CHECKSUM,
     AT_EPOCH,
@@ -185,15 +186,15 @@ class Segment:
 
     def _map_finished(self) -> bool:
         """Map the whole file; False if it has no magic yet, that is, if its creator has not finished it."""
-        size = os.fstat(self.fd).st_size
+        finished = has_magic(self.fd, LOCKS_IN_FILE)
+        size = os.fstat(self.fd).st_size  # after the magic: it is set before
         if size == 0:
             return False
         if size < HEADER_WORDS * WORD or size % WORD:
             raise SegmentMismatch(self.name, f"its {size} bytes are no segment of this package: {mending(self.name)}")
-        self._map(size)
-        if self.words[AT_MAGIC]:
+        if finished:
+            self._map(size)
             return True
-        self._unmap()
         path = object_path("sem." + self.name)
         if path is not None and os.path.exists(path):  # the old package made a semaphore of just that name
             raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {mending(self.name)}")
@@ -201,26 +202,10 @@ class Segment:
 
     def _check_header(self) -> None:
         """Believe a header only when every word that never changes is as it was written."""
-        words, size = self.words, len(self.data)
-        if words[AT_MAGIC] != MAGIC:
-            if words[AT_MAGIC].to_bytes(WORD, "little") == MAGIC.to_bytes(WORD, "big"):
-                why = "it was written in the other byte order"
-            else:
-                why = "it is no segment of this package (asgi_ipc 1.x or another program made it)"
-        elif words[AT_VERSION] != VERSION:
-            why = f"it has layout version {words[AT_VERSION]}, and this asgi_ipc needs {VERSION}"
-        elif words[AT_CHECKSUM] != fixed_checksum(words):
-            why = "its header is damaged"
-        elif words[AT_KIND] != self.kind:
-            why = "it is a segment of another kind"
-        elif words[AT_SIZE] != size:
-            why = f"it was cut short: {size} bytes are left of {words[AT_SIZE]}"
-        elif LOCKS_IN_FILE and self._lock_file() != (words[AT_LOCK_DEVICE], words[AT_LOCK_INODE]):
-            why = "its lock file was replaced, so that nobody can tell which processes live"
-        else:
-            self._remember()
-            return
-        raise SegmentMismatch(self.name, f"{why}: {mending(self.name)}")
+        flaw = flaw_of(self.words, self.kind, len(self.data), self._lock_file())
+        if flaw is not None:
+            raise SegmentMismatch(self.name, f"{flaw}: {mending(self.name)}")
+        self._remember()
 
     def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
         """Fill in a new segment. Caller holds the care byte and has seen that the name still leads here."""

@@ -134,7 +134,7 @@ class Store:
         arena = self._opened()
         if self._lost or (arena.is_gone() and named_identity(self.name) is not None):
             self._attach_anew()  # to the one that has taken its place: that is the one to remove
-        self._opened().guard.remove()
+        self._opened().remove()
 
     def close(self) -> None:
         """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""

@@ -33,7 +33,7 @@ from typing import List
 
 from ..memory.directory import Directory
 from ..memory.heap import Heap
-from ..memory.layout import AT_EXPIRABLE, AT_GONE_REFUSED, AT_GONE_SENT, NEVER
+from ..memory.layout import AT_GONE_REFUSED, AT_GONE_SENT, NEVER
 from ..memory.segment import Segment
 from ..memory.slab import Slab
 from ..names import non_local_name
@@ -91,7 +91,6 @@ class Channels:
                 return 0
         words = self.words
         self._tidy(self.directory.bucket_of(hashed), inbox)
-        words[AT_EXPIRABLE] = 0  # a sweep of everything may find an empty record from now on
         record = self.slab.allocate()
         if not record:
             return 0

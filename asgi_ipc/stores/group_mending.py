@@ -12,7 +12,16 @@ from ..memory.claims import Claims
 from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
 from ..memory.heap import Heap
-from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
+from ..memory.layout import (
+    AT_FLUSHING,
+    AT_GENERATION,
+    AT_RESERVED,
+    AT_SEQ,
+    AT_SWEEP_CURSOR,
+    AT_SWEEP_DUE,
+    COUNTED,
+    NEVER,
+)
 from ..memory.segment import Segment
 from ..names import valid_channel_name, valid_group_name
 from .members import (
@@ -54,6 +63,7 @@ class GroupMender:
         seen: Set[bytes] = set()
         for bucket, head in enumerate(heads, groups.at):
             link, record = bucket, head
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
             while record:
                 name = self._group_name(record, bucket)
                 if not name or name in seen or not claims.claim(record, GROUP_NAME + name_words(len(name))):

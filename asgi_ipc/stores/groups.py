@@ -38,7 +38,7 @@ class GroupStore(Store):
         patience: float = 10,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self.expiry = int(expiry * 1e9)
+        self.expiry = max(1, int(expiry * 1e9))
         self._sweep_due = self._full_sweep_due = 0
         super().__init__(f"{prefix}-groups", size, mode, patience, clock)
 

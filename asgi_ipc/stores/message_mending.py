@@ -16,14 +16,13 @@ from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
 from ..memory.heap import Heap
 from ..memory.layout import (
-    AT_EXPIRABLE,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_RESERVED,
-    AT_SHORTEST_LIFE,
+    AT_SEQ,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
     COUNTED,
@@ -89,17 +88,17 @@ class MessageMender:
         bodies: Dict[int, int] = {}
         for record in records.values():
             self._mend_queue(record, bodies, claims)
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
         for body, references in bodies.items():
             words[body + REFERENCES] = references
         self._fill_inboxes(records)
         self.heap.rebuild(claims.live)
         self.channels.slab.rebuild(pages)
-        for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_EXPIRABLE, AT_FULL_SWEEP):
+        for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_FULL_SWEEP):
             words[at] = 0
         for at in (AT_GONE_SENT, AT_GONE_REFUSED):
             if words[at] >= COUNTED:
                 words[at] = 0
-        words[AT_SHORTEST_LIFE] = min(words[AT_SHORTEST_LIFE], NEVER)
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
     def _collect_records(self, pages: Dict[int, List[int]], claims: Claims) -> Dict[str, int]:

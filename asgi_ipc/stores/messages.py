@@ -52,7 +52,7 @@ class MessageStore(Store):
         limit: Optional[int] = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self.expiry = int(expiry * 1e9)
+        self.expiry = max(1, int(expiry * 1e9))
         self._limit_asked = limit
         self._sweep_due = 0
         super().__init__(f"{prefix}-messages", size, mode, patience, clock)
@@ -65,7 +65,7 @@ class MessageStore(Store):
         asked = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
         # What never fits is too large: for a full memory, its sender would be told to try again, for ever.
         self.limit = min(asked, self._bound[1][0].largest_body())
-        self._run_here("note_life", (self.expiry,))
+        self._run_here("extent", ())  # takes a slot: one process too many hears of it at once
 
     # -- sending ----------------------------------------------------------------------------------------------
 
@@ -92,6 +92,7 @@ class MessageStore(Store):
                     guard.token(0)
                 except BusyError:
                     guard.enter()
+                    now = self.clock()  # it may have waited long
                 else:
                     words, epoch = guard.words, guard.epoch
                     words[guard.slot_at] = epoch  # store first
@@ -126,6 +127,8 @@ class MessageStore(Store):
             refusal = self._run("append", channel, capacity, body, now, now + self.expiry)
             if refusal is None:
                 return
+        if now >= self._sweep_due:  # a sender that is only ever refused sweeps, too
+            self._sweep(now)
         if refusal.shortage:
             raise self._memory_full(channel, refusal.shortage)
         raise ChannelFull(channel, refusal.waiting, refusal.capacity)
@@ -188,6 +191,7 @@ class MessageStore(Store):
                     guard.token(0)
                 except BusyError:
                     guard.enter()
+                    now = self.clock()  # it may have waited long
                 else:
                     words, epoch = guard.words, guard.epoch
                     words[guard.slot_at] = epoch  # store first

@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from ..memory.layout import (
-    AT_EXPIRABLE,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_RESERVED,
-    AT_SHORTEST_LIFE,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
     COUNTED,
-    NEVER,
     WORD,
 )
 from .channels import HEAD, REFUSED, SENT, SOONEST, TAKEN
@@ -100,24 +97,20 @@ class Upkeep:
         self.channels.drop_if_idle(record)
 
     def begin_full_sweep(self, now: int) -> bool:
-        """Whether sweeping everything is worth its time now; once a second at the most."""
+        """Whether everything may be swept now: once a second at the most, whoever asks."""
         words = self.words
-        if now < words[AT_EXPIRABLE] or now < words[AT_FULL_SWEEP] + FULL_SWEEP_PAUSE:
+        if words[AT_FULL_SWEEP] <= now < words[AT_FULL_SWEEP] + FULL_SWEEP_PAUSE:
             return False
         words[AT_FULL_SWEEP] = now
-        words[AT_EXPIRABLE] = now + words[AT_SHORTEST_LIFE]  # what comes in from now on expires no sooner
         return True
 
     def sweep_slice(self, first: int, now: int) -> int:
         """Sweep a slice of all buckets, from number ``first`` on; the number to go on with, 0 at the end."""
-        words, directory = self.words, self.directory
+        directory = self.directory
         last = min(first + SLICE, directory.buckets)
         for bucket in self._filled(first, last):
             for record in directory.chain(bucket):
-                if words[record + HEAD]:
-                    self.contents.drop_expired(record, now)
-                    if words[record + HEAD]:
-                        words[AT_EXPIRABLE] = min(words[AT_EXPIRABLE], words[record + SOONEST])
+                self.contents.drop_expired(record, now)
                 self.channels.drop_if_empty(record)
         return last % directory.buckets
 
@@ -126,12 +119,6 @@ class Upkeep:
         start = self.directory.at + first
         heads = self.words[start : self.directory.at + last].tolist()
         return (start + number for number, head in enumerate(heads) if head)
-
-    def note_life(self, life: int) -> None:
-        """Take note of a process that sends messages which live ``life`` ns: sweeps must not come later than that."""
-        words = self.words
-        words[AT_SHORTEST_LIFE] = min(words[AT_SHORTEST_LIFE] or NEVER, life)
-        words[AT_EXPIRABLE] = 0
 
     # -- flushing ---------------------------------------------------------------------------------------------
 
@@ -147,9 +134,8 @@ class Upkeep:
         self.directory.clear()
         self.queues.heap.rebuild([])
         self.channels.slab.rebuild({})
-        for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_EXPIRABLE, AT_FULL_SWEEP):
+        for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_FULL_SWEEP):
             words[at] = 0
-        words[AT_SHORTEST_LIFE] = min(words[AT_SHORTEST_LIFE], NEVER)
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
         words[AT_FLUSHING] = 0
 

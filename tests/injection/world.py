@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 from posix_ipc import BusyError
 
 from asgi_ipc.exceptions import ChannelFull
+from asgi_ipc.memory.access import SHM_DIRECTORY
 from asgi_ipc.memory.layout import (
     AT_EPOCH,
     AT_GENERATION,
@@ -32,7 +33,8 @@ from asgi_ipc.names import non_local_name
 from asgi_ipc.stores import channels as c
 from asgi_ipc.stores.audit import _GroupAudit, _MessageAudit, audit_groups, audit_messages
 from asgi_ipc.stores.groups import GroupStore
-from asgi_ipc.stores.heap_audit import HeapAudit
+from asgi_ipc.stores.heap_audit import HeapAudit, Reached
+from asgi_ipc.stores.members import MEMBER_NAME
 from asgi_ipc.stores.messages import MessageStore
 
 from .steps import STEPS
@@ -44,6 +46,9 @@ EXPIRY = 60
 OLD = "old"
 #: Room for everything.
 PLENTY = 10**6
+
+#: Words of what is copied into free memory.
+SMALL = 32
 
 Snapshot = Dict[str, Any]
 
@@ -77,6 +82,8 @@ class World:
         self.store: Any = self.messages if kind == "messages" else self.groups
         self.image = b""
         self.dead = False
+        #: Channels that this process remembers the places of.
+        self.known: List[str] = []
 
     @property
     def words(self) -> memoryview:
@@ -94,6 +101,10 @@ class World:
         """Take the state that ``restore`` comes back to; ``dead``: with the token gone, as its holder died."""
         self.image = bytes(self.data[:])
         self.dead = dead
+        if self.kind == "messages" and not dead:
+            audit = _MessageAudit(self.store._arena)
+            audit.run()
+            self.known = sorted(audit.channels)
 
     def restore(self) -> None:
         """Be as at ``remember``, but for what never goes back: epoch, progress, generation."""
@@ -103,7 +114,7 @@ class World:
         self.data[:] = self.image
         for at, word in kept.items():
             words[at] = word
-        words[AT_GENERATION] += 1  # so that no process believes what it remembers
+        words[AT_GENERATION] += 1  # so that nobody believes what he remembers of other times
         for slot in range(AT_SLOTS, AT_SLOTS + SLOTS * SLOT_WORDS, SLOT_WORDS):
             if words[slot]:
                 words[slot] = kept[AT_EPOCH]
@@ -112,6 +123,13 @@ class World:
             with contextlib.suppress(BusyError):  # it is gone already when the holder has just died
                 token.acquire(0)
             token.close()
+        for channel in self.known:
+            self.store._bound[1][0]._locate(channel, False)
+
+    def semaphores(self) -> List[str]:
+        """The semaphores of the segment that can be seen."""
+        names = os.listdir(SHM_DIRECTORY) if SHM_DIRECTORY else []
+        return [name for name in names if name.startswith(f"sem.{self.store.name}.")]
 
     def close(self) -> None:
         """Remove it all."""
@@ -148,10 +166,16 @@ class World:
 def go_on_with_messages(world: World) -> None:
     """Send in every way, receive everything, then send what needs memory."""
     store = world.messages
+    arrived: Dict[str, bytes] = {}
     with contextlib.suppress(ChannelFull):  # what was there before may have filled the memory
-        store.append("after", PLENTY, b"a" * 60)
-        store.append("p!after", PLENTY, b"b" * 60)
+        for channel in [*world.known, "after", "p!after"]:
+            if not channel.endswith("!"):
+                store.append(channel, PLENTY, b"a" * 60)
+                arrived[channel] = b"a" * 60
         store.append("large", PLENTY, bytes(6000))
+        arrived["large"] = bytes(6000)
+    found = store.snapshot()
+    assert {channel: found.get(channel, [b""])[-1] for channel in arrived} == arrived, "what was sent is not there"
     store.append_each([(name, PLENTY) for name in ("after", "p!after", "p!new", "new")], b"c" * 200)
     expected = strip(store.snapshot())
     received: Dict[str, List[bytes]] = {}
@@ -213,7 +237,8 @@ def garble(world: World, seed: str) -> None:
     Overwrite everything in the segment that means nothing, with words that might mean something.
 
     That is: free and waiting blocks but for their lists, free channel records likewise, and what lies behind the
-    memory that is reserved.
+    memory that is reserved. Some of it are copies of what is in use, as freed memory holds them, which the other
+    garbage leads to.
     """
     draw = random.Random(seed)
     arena = world.store._arena
@@ -231,11 +256,39 @@ def garble(world: World, seed: str) -> None:
         free |= set(range(header + 3, header + (words[header] >> 2)))
     if world.kind == "messages":
         free |= set(_free_records(words))
-    for at in free:
+    copies = _copy(world, draw, free, audit.reached)
+    for at in sorted(free):
         words[at] = draw.choice(
-            (draw.getrandbits(64), draw.choice(tempting), draw.randrange(200), 2**63 + draw.randrange(500), 0)
+            (
+                draw.choice(copies or tempting),
+                draw.choice(copies or tempting),
+                draw.choice(tempting),
+                draw.getrandbits(64),
+                draw.randrange(200),
+                2**63 + draw.randrange(500),
+                0,
+            )
         )
     assert world.audit() == []
+
+
+def _copy(world: World, draw: random.Random, free: Set[int], reached: Reached) -> List[int]:
+    """Put copies of messages, members and the like into free memory, and take that out of ``free``; where they are."""
+    words = world.words
+    originals = [(block, payload) for block, (payload, _) in sorted(reached.items()) if payload < SMALL]
+    copies: List[int] = []
+    for place in range(world.store._arena.heap.start, len(words) - SMALL, 2 * SMALL) if originals else ():
+        block, payload = draw.choice(originals)
+        space = set(range(place - 1, place + payload))
+        if space <= free:
+            free -= space
+            for at in range(payload):
+                words[place + at] = words[block + at]
+            words[place - 1] = (payload + 1) << 2
+            if world.kind == "groups":  # another name
+                words[place + MEMBER_NAME] += draw.randrange(1, 5)
+            copies.append(place)
+    return copies
 
 
 def _free_records(words: memoryview) -> Iterator[int]:
