@@ -283,9 +283,9 @@ class Guard:
                     if self.segment.fd >= 0:  # else another thread closed the segment before this call came in
                         self.words[self.slot_at] = 0
                     self.inside = None
-            if sys.version_info < (3, 10) and not is_nested(sys._getframe(1)):
+            if not is_nested(sys._getframe(1)):
                 # CPython 3.9 can take an interrupt between the end of a with block and its release
-                while self.lock._is_owned():
+                while self.lock._is_owned():  # type: ignore[attr-defined]
                     self.lock.release()
         if isinstance(error, DAMAGE) and is_ours(error):
             why = f"{error}; what could not be trusted was cut off, and the rest goes on"
