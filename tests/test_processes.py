@@ -50,6 +50,15 @@ def receives(talk, prefix, channels, count):
 # -- messages between processes --
 
 
+def send_when_there_is_room(layer, message):
+    while True:
+        try:
+            layer.send("back", message)
+            return
+        except ChannelFull:
+            time.sleep(0.001)
+
+
 def test_messages_go_from_process_to_process_in_order(prefix, make_layer, start):
     layer = make_layer(capacity=50)
     sender, receiver = start(sends, prefix, "there", 1000), start(receives, prefix, ["back"], 1000)
@@ -62,14 +71,9 @@ def test_messages_go_from_process_to_process_in_order(prefix, make_layer, start)
         if channel:
             assert message["n"] == heard
             heard += 1
-            while True:
-                try:
-                    layer.send("back", {"from": "parent", "n": message["n"]})
-                    break
-                except ChannelFull:
-                    time.sleep(0.001)
+            send_when_there_is_room(layer, {"from": "parent", "n": message["n"]})
     assert message["from"] == sender.hear()
-    layer.send("back", {"end": True})
+    send_when_there_is_room(layer, {"end": True})
     assert receiver.hear() == [["back", "parent", number] for number in range(1000)]
     sender.end()
     receiver.end()
