@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["MakeLife", "MakeTrial", "counted_steps", "life", "trial"]
 
+import random
+import secrets
 from typing import Callable, Iterator, List
 
 import pytest
@@ -41,6 +43,11 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PAGE_RECORDS", PAGE_RECORDS)
     monkeypatch.setattr(contents, "EXPIRED_SLICE", SLICE)
     monkeypatch.setattr(messages, "SEND_SLICE", SLICE)
+    draw, random_bits = random.Random(1), secrets.randbits
+    # The same keys of the hash each time, so that the same records share a bucket; names still are random.
+    monkeypatch.setattr(
+        secrets, "randbits", lambda count: draw.getrandbits(count) if count == 64 else random_bits(count)
+    )
     steps.install(monkeypatch)
 
 
@@ -56,7 +63,9 @@ def trial(prefix: str, counted_steps: None) -> Iterator[MakeTrial]:
 
     yield set_up
     for world in worlds:
+        left = world.semaphores()
         world.close()
+        assert len(left) < 2, f"left behind: all but one of {left}"
 
 
 @pytest.fixture

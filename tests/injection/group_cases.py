@@ -103,4 +103,4 @@ new_case(
     sweep_all,
 )
 new_case("sweep of all groups", first(members("g", "old1", "a"), members("h", "old1")), sweep_everything)
-new_case("flush of groups", first(members("g", "a", "b"), members("h", "a")), flush)
+new_case("flush of groups", first(*(members(group, "a", "b") for group in "abcdefgh")), flush)

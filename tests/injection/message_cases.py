@@ -229,7 +229,7 @@ new_case(
     sweep_everything,
 )
 new_case("figures", first(expired("c"), sent("c", "p!1"), expired("p!1")), look_at_figures)
-new_case("flush", first(sent("c", "c", "p!1"), to_many("c", "d")), flush)
+new_case("flush", first(sent(*crowd(10), "c0", "p!1"), to_many("c", "d")), flush)
 new_case("flush of nothing", first(), flush)
 
 # -- sending to many ------------------------------------------------------------------------------------------
