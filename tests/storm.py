@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
+from asgi_ipc.memory.guard import SUSPICION, Guard
 from asgi_ipc.memory.layout import AT_EPOCH
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 from asgi_ipc.stores.base import Store
@@ -129,7 +130,7 @@ class Watched:
         words, at, scratch = self.words, self.at, self.scratch
         value, count = self.dice.getrandbits(60), words[at + scratch.COUNT]
         words[at + scratch.FIRST] = value
-        for _ in range(self.dice.choice((0, 0, 5, 50))):
+        for _ in range(self.dice.choice((0, 0, 5, 50, 500))):
             pass
         words[at + scratch.COUNT] = count + 1
         words[self.counted] += 1
@@ -159,6 +160,35 @@ class WatchedPart:
         if callable(found) and not name.startswith("_"):
             found = self.__dict__[name] = self._watched.section(found)
         return found
+
+
+def dawdle(dice: random.Random) -> None:
+    """
+    Make this process slow where it matters most: when it has a token and has not said so, and before it gives it back.
+
+    Others see no holder then, and repair the store: the token is worth nothing any more.
+    """
+    use = Guard._use
+
+    def slowly(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            if operation.__name__ == "release" and dice.random() < 0.005:
+                time.sleep(2 * SUSPICION)
+            operation(*args)
+            if operation.__name__ == "acquire" and dice.random() < 0.005:
+                time.sleep(2 * SUSPICION)
+
+        return run
+
+    def use_slowly(guard: Guard, epoch: int) -> bool:
+        known = guard.epoch
+        if not use(guard, epoch):
+            return False
+        if epoch != known:
+            guard.token, guard.post = slowly(guard.token), slowly(guard.post)
+        return True
+
+    Guard._use = use_slowly  # type: ignore[method-assign]
 
 
 class Interruption(Exception):
@@ -211,6 +241,8 @@ class Worker:
 
     def run(self) -> None:
         """Work until told to stop."""
+        if self.index % 4 == 3:
+            dawdle(self.dice)
         layer = self.open()
         steps = {"sender": (self.send,), "receiver": (self.receive,)}.get(self.kind, (self.send, self.receive))
         while not self.scratch.words[Scratch.STOP] and os.getppid() == self.parent:
@@ -259,26 +291,21 @@ class Worker:
 
     def look_inside(self, layer: IPCChannelLayer) -> None:
         """A section of our own, between everybody else's; now and then one that ends like a crash."""
-        crash = self.dice.random() < 0.02
+        crash, linger = self.dice.random() < 0.02, self.dice.random() < 0.01
         number = self.dice.randrange(2)
+        watched = self.watches[number]
         store: Store = (layer.message_store, layer.group_store)[number]
 
         def section() -> None:
+            watched.come_in()
+            if linger:
+                time.sleep(1.5 * SUSPICION)  # nobody may take a holder for dead who is only slow
+            watched.go_out()
             if crash:
                 raise Interruption
 
         with contextlib.suppress(Interruption):
-            self.timed(store._guarded, self.watched_section(number, section))
-
-    def watched_section(self, number: int, section: Callable[[], None]) -> Callable[[], None]:
-        watched = self.watches[number]
-
-        def run() -> None:
-            watched.come_in()
-            watched.go_out()
-            section()
-
-        return run
+            self.timed(store._guarded, section)
 
     def change_group(self, layer: IPCChannelLayer) -> None:
         members = self.timed(layer.group_channels, "everyone")

@@ -572,6 +572,7 @@ def run_cases(prefix: str, kind: str, cases: List[Case], first: int, say: int) -
         what, writes = cases[number]
         dice = random.Random(f"{kind} {what} {number}")
         os.write(say, f"begin\t{number}\n".encode())
+        signal.alarm(2 * HANGS)  # nobody may watch any more
         for victim in victims.values():
             victim.restore(number)
         bench.time = start
