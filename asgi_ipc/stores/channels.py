@@ -39,10 +39,10 @@ from typing import List, Optional
 from ..memory import rings
 from ..memory.directory import Directory
 from ..memory.heap import Heap
-from ..memory.layout import AT_GONE_REFUSED, AT_GONE_SENT, NEVER
+from ..memory.layout import AT_GONE_REFUSED, AT_GONE_SENT, AT_SWEEP_CURSOR, NEVER
 from ..memory.presence import NOBODY, Presence
 from ..memory.segment import Segment
-from ..memory.slab import Slab
+from ..memory.slab import TAG, Slab
 from ..names import non_local_name
 
 PAGE = 4
@@ -65,11 +65,14 @@ INDIVIDUAL = 20
 NAME = 21
 RECORD_WORDS = NAME + 13
 
+#: Buckets in which a new channel looks for an idle one whose memory it can have.
+EVICT_BUCKETS = 512
+
 
 class Channels:
     """The channel records of one message segment: made, found, dropped, and lined up in their inboxes."""
 
-    def __init__(self, segment: Segment, heap: Heap, presence: Optional[Presence]) -> None:
+    def __init__(self, segment: Segment, heap: Heap, presence: Optional[Presence] = None) -> None:
         self.words = segment.words
         self.presence = presence
         self.directory = Directory(segment, NAME)
@@ -103,7 +106,7 @@ class Channels:
                 return 0
         words = self.words
         self._tidy(self.directory.bucket_of(hashed), inbox)
-        record = self.slab.allocate()
+        record = self.slab.allocate() or (self._evict(inbox) and self.slab.allocate())
         if not record:
             return 0
         for at in range(HEAD, NAME):
@@ -121,11 +124,27 @@ class Channels:
         Drop idle records from a chain that is about to grow.
 
         Names that are used once (a reply channel for each request) can come faster than sweeps do: this way they leave
-        at most two idle records in each bucket behind, half of the memory, however many there are.
+        at most two idle records in each bucket behind, half of the memory, however many there are. An inbox goes with
+        the last of its channels.
         """
-        for record in self.directory.chain(bucket):
-            if record != spared:
+        words = self.words
+        for record in list(self.directory.chain(bucket)):
+            if record != spared and words[record + TAG]:  # not gone with one before it
+                inbox = words[record + INBOX]
                 self.drop_if_idle(record)
+                if inbox and inbox != spared and not words[record + TAG]:
+                    self.drop_if_empty(inbox)
+
+    def _evict(self, spared: int) -> bool:
+        """Drop records that need not be kept, until one has gone: there is no memory for another one."""
+        words, directory = self.words, self.directory
+        for _ in range(min(directory.buckets, EVICT_BUCKETS)):
+            words[AT_SWEEP_CURSOR] = (words[AT_SWEEP_CURSOR] + 1) % directory.buckets
+            for record in directory.chain(directory.at + words[AT_SWEEP_CURSOR]):
+                if record != spared and not self.is_kept(record):
+                    self.drop(record)
+                    return True
+        return False
 
     def drop(self, record: int) -> None:
         """Drop a record that nothing waits in and no record has for its inbox. Its statistics live on in the sums."""
