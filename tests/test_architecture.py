@@ -49,11 +49,15 @@ ROWS = [
     ["cli.demo", "cli.unlink"],
     ["cli"],
     ["__main__"],
+    # fixtures for those who test what they build on a layer
+    ["pytest_plugin"],
 ]
 RANK: Dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
 
 #: The only packages from outside the standard library, and what only one room may touch.
 THIRD_PARTY = {"posix_ipc", "msgpack"}
+#: What a module that is only loaded beside a framework may use of it.
+OPTIONAL = {"pytest_plugin": {"pytest", "channels", "django"}}
 ONLY_IN = {"posix_ipc": "memory.", "mmap": "memory.", "msgpack": "codec", "multiprocessing": "cli."}
 
 #: Lines that a module may have.
@@ -106,7 +110,7 @@ def complaints(module: str, is_package: bool, source: str) -> List[str]:
                 found.append(
                     f"{module} (row {RANK[module]}) imports {target or 'asgi_ipc'} (row {RANK[target]})"
                 )
-        elif root not in THIRD_PARTY and not in_standard_library(root):
+        elif root not in THIRD_PARTY | OPTIONAL.get(module, set()) and not in_standard_library(root):
             found.append(f"{module} imports {root}, which is not ours to need")
         if root in ONLY_IN and not module.startswith(ONLY_IN[root]):
             found.append(f"{module} imports {root}, which belongs into {ONLY_IN[root]}")
