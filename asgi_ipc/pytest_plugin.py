@@ -71,9 +71,9 @@ def ipc_channel_layers(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator
     """
     Django's ``CHANNEL_LAYERS`` with prefixes of this test, for Channels 2 to 4.
 
-    ``default`` is an ``AsyncIPCChannelLayer`` on ``ipc_prefix``, whatever the settings say; other aliases that use
+    ``default`` is an ``AsyncIPCChannelLayer`` on ``ipc_prefix``, whatever the settings say. Other aliases that use
     asgi_ipc get a prefix of this test as well, and aliases that shared one still do. Their options stay
-    (``TEST_CONFIG`` counts before ``CONFIG``), but for those of ``ipc_options``. Aliases of other layers are left alone.
+    (``TEST_CONFIG`` counts before ``CONFIG``), but for those of ``ipc_options``. Aliases of other layers stay too.
     """
     try:
         from channels.layers import channel_layers

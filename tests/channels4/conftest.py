@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import os
 import secrets
 import shutil
-from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer
+from asgi_ipc.memory.removal import leftovers
 
 from .chat import Chat
 
+if importlib.util.find_spec("channels"):  # else every module that needs it is skipped, and says so
+    import django
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "channels4.settings"
+    django.setup()
+
 #: Begins the names of shared memory that several tests use: they are not to be missed after the first of them.
 SHARED_MARK = f"asgichat{os.getpid()}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_of_the_fixtures(nothing_left_behind: None) -> Iterator[None]:
+    """Fail a test after which something is left of what the fixtures of the package have made."""
+    yield
+    gc.collect()
+    left = leftovers(f"pytest-{os.getpid()}-")
+    for name in left:
+        os.unlink(os.path.join("/dev/shm", name))
+    assert not left, f"left in shared memory: {left}"
 
 
 @pytest.fixture(scope="session")
@@ -57,9 +76,6 @@ def chat(request: pytest.FixtureRequest, chats: Dict[str, Chat]) -> Chat:
 
 
 @pytest.fixture
-def room(request: pytest.FixtureRequest) -> str:
+def room() -> str:
     """A room that no other test uses."""
     return f"r{secrets.token_hex(4)}"
-
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "chat"
