@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 from helpers.processes import LIMIT
 
@@ -21,14 +21,18 @@ _READY = re.compile(r"The chat is at (http://\S+)")
 
 
 class Chat:
-    """``run.py`` in a process of its own, on any free port, ready to be visited when this has been made."""
+    """
+    ``run.py`` in a process of its own, on any free port, ready to be visited when this has been made.
 
-    def __init__(self, prefix: str, server: str, workers: int) -> None:
+    Without a prefix it has one of its own, as it has when a user starts it.
+    """
+
+    def __init__(self, prefix: Optional[str], server: str, workers: int) -> None:
         self.prefix = prefix
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by end
         command = [sys.executable, "run.py", "--port", "0", "--server", server, "--workers", str(workers)]
         self.process = subprocess.Popen(
-            [*command, "--prefix", prefix],
+            [*command, *(["--prefix", prefix] if prefix else [])],
             cwd=EXAMPLE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -65,6 +69,7 @@ class Chat:
 
     def post(self, room: str, text: str, name: str = "Script") -> int:
         """Run ``post.py``; returns its process id."""
+        assert self.prefix
         command = [sys.executable, "post.py", room, text, "--name", name, "--prefix", self.prefix]
         with subprocess.Popen(command, cwd=EXAMPLE, stderr=subprocess.PIPE) as script:
             _, errors = script.communicate(timeout=LIMIT)

@@ -19,6 +19,14 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
 
     watch: Watch | None = None
 
+    async def __call__(self, *args: Any) -> None:
+        """Run the consumer; however it ends, by an error too, nothing is shown to it afterwards."""
+        try:
+            await super().__call__(*args)
+        finally:
+            if self.watch is not None:
+                self.watch.leave(self)
+
     async def connect(self) -> None:
         """Let the visitor in, and tell everybody in the room."""
         self.room = self.scope["url_route"]["kwargs"]["room"]
@@ -35,7 +43,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         """Take the visitor out of the room. A killed process does not come here: the layer does it then."""
         if self.watch is not None:
-            self.watch.leave(self)
+            self.watch.leave(self)  # before the others look
             await self.channel_layer.group_discard(group_of(self.room), self.channel_name)
             await self.channel_layer.group_discard(here_group_of(self.room), self.membership)
             await self.announce()

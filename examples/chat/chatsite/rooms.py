@@ -35,8 +35,8 @@ def here_group_of(room: str) -> str:
 
 def tidy_name(name: str) -> str:
     """A visitor's name as the room shows it: one line, not too long, and never empty."""
-    name = " ".join(name.split())[:MAX_NAME]
-    while len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+    name = " ".join(name.encode(errors="replace").decode().split())[:MAX_NAME]
+    while len(name.encode()) > MAX_NAME_BYTES:
         name = name[:-1]
     return name.strip() or "Somebody"
 
@@ -56,7 +56,7 @@ class Visitor:
 
     def membership(self, channel: str) -> str:
         """The name that says in the ``here`` group that this visitor is there."""
-        encoded = base64.urlsafe_b64encode(self.name.encode(errors="replace")).decode().rstrip("=")
+        encoded = base64.urlsafe_b64encode(self.name.encode()).decode().rstrip("=")
         return f"{channel.partition('!')[0]}!{self.pid}.{self.id}.{encoded}"
 
     @classmethod
