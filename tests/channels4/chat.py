@@ -107,9 +107,14 @@ def descendants(pid: int) -> List[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs. A zombie does not: it holds nothing any more."""
+    """
+    Whether any thread of a process runs. A zombie does not: it holds nothing any more.
+
+    A process's first thread may be a zombie while others still end, and its locks are held until the last has.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
