@@ -127,6 +127,11 @@ def test_fixtures_are_described(pytester: pytest.Pytester) -> None:
         assert "pytest_plugin.py" in line
 
 
+def test_a_project_can_do_without(pytester: pytest.Pytester) -> None:
+    listed = pytester.runpytest_inprocess("-p", "no:asgi_ipc", "--fixtures").stdout.str()
+    assert "ipc_prefix" not in listed
+
+
 def test_loading_the_plugin_imports_no_framework(tmp_path: Path) -> None:
     """It is loaded by every run of pytest on the machine's Python: it must not slow those down, or change them."""
     for name in ("channels", "django", "asgiref", "twisted"):

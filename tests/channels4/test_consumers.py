@@ -199,6 +199,19 @@ async def test_a_script_in_another_thread_talks_to_sockets(path: str, ipc_prefix
         await socket.disconnect(timeout=LIMIT)
 
 
+@json_paths
+@in_loop
+async def test_more_sockets_in_one_process_than_the_capacity(path: str, ipc_layer: IPCChannelLayer) -> None:
+    """Each socket's channel counts by itself, also for a script that sends to all of them at once."""
+    sockets = [await entered(path, "a") for _ in range(ipc_layer.capacity + 20)]
+    for n in range(3):
+        ipc_layer.send_group("a", {"type": "say", "text": f"{n}"})
+    for socket in sockets:
+        assert [(await socket.receive_json_from(LIMIT))["said"] for _ in range(3)] == ["0", "1", "2"]
+        await socket.disconnect(timeout=LIMIT)
+    assert ipc_layer.group_channels("a") == []
+
+
 @in_loop
 async def test_a_request_waits_for_an_event() -> None:
     layer = get_channel_layer()

@@ -117,6 +117,19 @@ def test_tasks_outlive_a_worker_that_is_killed(ipc_layer: IPCChannelLayer, start
     assert [answer["pid"] for answer in answers][-10:] == [second.pid] * 10
 
 
+@pytest.mark.parametrize("channel", ["tasks", "tasks-sync"])
+def test_a_script_asks_a_consumer_and_waits_for_the_answer(
+    ipc_layer: IPCChannelLayer, start: Children, channel: str
+) -> None:
+    start_worker(start, ipc_layer.prefix, channel)
+    replies = [ipc_layer.new_channel("reply?") for _ in range(3)]
+    for n, reply in enumerate(replies):
+        ipc_layer.send(channel, {"type": "task", "n": n, "answer": reply})
+    for n, reply in enumerate(replies):
+        (answer,) = take(ipc_layer, reply, 1)
+        assert answer["n"] == n
+
+
 def test_a_worker_ends_by_a_signal_while_it_waits(ipc_layer: IPCChannelLayer, start: Children) -> None:
     worker = start_worker(start, ipc_layer.prefix, "tasks")
     give(ipc_layer, "tasks", {"type": "task", "n": 1, "answer": "answers"})
