@@ -144,9 +144,9 @@ async def test_many_sockets_hear_everything_in_the_same_order(path: str) -> None
     sockets = [await entered(path, "a") for _ in range(20)]
     for number, socket in enumerate(sockets):
         await socket.send_json_to({"text": f"{number}"})
-    heard: List[List[str]] = [
-        [(await socket.receive_json_from(LIMIT))["said"] for _ in sockets] for socket in sockets
-    ]
+    heard: List[List[str]] = []
+    for socket in sockets:
+        heard.append([(await socket.receive_json_from(LIMIT))["said"] for _ in sockets])
     assert sorted(heard[0], key=int) == [f"{number}" for number in range(20)]
     assert heard == [heard[0]] * 20
     for socket in sockets:
@@ -192,7 +192,8 @@ async def test_a_script_in_another_thread_talks_to_sockets(path: str, ipc_prefix
             layer.send(sockets[1].channel, {"type": "say", "text": "to one"})
 
     await asyncio.to_thread(script)
-    assert [(await socket.receive_json_from(LIMIT))["said"] for socket in sockets] == ["to all"] * 3
+    for socket in sockets:
+        assert (await socket.receive_json_from(LIMIT))["said"] == "to all"
     assert (await sockets[1].receive_json_from(LIMIT))["said"] == "to one"
     for socket in sockets:
         assert await socket.receive_nothing(0.01, 0.01)
