@@ -182,6 +182,7 @@ class Site:
         options: Optional[Mapping[str, Any]] = None,
         python: str = sys.executable,
     ) -> None:
+        self.database = folder / "db.sqlite3"
         self._folder = folder
         self._python = python
         self._started: List[Process] = []
@@ -190,6 +191,7 @@ class Site:
             "PYTHONPATH": os.pathsep.join(map(str, [TESTS, PACKAGE] if python == sys.executable else [TESTS])),
             "DJANGO_SETTINGS_MODULE": "channels1.site.settings",
             "SITE_DIR": str(folder),
+            "SITE_DATABASE": str(self.database),
             "SITE_LAYER": json.dumps({"prefix": prefix, **MEMORY, **(options or {})}),
             **(environment or {}),
         }

@@ -16,7 +16,7 @@ def cookie_from(daphne: Server, path: str) -> str:
     return str(answer.headers["Set-Cookie"].split(";")[0])
 
 
-@pytest.fixture(params=["db", "cache", "cached_db", "file"])
+@pytest.fixture(params=["db", "cache", "cached_db"])
 def site(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
     """The site with one backend after the other."""
     return make_site(environment={"SITE_SESSIONS": request.param})

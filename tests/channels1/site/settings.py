@@ -1,9 +1,9 @@
 """
 Django settings of the test site. What differs between tests comes from the environment:
 
-``SITE_DIR`` is where the database and the cache live, ``SITE_LAYER`` holds the options of the channel layer
-as JSON, ``SITE_REDIS`` is the address of a Redis and puts asgi_redis's local layer in place of ours,
-``SITE_SESSIONS`` chooses a session backend.
+``SITE_DIR`` is where the cache lives, ``SITE_DATABASE`` is the file of the database, ``SITE_LAYER`` holds the
+options of the channel layer as JSON, ``SITE_REDIS`` is the address of a Redis and puts asgi_redis's local layer
+in place of ours, ``SITE_SESSIONS`` chooses a session backend.
 """
 
 import json
@@ -31,7 +31,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.path.join(DIRECTORY, "db.sqlite3"),
+        "NAME": os.environ["SITE_DATABASE"],
         "OPTIONS": {"timeout": 30},
         "TEST": {"NAME": os.path.join(DIRECTORY, "test.sqlite3")},  # the live server refuses one in memory
     }
