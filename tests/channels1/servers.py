@@ -27,6 +27,7 @@ from .waiting import until
 
 #: Where a process finds the site, and the layer.
 TESTS, PACKAGE = Path(__file__).resolve().parents[1], Path(asgi_ipc.__file__).resolve().parents[1]
+MANAGE = str(Path(__file__).with_name("site") / "manage.py")
 #: Options of the layer, beside its prefix; a script that gives others would only get a warning.
 MEMORY = {"message_memory": 64 * 1024 * 1024, "group_memory": 1024 * 1024}
 
@@ -132,6 +133,7 @@ class Server(Process):
 
     def listens(self) -> bool:
         """Whether it takes connections yet; where the port was handed over it does from the beginning."""
+        assert self.process.poll() is None, f"{self._log.name} has ended:\n{self.log()}"
         try:
             socket.create_connection(("127.0.0.1", self.port), LIMIT).close()
         except ConnectionRefusedError:
@@ -202,8 +204,8 @@ class Site:
         assert command.wait() == 0, command.log()
 
     def command(self, *words: str) -> Process:
-        """A command of Django: ``manage.py`` of a project, without the file."""
-        process = Process([self._python, "-m", "django", *words], self._environment, self._name(words[0]))
+        """A command of Django."""
+        process = Process([self._python, MANAGE, *words], self._environment, self._name(words[0]))
         self._started.append(process)
         return process
 
@@ -223,14 +225,13 @@ class Site:
         self._started.append(server)
         return server
 
-    def runserver(self) -> Server:
+    def runserver(self, *options: str) -> Server:
         """Django's server for development: workers in threads of the process that serves."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-        command = [self._python, "-m", "django", "runserver", "--noreload", f"127.0.0.1:{port}"]
+        command = [self._python, MANAGE, "runserver", *options, f"127.0.0.1:{port}"]
         server = Server(command, self._environment, self._name("runserver"), port, keep=[])
         self._started.append(server)
-        server.wait_for("Quit the server")
         until(server.listens)
         return server
 

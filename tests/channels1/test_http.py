@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import http.client
 import json
 import os
 import uuid
-from typing import Any, Callable, Dict, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, Sequence, Tuple
+
+import pytest
 
 from asgi_ipc import IPCChannelLayer
 
@@ -37,9 +41,14 @@ def turns_clients_away(site: Site, script: IPCChannelLayer) -> None:
     assert daphne.page("/")["pid"] == worker.pid
 
 
-def test_pages_come_from_the_worker(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [((), "native Twisted mode"), (("--force-sync",), "busy-loop synchronous mode")],
+    ids=["twisted", "force-sync"],
+)
+def test_pages_come_from_the_worker(site: Site, options: Sequence[str], mode: str) -> None:
     """Daphne has no page of its own: what comes back has been through the layer twice."""
-    daphne, worker = site.daphne(), site.worker()
+    daphne, worker = site.daphne(*options), site.worker()
     connection = daphne.connect()
     for _ in range(20):
         connection.request("GET", "/")
@@ -47,6 +56,7 @@ def test_pages_come_from_the_worker(site: Site) -> None:
         assert (page["path"], page["pid"]) == ("/", worker.pid)
     connection.close()
     assert daphne.request("/nowhere/").status == 404
+    assert f"Using {mode} on channel layer" in daphne.log()
 
 
 def test_requests_wait_for_a_worker(site: Site) -> None:
@@ -122,7 +132,27 @@ def test_a_full_channel_turns_clients_away(make_site: Callable[..., Site], scrip
 
 def test_runserver(site: Site) -> None:
     """The server for development: Daphne and four worker threads in one process, on one layer object."""
-    server = site.runserver()
+    server = site.runserver("--noreload")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         pages = list(pool.map(lambda _: server.page("/"), range(40)))
     assert {page["pid"] for page in pages} == {server.pid}
+
+
+def test_runserver_reloads(site: Site) -> None:
+    """Where a file changes, the process ends while all its threads wait, and another takes its place."""
+    server = site.runserver()
+    first = server.page("/")["pid"]
+    assert first != server.pid  # that one only watches over the other, where the server is not in the main thread
+
+    def has_reloaded() -> bool:
+        try:
+            if server.page("/")["pid"] != first:
+                return True
+        except (ConnectionError, http.client.HTTPException):  # between the one and the other
+            return False
+        os.utime(Path(__file__).with_name("site") / "views.py")  # again, until Django has seen it
+        return False
+
+    until(has_reloaded)
+    pages = [server.page("/") for _ in range(5)]
+    assert first not in {page["pid"] for page in pages}

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -57,14 +58,15 @@ def test_only_some_channels(site: Site, script: IPCChannelLayer) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_signal_ends_an_idle_worker(site: Site, number: int, threads: int) -> None:
-    """A worker that waits for messages runs its signal handler, which exits; the others go on."""
+def test_a_signal_ends_an_idle_worker(make_site: Callable[..., Site], number: int, threads: int) -> None:
+    """A worker that waits, here for an hour, runs its signal handler, which exits; the others go on."""
+    site = make_site(options={"block_timeout": 3600})
     daphne, worker = site.daphne(), site.worker("--threads", str(threads))
     assert daphne.page("/")["pid"] == worker.pid
     time.sleep(1)  # Channels has finished the message, and waits for the next
     worker.send_signal(number)
     assert worker.wait() == 0, worker.log()
-    assert "terminating immediately" in worker.log()
+    assert "terminating immediately" in worker.log()  # not "while busy"
     assert "Traceback" not in worker.log()
     other = site.worker()
     for _ in range(5):
@@ -85,6 +87,15 @@ def test_a_signal_lets_a_busy_worker_finish(site: Site, tmp_path: Path) -> None:
     assert worker.wait() == 0, worker.log()
     other = site.worker()
     assert daphne.page("/")["pid"] == other.pid
+
+
+def test_workers_that_wait_and_wait(make_site: Callable[..., Site]) -> None:
+    """A receive that ends without a message, as each does after a while, is followed by the next."""
+    site = make_site(options={"block_timeout": 0.1})
+    daphne, worker = site.daphne(), site.worker("--threads", "2")
+    for _ in range(10):
+        time.sleep(0.15)
+        assert daphne.page("/")["pid"] == worker.pid
 
 
 def test_killed_workers_take_nothing_along(site: Site) -> None:
