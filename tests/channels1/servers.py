@@ -200,7 +200,7 @@ class Site:
 
     def make_tables(self) -> None:
         """What a project does once, before it starts."""
-        command = self.command("migrate", "--run-syncdb")
+        command = self.command("migrate")
         assert command.wait() == 0, command.log()
 
     def command(self, *words: str) -> Process:

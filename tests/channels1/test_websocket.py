@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, List
+from contextlib import ExitStack
+from typing import Any, Callable, List
 
 from asgi_ipc import IPCChannelLayer
 
@@ -85,6 +86,24 @@ def test_ordering_over_several_workers(site: Site) -> None:
             client.say(str(number))
         heard: List[Any] = [client.hear() for _ in range(60)]
     assert [one["text"] for one in heard] == [str(number) for number in range(60)]
+
+
+def test_a_room_of_many(make_site: Callable[..., Site], script: IPCChannelLayer) -> None:
+    """
+    All sockets of one Daphne 1 count as one channel, whose capacity says how many messages may wait for them together:
+    with a capacity to match, everybody hears everything.
+    """
+    site = make_site(options={"channel_capacity": {"daphne.response.*": 1000}})
+    daphne, _ = site.daphne(), site.worker("--threads", "4")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(daphne.socket("/room/red/")) for _ in range(120)]
+        for client in clients:
+            client.hear()
+        assert len(script.group_channels("room-red")) == 120
+        for number in range(3):
+            clients[number].say(str(number))
+            for client in clients:
+                assert client.hear()["text"] == str(number)
 
 
 def test_members_that_are_slow(site: Site, script: IPCChannelLayer) -> None:

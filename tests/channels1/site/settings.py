@@ -36,8 +36,6 @@ DATABASES = {
         "TEST": {"NAME": os.path.join(DIRECTORY, "test.sqlite3")},  # the live server refuses one in memory
     }
 }
-#: Tables are made from the models: the old migrations rename tables, which today's SQLite does otherwise.
-MIGRATION_MODULES = {"auth": None, "contenttypes": None, "sessions": None}
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
