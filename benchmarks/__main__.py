@@ -66,7 +66,11 @@ def run(words: Sequence[str]) -> int:
     suite.document["command"] = shlex.join(["python", "-m", "benchmarks", *words])
     for text in surroundings(suite.document["environment"], suite.document["command"]):
         say(text)
-    document = suite.run()
+    document = suite.document
+    try:
+        suite.run()
+    except KeyboardInterrupt:
+        say("interrupted: what there is so far follows")
     os.makedirs(options.output, exist_ok=True)
     path = os.path.join(options.output, RESULTS)
     with open(path, "w", encoding="utf-8") as file:
@@ -115,7 +119,7 @@ def compare_revisions(words: Sequence[str]) -> int:
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(compare.WORKLOADS)}")
     parser.add_argument("--rounds", type=int, default=compare.ROUNDS, metavar="N", help="of each (%(default)s)")
     parser.add_argument("--starts", type=int, default=compare.STARTS, metavar="N", help="of processes (%(default)s)")
-    parser.add_argument("--fail-above", type=float, metavar="RATIO", help="exit with 1 if one is surely slower than that")
+    parser.add_argument("--fail-above", type=float, metavar="RATIO", help="exit with 1 if one is surely slower")
     parser.add_argument("--output", metavar="FILE", help="for the figures, as JSON")
     options = parser.parse_args(words)
     workloads = known(parser, "workload", options.workloads, {name: name for name in compare.WORKLOADS})

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 #: Let glibc keep freed memory. Otherwise it depends on what lies where in the heap whether it gives a large block back
-#: to the kernel each time, which then costs any peer 400 page faults for a 900 kB pair: 750 µs beside some 80, by chance.
+#: to the kernel each time, which costs any peer 400 page faults for a 900 kB pair: by chance, 750 µs more than 80.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 #: Seconds that a host gets to clear up.
 PATIENCE = 20.0

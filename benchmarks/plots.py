@@ -160,7 +160,10 @@ def plain(axis: Any) -> None:
     """Numbers as people write them."""
     from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value == 0 or value >= 1 else f"{value:g}"))
+    def told(value: float, _: int) -> str:
+        return f"{value:,.0f}" if value == 0 or value >= 1 else f"{value:g}"
+
+    axis.set_major_formatter(FuncFormatter(told))
 
 
 def backlog(document: Document) -> Any:

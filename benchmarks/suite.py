@@ -30,7 +30,7 @@ from .workloads.base import Params, Workload
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Memory, if the system has a folder for it.
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
-#: Workloads that pyperf times.
+#: Workloads that pyperf times, where it is installed; else they are played in rounds like the others.
 BY_PYPERF = ("pair", "payload")
 
 Say = Callable[[str], None]
@@ -138,7 +138,7 @@ class Suite:
         for batch in workload.grid(self.quick):
             cells = [(name, params) for params in batch for name in self.fit(workload, params)]
             rounds = self.rounds or (workload.quick_rounds if self.quick else workload.rounds)
-            if workload.name in BY_PYPERF:
+            if workload.name in BY_PYPERF and self.document["environment"]["packages"].get("pyperf"):
                 passes = timed_by_pyperf(cells, rounds, self.quick, self.order, self.python, self.left_out_of(workload))
                 for (name, params), values in passes:
                     self.add(workload, name, params, {"pair": values})

@@ -36,11 +36,11 @@ class Group(Stage):
     def member(self, share: int) -> Any:
         def start(peer: Peer) -> Job:
             begun = time.monotonic()
-            peer.join(1)
-            first = time.monotonic() - begun
-            if first * share > LIMIT:
-                raise Unfit(f"joining would take over {LIMIT:.0f} s")
-            peer.join(share - 1)
+            while len(peer.members) < share:
+                peer.join(min(50, share - len(peer.members)))
+                passed = time.monotonic() - begun
+                if passed > 2 and passed / len(peer.members) * share > LIMIT:
+                    raise Unfit(f"joining would take over {LIMIT:.0f} s")
             return lambda order: self.act(peer, order)
 
         return start

@@ -24,7 +24,10 @@ class Waiting(Stage):
     """One process that waits."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
-        import psutil
+        try:
+            import psutil
+        except ImportError:
+            raise Unfit("psutil is not installed, which tells what a process uses") from None
 
         def wait(peer: Peer) -> Job:
             def job(order: Any) -> Any:
