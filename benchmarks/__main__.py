@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -157,5 +158,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def stop(*_: Any) -> None:
+    """End as by Control-C: processes are ended, what there is so far is written."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, stop)  # in the background of a shell it would be ignored
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(main(sys.argv[1:]))

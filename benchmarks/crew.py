@@ -5,7 +5,7 @@ told and saying what it took.
 
 from __future__ import annotations
 
-__all__ = ["Crew", "Job"]
+__all__ = ["Crew", "Job", "Member", "end_all"]
 
 import contextlib
 import gc
@@ -20,6 +20,8 @@ from .adapters.base import Peer, Unfit
 
 #: Does something in a member's process, with an argument from the leader; what it returns goes back to the leader.
 Job = Callable[[Any], Any]
+#: The crews of this process.
+LIVING: List[Crew] = []
 
 
 class Member:
@@ -75,6 +77,7 @@ class Crew:
     def __init__(self, peer: Peer, starts: Sequence[Callable[[Peer], Job]], pinned: bool = True) -> None:
         cores = sorted(os.sched_getaffinity(0)) if pinned and hasattr(os, "sched_getaffinity") else []
         self.members: List[Member] = []
+        LIVING.append(self)
         try:
             for number, start in enumerate(starts):
                 self.members.append(Member(peer, start, cores[number % len(cores)] if cores else None))
@@ -100,9 +103,16 @@ class Crew:
         return [said[number] for number in range(len(self.members))]
 
     def end(self) -> None:
-        for member in self.members:
-            member.end()
-        self.members.clear()
+        while self.members:
+            self.members.pop().end()
+        if self in LIVING:
+            LIVING.remove(self)
+
+
+def end_all() -> None:
+    """End every crew that there is: whoever made it may have failed before it could."""
+    while LIVING:
+        LIVING[-1].end()
 
 
 def pin(core: Optional[int]) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Dict, List
 from . import measure
 from .adapters import PEERS, load
 from .adapters.base import Place, message_of
+from .crew import end_all
 from .workloads import WORKLOADS
 from .workloads.base import Maker, Unfit
 
@@ -71,6 +72,7 @@ class Host:
             if stage:
                 stage.end()
         finally:
+            end_all()
             self.maker.remove()
 
     def answering(self, what: str, act: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["line", "number", "report", "surroundings", "told"]
 
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List
 
 from .adapters import PEERS
 from .measure import Figures
@@ -59,17 +59,20 @@ def tables(results: List[Dict[str, Any]]) -> Iterator[str]:
             settings.append(result["params"])
     for params in settings:
         alike = [result for result in results if result["params"] == params]
-        ours = next((main_figure(result) for result in alike if result["peer"] == OURS), None)
+        ours = next((result for result in alike if result["peer"] == OURS), None)
         yield f" {told(params)}"
         for result in alike:
             text = line(PEERS[result["peer"]].title, {}, result["metrics"])
-            figure = main_figure(result)
-            yield text + (f"  {number(figure / ours)} x" if ours and figure and result["peer"] != OURS else "")
+            yield text + (f"  {ratio(result, ours)}" if ours and result is not ours else "")
 
 
-def main_figure(result: Dict[str, Any]) -> Optional[float]:
-    first = next(iter(result["metrics"].values()), None)
-    return None if first is None else float(first["median"])
+def ratio(result: Dict[str, Any], ours: Dict[str, Any]) -> str:
+    """Its first figure as a multiple of ours, if both have it."""
+    metric = next(iter(ours["metrics"]))
+    base = ours["metrics"][metric]["median"]
+    if metric not in result["metrics"] or not base:
+        return ""
+    return f"{number(result['metrics'][metric]['median'] / base)} x"
 
 
 def which(params: List[Dict[str, Any]]) -> str:

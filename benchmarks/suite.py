@@ -15,6 +15,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import environments, measure
@@ -58,6 +59,7 @@ class Suite:
             "format": 1,
             "command": "",
             "quick": quick,
+            "took": {},
             "environment": measure.environment(),
             "peers": {},
             "left_out": [],
@@ -72,7 +74,10 @@ class Suite:
             self.muster()
             for workload in self.workloads:
                 self.say(f"\n{workload.name}: {workload.title}")
+                start = time.monotonic()
                 self.play(workload)
+                self.document["took"][workload.name] = round(time.monotonic() - start, 1)
+                self.say(f"  ({self.document['took'][workload.name]:.0f} s)")
         return self.document
 
     # -- peers --------------------------------------------------------------------------------------------------------

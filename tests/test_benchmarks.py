@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pytest
+
 from benchmarks import host, measure, report, targets
 from benchmarks.adapters import PEERS, Spec
 from benchmarks.environments import Unmade, old_environment

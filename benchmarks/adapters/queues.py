@@ -141,14 +141,17 @@ class LMDB(Database):
 class SQLite(Database):
     """A queue in SQLite: a row is a message; without sync, with a write-ahead log."""
 
+    def prepare(self) -> None:
+        super().prepare()
+        self.open()
+        self.store.execute("PRAGMA journal_mode = WAL")
+        self.store.execute("CREATE TABLE message (number INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT, body BLOB)")
+        self.store.execute("CREATE INDEX by_channel ON message (channel, number)")
+        self.close()
+
     def open(self) -> None:
         self.store = sqlite3.connect(os.path.join(self.folder, "queue"), isolation_level=None, timeout=FOREVER)
-        for pragma in ("journal_mode = WAL", "synchronous = OFF"):
-            self.store.execute(f"PRAGMA {pragma}")
-        self.store.execute(
-            "CREATE TABLE IF NOT EXISTS message (number INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT, body BLOB)"
-        )
-        self.store.execute("CREATE INDEX IF NOT EXISTS by_channel ON message (channel, number)")
+        self.store.execute("PRAGMA synchronous = OFF")
 
     def close(self) -> None:
         self.store.close()

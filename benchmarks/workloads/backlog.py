@@ -17,8 +17,8 @@ LEVELS = (0, 1000, 10_000, 100_000, 1_000_000)
 QUICK_LEVELS = (0, 1000)
 #: Channels that unread messages are spread over.
 CHANNELS = 1000
-#: Seconds that filling may take.
-LIMIT = 60.0
+#: Seconds that filling may take: with more than 100,000 messages a peer must be quick.
+LIMIT, MANY, MANY_LIMIT = 60.0, 100_000, 20.0
 
 
 class Beside(Pairs):
@@ -34,6 +34,7 @@ class Beside(Pairs):
 
 def fill(peer: Peer, messages: int, message: Message) -> None:
     """Leave messages unread; ``Unfit`` if that would take too long."""
+    limit = MANY_LIMIT if messages > MANY else LIMIT
     start, done = time.monotonic(), 0
     each, rest = divmod(messages, CHANNELS)
     for number in range(CHANNELS if each else rest):
@@ -42,8 +43,8 @@ def fill(peer: Peer, messages: int, message: Message) -> None:
         done += share
         passed = time.monotonic() - start
         # A peer whose cost grows with what waits needs longer for each message than for the one before.
-        if passed > 2 and passed / done * messages > LIMIT:
-            raise Unfit(f"leaving {messages:,} messages unread would take over {LIMIT:.0f} s")
+        if passed > 2 and passed / done * messages > limit:
+            raise Unfit(f"leaving {messages:,} messages unread would take over {limit:.0f} s")
 
 
 def levels(quick: bool) -> List[List[Params]]:

@@ -84,5 +84,5 @@ FANOUT = Workload(
     rounds=9,
     quick_rounds=2,
     needs=needs,
-    patience=120,
+    patience=60,
 )
