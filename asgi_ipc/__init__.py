@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .aio import AsyncIPCChannelLayer
 from .core import IPCChannelLayer
 from .exceptions import (
     ChannelFull,
@@ -20,6 +21,7 @@ from .exceptions import (
 __version__ = "2.0.0"
 
 __all__ = [
+    "AsyncIPCChannelLayer",
     "ChannelFull",
     "GroupStoreFull",
     "IPCChannelLayer",

@@ -67,7 +67,16 @@ def _check_reason(reason: str) -> None:
         raise ValueError(f'reason must be "memory" or "filesystem", not {shown(reason)}')
 
 
-class ChannelFull(Exception):
+class Refusal(Exception):
+    """
+    The layer works, but cannot take this one message.
+
+    It stands between its subclasses and Exception so that they can be given another base beside it: the classes of the
+    same names that Channels has (see `aio`).
+    """
+
+
+class ChannelFull(Refusal):
     """
     A message was refused because its channel is at capacity (ASGI draft). Nothing was queued.
 
@@ -80,7 +89,7 @@ class ChannelFull(Exception):
     capacity: int | None
 
     def __init__(self, channel: str, count: int, capacity: int) -> None:
-        super().__init__(channel, count, capacity)
+        Exception.__init__(self, channel, count, capacity)
         self.channel = channel
         self.count = count
         self.capacity = capacity
@@ -103,7 +112,7 @@ class MemoryFull(ChannelFull):
 
     def __init__(self, channel: str, segment: str, size: int, used: int, reason: str) -> None:
         _check_reason(reason)
-        super(ChannelFull, self).__init__(channel, segment, size, used, reason)
+        Exception.__init__(self, channel, segment, size, used, reason)
         self.channel = channel
         self.count = None
         self.capacity = None
@@ -133,7 +142,7 @@ class GroupStoreFull(ChannelFull):
 
     def __init__(self, group: str, channel: str, segment: str, size: int, reason: str) -> None:
         _check_reason(reason)
-        super(ChannelFull, self).__init__(group, channel, segment, size, reason)
+        Exception.__init__(self, group, channel, segment, size, reason)
         self.group = group
         self.channel = channel
         self.count = None
@@ -153,7 +162,7 @@ class GroupStoreFull(ChannelFull):
         )
 
 
-class MessageTooLarge(Exception):
+class MessageTooLarge(Refusal):
     """
     A message was refused because it can never be taken, however empty the channel is (ASGI draft).
 
@@ -162,7 +171,7 @@ class MessageTooLarge(Exception):
     """
 
     def __init__(self, size: int, limit: int, channel: str | None = None) -> None:
-        super().__init__(size, limit, channel)
+        Exception.__init__(self, size, limit, channel)
         self.size = size
         self.limit = limit
         self.channel = channel

@@ -13,7 +13,7 @@ or one `?`, and at least one character before it. What stands after the `!` or `
 A group name has the same characters without `!` and `?`.
 
 Every refusal is a TypeError (as layers always had it) that shows the name and says what is allowed. Nothing
-here keeps state or looks at a store.
+here looks at a store.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from .exceptions import a_type, shown
 __all__ = [
     "MAX_LENGTH",
     "check_full_name",
+    "check_local_prefix",
     "check_pattern",
     "match_type_and_length",
     "non_local_name",
+    "process_part",
     "random_local_part",
     "valid_channel_name",
     "valid_channel_names",
@@ -59,6 +61,9 @@ _GROUP_RULE = f"a group name is a str of 1 to {MAX_LENGTH} characters, {_CHARACT
 _SYMBOLS = b"abcdefghijkmnpqrstuvwxyz23456789"
 _TO_SYMBOLS = _SYMBOLS * (256 // len(_SYMBOLS))
 _RANDOM_LENGTH = 24
+#: What the asynchronous `new_channel` adds: a period, the process, "!" and the local part.
+_LONGEST_PREFIX = MAX_LENGTH - 2 - 2 * _RANDOM_LENGTH
+_process = ""
 
 
 def match_type_and_length(name: object) -> bool:
@@ -147,6 +152,26 @@ def check_full_name(name: str) -> None:
         _refuse_channel(name, f'it ends in "{name[-1]}"; receive takes a full name, as new_channel made it')
 
 
+def check_local_prefix(prefix: str) -> None:
+    """
+    Check the argument of the asynchronous `new_channel`: what a name may be made of, without `!` and `?`.
+
+    Raises TypeError for anything else, and when the parts that are added would make the name too long.
+    """
+    if not match_type_and_length(prefix):
+        why = _type_or_length(prefix)
+    elif not _GROUP.fullmatch(prefix):
+        why = f"it contains {_FOREIGN.findall(prefix)[0]!a}"
+    elif len(prefix) > _LONGEST_PREFIX:
+        why = f"it has {len(prefix)} characters"
+    else:
+        return
+    raise TypeError(
+        f"channel prefix {shown(prefix)} is not valid: {why}; a prefix for new_channel is a str of 1 to "
+        f"{_LONGEST_PREFIX} characters, {_CHARACTERS}"
+    )
+
+
 def non_local_name(name: str) -> str:
     """
     The part of a channel name that says which process receives: up to and including the `!`, if there is one.
@@ -155,6 +180,24 @@ def non_local_name(name: str) -> str:
     """
     head, mark, _ = name.partition("!")
     return head + mark
+
+
+def process_part() -> str:
+    """
+    The part of new names that says which process receives: 24 random characters, new in a forked child.
+    """
+    global _process
+    if not _process:
+        _process = random_local_part()
+    return _process
+
+
+def _forget_process() -> None:
+    global _process
+    _process = ""
+
+
+os.register_at_fork(after_in_child=_forget_process)
 
 
 def random_local_part() -> str:

@@ -4,7 +4,7 @@ The options that every face takes: checked once, before anything is created, wit
 
 from __future__ import annotations
 
-__all__ = ["MIB", "MIN_MEMORY", "Options", "check_options"]
+__all__ = ["MIB", "MIN_MEMORY", "Options", "check_options", "check_seconds"]
 
 import re
 import sys
@@ -60,15 +60,15 @@ def check_options(
     """Return the options if all are usable; ``TypeError`` or ``ValueError`` names the first that is not."""
     return Options(
         prefix=_prefix(prefix),
-        expiry=_seconds("expiry", expiry),
-        group_expiry=_seconds("group_expiry", group_expiry),
+        expiry=check_seconds("expiry", expiry),
+        group_expiry=check_seconds("group_expiry", group_expiry),
         capacity=_whole("capacity", capacity, 1, sys.maxsize),
         capacities=compile_capacities(channel_capacity),
         message_memory=_memory("message_memory", message_memory),
         group_memory=_memory("group_memory", group_memory),
         mode=_mode(mode),
         message_limit=None if message_limit is None else _whole("message_limit", message_limit, 1, MAX_MEMORY),
-        patience=_seconds("patience", patience),
+        patience=check_seconds("patience", patience),
     )
 
 
@@ -83,7 +83,8 @@ def _prefix(prefix: Any) -> str:
     return str(prefix)
 
 
-def _seconds(name: str, value: Any) -> float:
+def check_seconds(name: str, value: Any) -> float:
+    """A number of seconds, more than 0; ``TypeError`` or ``ValueError`` names the option ``name``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
     if not 0 < value <= MAX_SECONDS:  # nor is NaN

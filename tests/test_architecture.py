@@ -22,26 +22,33 @@ ROWS = [
     ["names", "capacity", "codec", "statistics"],
     ["options"],
     # memory: how it is kept
-    ["memory", "memory.access", "memory.layout", "memory.locks", "memory.frames"],
+    ["memory", "memory.access", "memory.layout", "memory.locks", "memory.frames", "memory.rings"],
     ["memory.header"],
-    ["memory.semaphores"],
+    ["memory.semaphores", "memory.doorbell"],
     ["memory.segment"],
     ["memory.heap"],
     ["memory.claims"],
     ["memory.slab", "memory.directory"],
     ["memory.guard"],
+    ["memory.presence"],
     ["memory.arena"],
     ["memory.removal"],
     # stores: what is kept
     ["stores", "stores.base", "stores.channels", "stores.members", "stores.heap_audit"],
-    ["stores.contents"],
-    ["stores.queues"],
-    ["stores.upkeep"],
+    ["stores.contents", "stores.orphans"],
+    ["stores.waiters", "stores.owners"],
+    ["stores.queues", "stores.waiter_audit"],
+    ["stores.upkeep", "stores.waits"],
     ["stores.message_mending", "stores.group_mending"],
     ["stores.messages", "stores.groups"],
-    ["stores.audit"],
+    ["stores.audit", "stores.waiting"],
+    # waiting: how a thread or an event loop sleeps
+    ["waiting", "waiting.threads"],
+    ["waiting.rooms"],
+    ["waiting.loops", "waiting.reactor"],
     # faces: how a caller talks to it
-    ["core"],
+    ["layer"],
+    ["core", "aio"],
     [""],
     # the operator's command line
     ["cli.demo_workers"],
@@ -53,8 +60,17 @@ ROWS = [
 RANK: Dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
 
 #: The only packages from outside the standard library, and what only one room may touch.
-THIRD_PARTY = {"posix_ipc", "msgpack"}
-ONLY_IN = {"posix_ipc": "memory.", "mmap": "memory.", "msgpack": "codec", "multiprocessing": "cli."}
+THIRD_PARTY = {"posix_ipc", "msgpack", "channels", "twisted", "zope"}
+ONLY_IN = {
+    "posix_ipc": "memory.",
+    "mmap": "memory.",
+    "msgpack": "codec",
+    "multiprocessing": "cli.",
+    # These are for those who have them, and are imported when they are asked for.
+    "channels": "aio",
+    "twisted": "waiting.reactor",
+    "zope": "waiting.reactor",
+}
 
 #: Lines that a module may have.
 LONGEST = 350
@@ -157,6 +173,8 @@ def test_imports_go_downwards(module: str, path: Path) -> None:
         ("stores.messages", "import msgpack"),
         ("core", "import asgiref.base_layer"),
         ("core", "try:\n    import channels\nexcept ImportError:\n    channels = None"),
+        ("core", "from .aio import AsyncIPCChannelLayer"),
+        ("aio", "from twisted.internet import reactor"),
     ],
 )
 def test_wrong_imports_are_found(module: str, source: str) -> None:

@@ -655,7 +655,7 @@ def test_damage_ends_well_or_with_a_documented_error(prefix: str, kind: str, sor
 def test_an_altered_payload_is_another_message_or_an_error(layer: IPCChannelLayer, shared: bool) -> None:
     """Whatever bytes a message is made of: what comes out is a message or an error, and the next one is whole."""
     dice = random.Random(int(shared))
-    queues, _ = layer.message_store._bound[1]
+    queues, *_ = layer.message_store._bound[1]
     words, data = queues.words, queues.data
     outcomes: Dict[str, int] = {"message": 0, "error": 0}
     layer.group_add("group", "altered")

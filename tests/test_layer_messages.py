@@ -8,7 +8,7 @@ import pytest
 from helpers.layers import Clock, assert_sound, drain, heap_bytes, message_of, state, until_full
 
 from asgi_ipc import ChannelFull, MemoryFull, MessageTooLarge, names
-from asgi_ipc.core import REMEMBERED
+from asgi_ipc.layer import REMEMBERED
 
 #: What the memory still holds after a life of other sizes, at the least, of what it holds when it is new.
 KEPT = 0.95

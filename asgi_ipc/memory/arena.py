@@ -15,9 +15,11 @@ import threading
 from collections import deque
 from typing import Callable, Deque, Dict
 
+from .doorbell import Ringer
 from .guard import Guard
 from .heap import Heap
 from .layout import AT_EPOCH, TOMBSTONE
+from .presence import Presence
 from .segment import Segment
 
 logger = logging.getLogger("asgi_ipc")
@@ -39,6 +41,8 @@ class Arena:
         self.segment = segment
         self.heap = Heap(segment)
         self.guard = Guard(segment, mender(segment, self.heap), patience)
+        self.presence = Presence(segment, self.guard)
+        self.ringer = Ringer(segment.name, segment.mode)
         self.users = 0
 
     @classmethod
@@ -110,6 +114,7 @@ class Arena:
             if self._open.get(self.segment.name) is self:
                 del self._open[self.segment.name]
             self.guard.close()
+            self.ringer.close()
 
     @classmethod
     def _close_dropped(cls) -> None:

@@ -17,8 +17,9 @@ offsets of blocks point to the payload.  The hole behind the word that ``RESERVE
 *Truth* is what commits; everything else is *derived* and is rebuilt by walking the truth after a crash:
 
     truth     buckets and the chains behind them, HEAD and each message's NEXT, fixed fields of a record, a group's
-              FIRST and each member's NEXT, FLUSHING, INDIVIDUAL
-    derived   tails, counts, free lists, counts of references, ready rings, index buckets, statistics, sweeps
+              FIRST and each member's NEXT, FLUSHING, OWNER and INDIVIDUAL of an inbox
+    derived   tails, counts, free lists, counts of references, ready rings, index buckets, statistics, sweeps,
+              bells and waiters
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ WORD = 8
 #: Spells "asgi_ipc" when the bytes are in the order of the machine that wrote it.
 MAGIC = int.from_bytes(b"asgi_ipc", "big")
 #: Moves with every change of anything drawn in this module.
-VERSION = 200
+VERSION = 201
 #: A time (in ns of the monotonic clock) that does not come.
 NEVER = 2**63 - 1
 #: A counter this high was not counted by anybody, but overwritten.
@@ -63,6 +64,8 @@ AT_PAGES = 26  # first page of records with a free place
 AT_GONE_SENT = 27  # statistics of records that were dropped
 AT_GONE_REFUSED = 28
 AT_FULL_SWEEP = 29  # ns: when everything was last swept for want of memory
+AT_BELLS = 30  # one of the bells, which form a ring
+AT_ROUND = 31  # moves when bells, waiters and owners that a process remembers are void (flush, recovery)
 AT_SCRATCH = 63  # stands for the slot of a process that has none yet
 HEADER_WORDS = 64
 

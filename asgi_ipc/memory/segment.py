@@ -39,6 +39,7 @@ from .access import (
     object_path,
     regain,
 )
+from .doorbell import sweep_bells
 from .header import flaw_of, has_magic
 from .layout import (
     AT_CHECKSUM,
@@ -231,6 +232,7 @@ class Segment:
         self._remember()
         prepare(self)
         self.semaphores.unlink_lost()  # the name is ours alone now
+        sweep_bells(self.name)
         self.semaphores.create(FIRST_EPOCH)
         words[AT_EPOCH] = FIRST_EPOCH
         words[AT_MAGIC] = MAGIC  # commit
@@ -313,6 +315,7 @@ class Segment:
         if self.still_named():
             self.semaphores.unlink_lost()  # before the name: whoever comes after it makes new ones
             discard_name(self.name)
+            sweep_bells(self.name)
         if epoch != TOMBSTONE:
             for half_open in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have made the next one already
                 self.semaphores.unlink(half_open)

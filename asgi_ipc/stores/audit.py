@@ -26,6 +26,7 @@ from .base import Store
 from .groups import GroupStore
 from .heap_audit import HeapAudit, Reached
 from .messages import MessageStore
+from .waiter_audit import WaiterAudit
 
 #: What a walk over a damaged segment meets.
 DAMAGE = (IndexError, ValueError, OverflowError)
@@ -153,6 +154,7 @@ class _MessageAudit(_Audit):
             self.expect(f"REFERENCES of {what}", self.words[body + q.REFERENCES], len(lengths))
             self.expect(f"the lengths of {what}", {self.words[body + q.BODY_LENGTH]}, set(lengths))
         self._inboxes()
+        self.wrong += WaiterAudit(self.words, self.channels, self.reach).run()
         self._tags()
         self._pages()
 

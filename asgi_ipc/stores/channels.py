@@ -18,22 +18,29 @@ Channel records: what the message store knows of a channel besides its messages.
          14  LOCALS    of ``prefix!``: how many records have it for their inbox
          15  REFUSED   messages that found the channel full
          16  IDLE      SENT + TAKEN + 1 when the channel was last found empty, 0 if it was not
-         17  name, up to 99 bytes
+         17  WAITERS   those who wait for a message and were not called yet form a ring
+         18  WAITING   how many waiters lead here, called ones included
+         19  OWNER     of ``prefix!``: the process that receives from it (presence): truth
+         20  INDIVIDUAL  of ``prefix!``: 1 if each of its channels counts for itself: truth
+         21  name, up to 99 bytes
 
 A channel ``prefix!local`` keeps a queue of its own.  While it has messages it stands in the ready ring of its inbox
 ``prefix!``, from which a receiver of the whole process takes in turn, so that no socket starves its neighbours.  The
-inbox counts the messages of all its channels, and the refused ones: they have one capacity together (ASGI draft).
+inbox counts the messages of all its channels, and the refused ones: they have one capacity together (ASGI draft),
+unless it is marked as INDIVIDUAL.
 """
 
 from __future__ import annotations
 
 __all__ = ["Channels"]
 
-from typing import List
+from typing import List, Optional
 
+from ..memory import rings
 from ..memory.directory import Directory
 from ..memory.heap import Heap
 from ..memory.layout import AT_GONE_REFUSED, AT_GONE_SENT, NEVER
+from ..memory.presence import NOBODY, Presence
 from ..memory.segment import Segment
 from ..memory.slab import Slab
 from ..names import non_local_name
@@ -51,15 +58,20 @@ BEFORE = 13
 LOCALS = 14
 REFUSED = 15
 IDLE = 16
-NAME = 17
+WAITERS = 17
+WAITING = 18
+OWNER = 19
+INDIVIDUAL = 20
+NAME = 21
 RECORD_WORDS = NAME + 13
 
 
 class Channels:
     """The channel records of one message segment: made, found, dropped, and lined up in their inboxes."""
 
-    def __init__(self, segment: Segment, heap: Heap) -> None:
+    def __init__(self, segment: Segment, heap: Heap, presence: Optional[Presence]) -> None:
         self.words = segment.words
+        self.presence = presence
         self.directory = Directory(segment, NAME)
         self.slab = Slab(segment, heap, RECORD_WORDS, PAGE)
 
@@ -127,15 +139,23 @@ class Channels:
             words[inbox + LOCALS] -= 1
         self.slab.free(record)
 
+    def is_kept(self, record: int) -> bool:
+        """Whether something waits in a record, or for it, or belongs to it, or it is the inbox of a live process."""
+        words = self.words
+        if words[record + HEAD] or words[record + LOCALS] or words[record + WAITING]:
+            return True
+        owner = words[record + OWNER]
+        return owner != NOBODY and self.presence is not None and not self.presence.is_dead(owner)
+
     def drop_if_empty(self, record: int) -> None:
-        """Drop a record that nothing waits in and nothing belongs to: its memory is needed."""
-        if not self.words[record + HEAD] and not self.words[record + LOCALS]:
+        """Drop a record that need not be kept: its memory is needed."""
+        if not self.is_kept(record):
             self.drop(record)
 
     def drop_if_idle(self, record: int) -> None:
         """Drop a record that was empty when this was last asked, is empty now, and was not used in between."""
         words = self.words
-        if words[record + HEAD] or words[record + LOCALS]:
+        if self.is_kept(record):
             words[record + IDLE] = 0
             return
         used = words[record + SENT] + words[record + TAKEN] + 1
@@ -148,35 +168,13 @@ class Channels:
 
     def line_up(self, inbox: int, record: int) -> None:
         """Put a channel that has just got its first message at the end of its inbox's ring."""
-        words = self.words
-        first = words[inbox + READY]
-        if not first:
-            words[record + AFTER] = words[record + BEFORE] = record
-            words[inbox + READY] = record
-            return
-        last = words[first + BEFORE]
-        words[record + AFTER], words[record + BEFORE] = first, last
-        words[last + AFTER] = words[first + BEFORE] = record
+        rings.append(self.words, inbox + READY, record, AFTER)
 
     def ring(self, inbox: int) -> List[int]:
         """The channels in an inbox's ring, the one whose turn it is first."""
-        words = self.words
-        first = record = words[inbox + READY]
-        found: List[int] = []
-        while record and (record != first or not found):
-            if len(found) >= min(words[inbox + LOCALS], self.directory.longest):
-                raise ValueError("a ready ring does not close")
-            found.append(record)
-            record = words[record + AFTER]
-        return found
+        most = min(self.words[inbox + LOCALS], self.directory.longest)
+        return list(rings.walk(self.words, inbox + READY, AFTER, most))
 
     def step_out(self, inbox: int, record: int) -> None:
         """Take a channel that has just lost its last message out of its inbox's ring."""
-        words = self.words
-        after, before = words[record + AFTER], words[record + BEFORE]
-        if after == record:
-            words[inbox + READY] = 0
-            return
-        words[before + AFTER], words[after + BEFORE] = after, before
-        if words[inbox + READY] == record:
-            words[inbox + READY] = after
+        rings.remove(self.words, inbox + READY, record, AFTER)

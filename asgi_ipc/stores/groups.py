@@ -8,14 +8,15 @@ from __future__ import annotations
 __all__ = ["GroupStore"]
 
 import time
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Set, Tuple
 
 from ..exceptions import GroupStoreFull
 from ..memory.arena import Arena
 from ..memory.layout import KIND_GROUPS
 from .base import Store
 from .group_mending import GroupMender
-from .members import SWEEP_PERIOD, Members
+from .members import SWEEP_PERIOD, Members, Owner
+from .orphans import Inbox, Orphans
 
 #: Buckets that a sweep of everything visits in one section.
 SLICE = 512
@@ -40,10 +41,15 @@ class GroupStore(Store):
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))
         self._sweep_due = self._full_sweep_due = 0
+        #: Of the owners of members, those that are proven dead; and of their inboxes, those that nobody else reads.
+        #: The message store knows: no section of it runs inside one of this store, nor the other way round.
+        self.find_dead: Callable[[Set[Owner]], Set[Owner]] = lambda owners: set()
+        self.find_orphans: Callable[[Set[Inbox]], Set[Inbox]] = lambda inboxes: inboxes
         super().__init__(f"{prefix}-groups", size, mode, patience, clock)
 
     def _parts(self, arena: Arena) -> Tuple[Any, ...]:
-        return (Members(arena.segment, arena.heap),)
+        members = Members(arena.segment, arena.heap)
+        return members, Orphans(members)
 
     def _attached(self, arena: Arena) -> None:
         self._size_here = arena.segment.size
@@ -53,16 +59,17 @@ class GroupStore(Store):
             self._sweep_due = now + SWEEP_PERIOD
             self._run("sweep", now)
 
-    def add(self, group: str, channel: str) -> None:
+    def add(self, group: str, channel: str, owner: Owner = (0, 0)) -> None:
         """
         Make a channel a member of a group for ``expiry`` seconds from now, whether it was one or not.
 
+        ``owner`` is the process with which the membership ends, as the message store tells, (0, 0) if none is known.
         Raises ``GroupStoreFull`` when there is no memory for it; nothing was added then.
         """
         now = self.clock()
-        shortage = self._run("add", group, channel, now + self.expiry)
+        shortage = self._run("add", group, channel, now + self.expiry, owner)
         if shortage and self._sweep_everything(now):
-            shortage = self._run("add", group, channel, now + self.expiry)
+            shortage = self._run("add", group, channel, now + self.expiry, owner)
         if shortage:
             raise GroupStoreFull(group, channel, self.name, self._size_here, shortage)
         self._sweep_if_due(now)
@@ -73,8 +80,15 @@ class GroupStore(Store):
         self._sweep_if_due(self.clock())
 
     def channels(self, group: str) -> List[str]:
-        """The members of a group, in the order in which they were added."""
-        return self._run("list", group, self.clock())  # type: ignore[no-any-return]
+        """The members of a group, in the order in which they were added; those of dead processes leave it now."""
+        found, owners = self._run("list", group, self.clock())
+        dead = self.find_dead(owners) if owners else None
+        if dead:
+            orphans = self.find_orphans(self._run("inboxes_of", group, dead))
+            if orphans:
+                self._run("drop_orphans", group, orphans)
+                found, _ = self._run("list", group, self.clock())
+        return found  # type: ignore[no-any-return]
 
     def snapshot(self) -> Dict[str, Dict[str, int]]:
         """
@@ -89,7 +103,17 @@ class GroupStore(Store):
         if now < self._full_sweep_due:
             return False
         self._full_sweep_due = now + FULL_SWEEP_PAUSE
-        following = self._run("sweep_slice", 0, SLICE, now)
-        while following:
-            following = self._run("sweep_slice", following, following + SLICE, now)
+        owners: Set[Owner] = set()
+        first = 0
+        while True:
+            following = self._run("sweep_slice", first, first + SLICE, now)
+            owners |= self._run("owners_slice", first, first + SLICE)
+            if not following:
+                break
+            first = following
+        dead = self.find_dead(owners)
+        for begin in range(0, first + 1, SLICE) if dead else ():
+            orphans = self.find_orphans(self._run("inboxes_slice", begin, begin + SLICE, dead))
+            if orphans:
+                self._run("drop_slice", begin, begin + SLICE, orphans)
         return True

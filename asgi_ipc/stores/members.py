@@ -16,7 +16,9 @@ Groups and their members: what may happen to them inside one section.  The calle
                     4  NEXT     the member behind it: truth, as is FIRST of the group
                     5  BEFORE   the member in front of it, 0 for the first
                     6  EXPIRES  ns of the monotonic clock: truth
-                    7  channel name
+                    7  OWNER    the process that receives from the channel, NOBODY if that is not known
+                    8  HOME     the nonce of the message segment in which it has its slot
+                    9  channel name
 
 A group's chain is the truth.  The index finds (group, channel) in it, so that adding, renewing and discarding cost the
 same whatever the group's size; it is derived.
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 __all__ = ["Members"]
 
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from ..memory.directory import HASH, Directory
 from ..memory.heap import Heap
@@ -44,12 +46,16 @@ GROUP = 2
 NEXT = 4
 BEFORE = 5
 EXPIRES = 6
-MEMBER_NAME = 7
+OWNER = 7
+HOME = 8
+MEMBER_NAME = 9
 
 #: Buckets swept for each millisecond that has passed, and the most that one operation sweeps.
 SWEEP_RATE = 2
 SWEEP_MOST = 64
 SWEEP_PERIOD = 1_000_000
+#: A process, and the nonce of the message segment in which it has its slot (``memory.presence``).
+Owner = Tuple[int, int]
 #: Names of members that a process remembers; past this it forgets them all and begins anew.
 REMEMBERED = 65536
 
@@ -93,7 +99,7 @@ class Members:
 
     # -- changing ---------------------------------------------------------------------------------------------
 
-    def add(self, group: str, channel: str, expires: int) -> Optional[str]:
+    def add(self, group: str, channel: str, expires: int, owner: Owner) -> Optional[str]:
         """Put a channel into a group, or renew it there. None, or the shortage that kept it out."""
         words = self.words
         group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
@@ -105,6 +111,9 @@ class Members:
         if member:
             # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
             words[record + SOONEST] = min(words[record + SOONEST], expires)
+            # Both orders are lawful halves: an owner is believed only together with his home.
+            words[member + HOME] = owner[1]
+            words[member + OWNER] = owner[0]
             words[member + EXPIRES] = expires  # commit
             return None
         member = self.heap.allocate(MEMBER_NAME + name_words(len(channel_name)))
@@ -115,6 +124,7 @@ class Members:
         words[member + GROUP] = record
         words[member + NEXT] = 0
         words[member + EXPIRES] = expires
+        words[member + OWNER], words[member + HOME] = owner
         self.index.write_name(member, channel_name, hashed)
         if words[record + FIRST]:
             words[member + BEFORE] = words[record + LAST]
@@ -137,7 +147,7 @@ class Members:
         group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
         member = self._find_member(record, channel_name, self.member_hash(group_name, channel_name))
         if member:
-            self._unlink(record, member)
+            self.unlink(record, member)
             if not self.words[record + FIRST]:
                 self._drop_group(record)
 
@@ -156,7 +166,8 @@ class Members:
         self.groups.remove(record)
         self.heap.free(record)
 
-    def _unlink(self, record: int, member: int) -> None:
+    def unlink(self, record: int, member: int) -> None:
+        """Take a member out of its group."""
         words = self.words
         following, before = words[member + NEXT], words[member + BEFORE]
         if before:
@@ -173,16 +184,27 @@ class Members:
 
     # -- looking ----------------------------------------------------------------------------------------------
 
-    def list(self, group: str, now: int) -> List[str]:
-        """The channels of a group, in the order in which they came."""
+    def list(self, group: str, now: int) -> Tuple[List[str], Set[Owner]]:
+        """The channels of a group, in the order in which they came, and the processes that receive from them."""
         record = self.find_group(group)
         if not record:
-            return []
+            return [], set()
         if self.words[record + SOONEST] <= now and not self.drop_expired(record, now):
-            return []
-        found = [name for name, _ in self._walk(record)]
+            return [], set()
+        owners: Dict[int, int] = {}
+        found = self._names(record, owners)
         if not self._known.issuperset(found):
             self._check_names(found)
+        return found, set(owners.items())
+
+    def _names(self, record: int, owners: Dict[int, int]) -> List[str]:
+        words, name_at = self.words, self.index.name
+        found: List[str] = []
+        for member in self.walk(record):
+            owner = words[member + OWNER]
+            if owner and owner not in owners:
+                owners[owner] = words[member + HOME]
+            found.append(name_at(member).decode("ascii"))
         return found
 
     def _check_names(self, found: List[str]) -> None:
@@ -196,48 +218,52 @@ class Members:
                 raise ValueError(f"a group has a member of a damaged name: {error}") from error
         self._known.update(found)
 
-    def _walk(self, record: int) -> List[Tuple[str, int]]:
-        words, index = self.words, self.index
-        found: List[Tuple[str, int]] = []
-        member = words[record + FIRST]
-        for _ in range(min(words[record + COUNT], self.most)):
-            if not member:
-                raise ValueError("a group counts more members than it has")
-            found.append((index.name(member).decode("ascii"), words[member + EXPIRES]))
-            member = words[member + NEXT]
-        if member:
-            raise ValueError("a group has more members than it counts")
-        return found
-
-    def drop_expired(self, record: int, now: int) -> bool:
-        """Drop the memberships that have ended; False if that was the end of the group."""
+    def walk(self, record: int) -> Iterator[int]:
+        """The members of a group. The current one may be taken out."""
         words = self.words
-        soonest = NEVER
         member = words[record + FIRST]
         for _ in range(min(words[record + COUNT], self.most)):
             if not member:
                 raise ValueError("a group counts more members than it has")
             following = words[member + NEXT]
-            if words[member + EXPIRES] <= now:
-                self._unlink(record, member)
-            else:
-                soonest = min(soonest, words[member + EXPIRES])
+            yield member
             member = following
         if member:
             raise ValueError("a group has more members than it counts")
+
+    def drop_expired(self, record: int, now: int) -> bool:
+        """Drop the memberships that have ended; False if that was the end of the group."""
+        words = self.words
+        soonest = NEVER
+        for member in self.walk(record):
+            if words[member + EXPIRES] <= now:
+                self.unlink(record, member)
+            else:
+                soonest = min(soonest, words[member + EXPIRES])
         words[record + SOONEST] = soonest
-        if words[record + FIRST]:
+        return self.keep_if_filled(record)
+
+    def keep_if_filled(self, record: int) -> bool:
+        """Drop a group that has no members any more; whether it is still there."""
+        if self.words[record + FIRST]:
             return True
         self._drop_group(record)
         return False
 
+    def groups_in(self, first: int, last: int) -> Iterator[int]:
+        """The records of the groups in buckets ``first`` to ``last``."""
+        groups = self.groups
+        for bucket in range(groups.at + first, groups.at + min(last, groups.buckets)):
+            yield from groups.chain(bucket)
+
     def snapshot(self) -> Dict[str, Dict[str, int]]:
         """Every group as a dict from channel to the time (ns) at which its membership ends."""
-        groups = self.groups
         return {
-            groups.name(record).decode("ascii"): dict(self._walk(record))
-            for bucket in range(groups.at, groups.at + groups.buckets)
-            for record in groups.chain(bucket)
+            self.groups.name(record).decode("ascii"): {
+                self.index.name(member).decode("ascii"): self.words[member + EXPIRES]
+                for member in self.walk(record)
+            }
+            for record in self.groups_in(0, self.groups.buckets)
         }
 
     # -- upkeep -----------------------------------------------------------------------------------------------
@@ -255,12 +281,10 @@ class Members:
 
     def sweep_slice(self, first: int, last: int, now: int) -> int:
         """Drop ended memberships from the groups in buckets ``first`` to ``last``; where to go on, 0 at the end."""
-        words, groups = self.words, self.groups
-        for bucket in range(groups.at + first, groups.at + min(last, groups.buckets)):
-            for record in groups.chain(bucket):
-                if words[record + SOONEST] <= now:
-                    self.drop_expired(record, now)
-        return last % groups.buckets
+        for record in self.groups_in(first, last):
+            if self.words[record + SOONEST] <= now:
+                self.drop_expired(record, now)
+        return last % self.groups.buckets
 
     def flush(self) -> None:
         """Empty the store."""

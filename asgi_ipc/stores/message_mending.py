@@ -14,14 +14,17 @@ from typing import Dict, List
 from ..memory.claims import Claims
 from ..memory.directory import HASH, NAME_LENGTH
 from ..memory.directory import NEXT as NEXT_RECORD
+from ..memory.doorbell import Ringer, ring_everybody
 from ..memory.heap import Heap
 from ..memory.layout import (
+    AT_BELLS,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_RESERVED,
+    AT_ROUND,
     AT_SEQ,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
@@ -36,7 +39,9 @@ from .channels import (
     HEAD,
     IDLE,
     INBOX,
+    INDIVIDUAL,
     LOCALS,
+    OWNER,
     PAGE,
     READY,
     RECORD_WORDS,
@@ -45,6 +50,8 @@ from .channels import (
     SOONEST,
     TAIL,
     TAKEN,
+    WAITERS,
+    WAITING,
 )
 from .contents import (
     BODY,
@@ -73,13 +80,19 @@ class MessageMender:
         self.channels = self.queues.channels
         self.directory = self.channels.directory
         self.upkeep = Upkeep(self.queues)
+        self.ringer = Ringer(segment.name, segment.mode)
 
     def __call__(self) -> None:
         """Rebuild what is derived. May be cut off anywhere and done again."""
-        words = self.words
-        if words[AT_FLUSHING]:
+        if self.words[AT_FLUSHING]:
             self.upkeep.empty()
-            return
+        else:
+            self._rebuild()
+        ring_everybody(self.ringer)  # bells and waiters are gone: those who live hang themselves up anew
+        self.ringer.close()
+
+    def _rebuild(self) -> None:
+        words = self.words
         self.heap.confirm_reserved()
         claims = Claims(self.heap)
         pages: Dict[int, List[int]] = {}
@@ -99,6 +112,8 @@ class MessageMender:
         for at in (AT_GONE_SENT, AT_GONE_REFUSED):
             if words[at] >= COUNTED:
                 words[at] = 0
+        words[AT_BELLS] = 0
+        words[AT_ROUND] = (words[AT_ROUND] + 1) % COUNTED
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
     def _collect_records(self, pages: Dict[int, List[int]], claims: Claims) -> Dict[str, int]:
@@ -137,8 +152,13 @@ class MessageMender:
         """Point each process-local channel to its inbox again; one that has lost it cannot be reached and is cut."""
         words = self.words
         for name, record in list(records.items()):
-            words[record + INBOX] = words[record + READY] = words[record + LOCALS] = words[record + IDLE] = 0
+            for at in (INBOX, READY, LOCALS, IDLE, WAITERS, WAITING):
+                words[record + at] = 0
             inbox = non_local_name(name)
+            if not name.endswith("!"):
+                words[record + OWNER] = words[record + INDIVIDUAL] = 0
+            elif words[record + INDIVIDUAL] > 1:
+                words[record + INDIVIDUAL] = 1
             if inbox == name:
                 if name.endswith("!"):
                     words[record + HEAD] = 0  # an inbox has no queue of its own

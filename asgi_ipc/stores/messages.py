@@ -11,7 +11,7 @@ __all__ = ["MessageStore"]
 
 import logging
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ..memory.arena import Arena
@@ -20,8 +20,10 @@ from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
 from .contents import EXPIRED_SLICE, Again
 from .message_mending import MessageMender
+from .owners import Owner
 from .queues import Queues, Refusal
 from .upkeep import SWEEP_PERIOD, ChannelFigures, Upkeep
+from .waits import Waits
 
 logger = logging.getLogger("asgi_ipc")
 
@@ -58,8 +60,8 @@ class MessageStore(Store):
         super().__init__(f"{prefix}-messages", size, mode, patience, clock)
 
     def _parts(self, arena: Arena) -> Tuple[Any, ...]:
-        queues = Queues(arena.segment, arena.heap)
-        return queues, Upkeep(queues)
+        queues = Queues(arena.segment, arena.heap, arena.presence)
+        return queues, Upkeep(queues), Waits(queues), queues.waiters, queues.owners
 
     def _attached(self, arena: Arena) -> None:
         asked = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
@@ -81,7 +83,7 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        guard, (queues, _) = self._bound
+        guard, (queues, *_) = self._bound
         mine = None
         try:  # Guard.run, line by line: two calls less for the operation that everything waits for
             with guard.lock:
@@ -112,21 +114,26 @@ class MessageStore(Store):
             self._attach_anew()
             refusal = self._run("append", channel, capacity, body, now, now + self.expiry)
         if refusal is not None:
-            self._append_after_all(refusal, channel, capacity, body)
+            if type(refusal) is int:
+                self.ring((refusal,))
+            else:
+                self._append_after_all(refusal, channel, capacity, body)
         if now >= self._sweep_due:
             self._sweep(now)
 
     def _sweep(self, now: int) -> None:
         self._sweep_due = now + SWEEP_PERIOD
-        self._run("sweep", now)
+        self.ring(self._run("sweep", now))
 
     def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
         """Find memory for a message that was refused for want of it, or raise what its refusal means."""
         now = self.clock()
         if refusal.shortage and self._sweep_everything(now):
-            refusal = self._run("append", channel, capacity, body, now, now + self.expiry)
-            if refusal is None:
+            found = self._run("append", channel, capacity, body, now, now + self.expiry)
+            if not isinstance(found, Refusal):
+                self.ring((found,) if found else ())
                 return
+            refusal = found
         if now >= self._sweep_due:  # a sender that is only ever refused sweeps, too
             self._sweep(now)
         if refusal.shortage:
@@ -151,7 +158,8 @@ class MessageStore(Store):
             waiting = targets[first : first + SEND_SLICE]
             while True:
                 now = self.clock()
-                full, reached, shortage = self._run("append_each", waiting, body, now, now + self.expiry)
+                full, reached, shortage, calls = self._run("append_each", waiting, body, now, now + self.expiry)
+                self.ring(calls)
                 missed += full
                 waiting = waiting[reached:]
                 if not shortage or swept or not self._sweep_everything(now):
@@ -169,6 +177,26 @@ class MessageStore(Store):
             following = self._run("sweep_slice", following, now)
         return True
 
+    def ring(self, tokens: Iterable[int]) -> None:
+        """Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down."""
+        pending = [token for token in tokens if token]
+        while pending:
+            arena, token = self._arena, pending.pop()
+            if arena is not None and not arena.ringer.ring(token):
+                pending += self._take_down(token)
+
+    def take_down_deserted(self, token: int) -> None:
+        """Take down a bell that nobody hears any more, and pass on what its waiters were called for."""
+        self.ring(self._take_down(token))
+
+    def _take_down(self, token: int) -> List[int]:
+        found: List[int] = []
+        done = False
+        while not done:
+            calls, done = self._run("deserted", token)
+            found += filter(None, calls)
+        return found
+
     # -- receiving --------------------------------------------------------------------------------------------
 
     def pop(self, channels: Sequence[str]) -> Optional[Tuple[str, bytes]]:
@@ -180,7 +208,7 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        guard, (queues, _) = self._bound
+        guard, (queues, *_) = self._bound
         mine = None
         try:  # Guard.run, line by line
             with guard.lock:
@@ -224,6 +252,25 @@ class MessageStore(Store):
             if not isinstance(taken, Again):
                 return taken
         raise SegmentCorrupt(self.name, "a queue of expired messages runs in a circle; flush() makes it new")
+
+    # -- owners of inboxes ------------------------------------------------------------------------------------
+
+    def adopt(self, prefix: str) -> None:
+        """This process makes names in the inbox ``prefix``, each of which it will receive from alone."""
+        while not self._run("adopt", prefix):
+            pass
+
+    def owner_of(self, channel: str) -> Owner:
+        """The process that receives from a process-local channel, (0, ...) if none or several are known to."""
+        return self._run("owner_of", channel)  # type: ignore[no-any-return]
+
+    def dead(self, owners: Set[Owner]) -> Set[Owner]:
+        """Those owners that are proven dead."""
+        return self._run("dead", owners)  # type: ignore[no-any-return]
+
+    def orphans(self, suspects: Set[Tuple[str, Owner]]) -> Set[Tuple[str, Owner]]:
+        """Of inboxes with their dead owners, those that nobody else receives from."""
+        return self._run("orphans", suspects)  # type: ignore[no-any-return]
 
     # -- looking ----------------------------------------------------------------------------------------------
 

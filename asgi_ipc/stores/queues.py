@@ -13,9 +13,23 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..memory.heap import QUICK_DEPTH, Heap
 from ..memory.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
+from ..memory.presence import Presence
 from ..memory.segment import Segment
 from ..memory.slab import TAG
-from .channels import AFTER, HEAD, INBOX, READY, REFUSED, SENT, SOONEST, TAIL, TAKEN, Channels
+from .channels import (
+    AFTER,
+    HEAD,
+    INBOX,
+    INDIVIDUAL,
+    READY,
+    REFUSED,
+    SENT,
+    SOONEST,
+    TAIL,
+    TAKEN,
+    WAITERS,
+    Channels,
+)
 from .contents import (
     AGAIN,
     BODY,
@@ -31,13 +45,16 @@ from .contents import (
     Contents,
     body_words,
 )
+from .owners import Owners
+from .waiters import Waiters
 
 #: What to add to the length of a body, in bytes, to get the words of its block when divided by 8: the block's header,
 #: the four words before the body, and rounding up.
 BODY_ROUND = (1 + BODY) * WORD + WORD - 1
 
 #: Where a channel was last seen: its tag, the word of its tag, its record, the words of HEAD, TAIL, SENT and
-#: TAKEN, and its INBOX. Worth nothing when the tag is no longer in its word or the generation has moved.
+#: TAKEN, and its inbox (its own record, if it is one). Worth nothing when the tag is no longer in its word or the
+#: generation has moved.
 Place = Tuple[int, int, int, int, int, int, int, int]
 
 #: Channels whose records a process remembers; past this it forgets them all and begins anew.
@@ -55,12 +72,14 @@ class Refusal(NamedTuple):
 class Queues:
     """The queues of one message segment, and where in it the channels of this process were last seen."""
 
-    def __init__(self, segment: Segment, heap: Heap) -> None:
+    def __init__(self, segment: Segment, heap: Heap, presence: Optional[Presence] = None) -> None:
         self.words = segment.words
         self.data = segment.data
         self.heap = heap
-        self.channels = Channels(segment, heap)
+        self.channels = Channels(segment, heap, presence)
         self.contents = Contents(segment, heap, self.channels)
+        self.owners = Owners(self.channels, self.contents, presence, segment.semaphores.nonce)
+        self.waiters = Waiters(segment, heap, self.channels, presence)
         self._generation = 0
         self._seen: Dict[str, Place] = {}
 
@@ -78,6 +97,7 @@ class Queues:
         if words[AT_GENERATION] != self._generation:
             self._generation = words[AT_GENERATION]
             self._seen.clear()
+            self.owners.forget()
         record = self.channels.make(channel) if make else self.channels.find(channel)
         if not record:
             return None
@@ -91,14 +111,20 @@ class Queues:
             record + TAIL,
             record + SENT,
             record + TAKEN,
-            words[record + INBOX],
+            record if channel.endswith("!") else words[record + INBOX],
         )
         return place
 
     # -- sending ----------------------------------------------------------------------------------------------
 
-    def append(self, channel: str, capacity: int, body: bytes, now: int, expires: int) -> Optional[Refusal]:
-        """Put a message at the end of a channel's queue; a refusal if it is full or there is no memory."""
+    def append(
+        self, channel: str, capacity: int, body: bytes, now: int, expires: int
+    ) -> Union[None, int, Refusal]:
+        """
+        Put a message at the end of a channel's queue; a refusal if it is full or there is no memory.
+
+        Returns the token of a bell, if one is to be rung.
+        """
         words = self.words
         place = self._seen.get(channel)
         if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
@@ -106,12 +132,14 @@ class Queues:
             if place is None:
                 return Refusal(0, capacity, self.heap.shortage)
         _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
-        sent = words[sent_at]
-        waiting = words[inbox + SENT] - words[inbox + TAKEN] if inbox else sent - words[taken_at]
-        if waiting >= capacity and not self.contents.make_room(inbox or record, capacity, now):
-            words[record + REFUSED] += 1
-            if inbox:
-                words[inbox + REFUSED] += 1
+        sent, meter = words[sent_at], record
+        if inbox:
+            meter = self._meter(record, inbox, now)
+            waiting = words[meter + SENT] - words[meter + TAKEN]
+        else:
+            waiting = sent - words[taken_at]
+        if waiting >= capacity and not self.contents.make_room(meter, capacity, now):
+            self._count_refused(record, inbox)
             return Refusal(waiting, capacity)
         length = len(body)
         total = (length + BODY_ROUND) >> 3
@@ -143,7 +171,22 @@ class Queues:
         words[sent_at] = sent + 1
         if inbox:
             self._count_in(inbox, expires)
+        if words[record + WAITERS]:
+            return self.waiters.call(record) or None
+        if inbox and words[inbox + WAITERS]:
+            return self.waiters.call(inbox) or None
         return None
+
+    def _meter(self, record: int, inbox: int, now: int) -> int:
+        """The record whose messages count for a process-local channel. Drops what a dead owner has left there."""
+        self.owners.mind(inbox, now)
+        return record if self.words[inbox + INDIVIDUAL] else inbox
+
+    def _count_refused(self, record: int, inbox: int) -> None:
+        words = self.words
+        words[record + REFUSED] += 1
+        if inbox:
+            words[inbox + REFUSED] += 1
 
     def _count_in(self, inbox: int, expires: int) -> None:
         """Count a message that one of its channels has got."""
@@ -154,22 +197,24 @@ class Queues:
 
     def append_each(
         self, targets: Sequence[Tuple[str, int]], body: bytes, now: int, expires: int
-    ) -> Tuple[List[str], int, Optional[str]]:
+    ) -> Tuple[List[str], int, Optional[str], List[int]]:
         """
         Put one message, its body stored once, into the queue of each ``(channel, capacity)``.
 
-        Returns the channels that were full, how many targets were reached, and the shortage if memory ran out there.
+        Returns the channels that were full, how many targets were reached, the shortage if memory ran out there, and
+        the tokens of bells to ring.
         """
         words = self.words
         length = len(body)
         shared = self.heap.allocate(BODY_DATA + body_words(length))
         if not shared:
-            return [], 0, self.heap.shortage
+            return [], 0, self.heap.shortage, []
         words[shared + REFERENCES] = 0
         words[shared + BODY_LENGTH] = length
         start = (shared + BODY_DATA) * WORD
         self.data[start : start + length] = body
         full: List[str] = []
+        calls: List[int] = []
         reached = 0
         for channel, capacity in targets:
             place = self._seen.get(channel)
@@ -180,13 +225,12 @@ class Queues:
                 break
             record = place[2]
             reached += 1
-            meter = words[record + INBOX] or record
+            inbox = words[record + INBOX]
+            meter = self._meter(record, inbox, now) if inbox else record
             if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self.contents.make_room(
                 meter, capacity, now
             ):
-                words[record + REFUSED] += 1
-                if meter != record:
-                    words[meter + REFUSED] += 1
+                self._count_refused(record, inbox)
                 self.heap.free(message)
                 full.append(channel)
                 continue
@@ -194,9 +238,13 @@ class Queues:
             words[message + BODY] = shared
             words[shared + REFERENCES] += 1
             self._link(record, message, now, expires)
+            if words[record + WAITERS]:
+                calls.append(self.waiters.call(record))
+            elif inbox and words[inbox + WAITERS]:
+                calls.append(self.waiters.call(inbox))
         if not words[shared + REFERENCES]:
             self.heap.free(shared)
-        return full, reached, self.heap.shortage if reached < len(targets) else None
+        return full, reached, self.heap.shortage if reached < len(targets) else None, calls
 
     def _link(self, record: int, message: int, now: int, expires: int) -> None:
         """Make a message that is written otherwise part of a queue (as ``append`` does with its own)."""
@@ -230,19 +278,25 @@ class Queues:
         for channel in channels:
             place = self._seen.get(channel)
             if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
-                place = self._locate(channel, False)
+                place = self._locate(channel, "!" in channel)
                 if place is None:
                     continue
             head_at = place[3]
             message = words[head_at]
-            if not message:
-                if words[place[2] + READY]:
-                    taken = self._pop_inbox(place[2], now)
+            inbox = place[7]
+            if inbox:
+                if not self._is_ours(inbox, inbox != place[2]):
+                    return AGAIN
+                if inbox == place[2] and words[inbox + READY]:
+                    taken = self._pop_inbox(inbox, now)
                     if taken is not None:
                         return taken
+                    continue
+                message = words[head_at]
+            if not message:
                 continue
             length = words[message + LENGTH]
-            if length >= SHARED or place[7] or words[message + EXPIRES] <= now:
+            if length >= SHARED or inbox or words[message + EXPIRES] <= now:
                 body = self.contents.take(place[2], now)
                 if body is None:
                     continue
@@ -263,6 +317,13 @@ class Queues:
                 self.heap.free(message)
             return channel, taken_body
         return None
+
+    def _is_ours(self, inbox: int, individual: bool) -> bool:
+        """Have it known that this process receives from an inbox. False: there is more to do first, come again."""
+        tag = self.words[inbox + TAG]
+        if tag in (self.owners.individual if individual else self.owners.claimed):
+            return True
+        return self.owners.claim(inbox, individual)
 
     def _pop_inbox(self, inbox: int, now: int) -> Union[None, Again, Tuple[str, bytes]]:
         """Take a message from the channel of a process whose turn it is."""

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from ..memory.layout import (
+    AT_BELLS,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_RESERVED,
+    AT_ROUND,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
     COUNTED,
@@ -73,12 +75,12 @@ class Upkeep:
 
     # -- sweeping ---------------------------------------------------------------------------------------------
 
-    def sweep(self, now: int) -> None:
-        """Sweep as many buckets as the time since the last sweep asks for."""
+    def sweep(self, now: int) -> List[int]:
+        """Sweep as many buckets as the time since the last sweep asks for. Returns the tokens of bells to ring."""
         words, directory = self.words, self.directory
         elapsed = now - words[AT_SWEEP_DUE]
         if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
-            return
+            return []
         cursor = words[AT_SWEEP_CURSOR]
         for _ in range(min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)):
             cursor = (cursor + 1) % directory.buckets
@@ -86,6 +88,7 @@ class Upkeep:
                 self._sweep_record(record, now)
         words[AT_SWEEP_CURSOR] = cursor
         words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
+        return self.queues.waiters.sweep(now)
 
     def _sweep_record(self, record: int, now: int) -> None:
         words = self.words
@@ -136,6 +139,8 @@ class Upkeep:
         self.channels.slab.rebuild({})
         for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_FULL_SWEEP):
             words[at] = 0
+        words[AT_BELLS] = 0
+        words[AT_ROUND] = (words[AT_ROUND] + 1) % COUNTED
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
         words[AT_FLUSHING] = 0
 

@@ -18,6 +18,10 @@ OPTIONS: Dict[str, Any] = {
     "message_memory": 512 * 1024 * 1024,
     "group_memory": 64 * 1024 * 1024,
 }
+#: Revisions whose receive waits have an asynchronous layer, too.
+WAITS = hasattr(asgi_ipc, "AsyncIPCChannelLayer")
+#: Seconds that a message is waited for.
+FOREVER = 86400
 
 
 def unlink(prefix: str) -> None:
@@ -29,7 +33,8 @@ class Sync(SyncPeer):
     """``IPCChannelLayer``."""
 
     def open(self) -> None:
-        self.layer = asgi_ipc.IPCChannelLayer(self.place.prefix, **OPTIONS)
+        options: Dict[str, Any] = {**OPTIONS, "block_timeout": FOREVER} if WAITS else OPTIONS
+        self.layer = asgi_ipc.IPCChannelLayer(self.place.prefix, **options)
 
     def close(self) -> None:
         self.layer.close()
@@ -43,7 +48,7 @@ class Sync(SyncPeer):
     def receiver(self, channel: str, wait: bool) -> Callable[[], Any]:
         if not wait:
             return partial(self.layer.receive, [channel])
-        if not hasattr(asgi_ipc, "AsyncIPCChannelLayer"):  # they came together
+        if not WAITS:
             raise Unfit(f"receive of asgi_ipc {asgi_ipc.__version__} does not wait")
         return partial(self.layer.receive, [channel], True)
 
@@ -63,11 +68,11 @@ class Async(AsyncPeer):
 
     @classmethod
     def check(cls) -> None:
-        if not hasattr(asgi_ipc, "AsyncIPCChannelLayer"):
+        if not WAITS:
             raise Unfit(f"asgi_ipc {asgi_ipc.__version__} has no asynchronous layer")
 
     async def connect(self) -> None:
-        self.layer = asgi_ipc.AsyncIPCChannelLayer(prefix=self.place.prefix, **OPTIONS)  # type: ignore[attr-defined, unused-ignore]
+        self.layer = asgi_ipc.AsyncIPCChannelLayer(prefix=self.place.prefix, **OPTIONS)
 
     async def disconnect(self) -> None:
         await self.layer.close()

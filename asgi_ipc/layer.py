@@ -1,0 +1,230 @@
+"""
+What every face can do without waiting: the checks of names and messages, messages to bytes and back, two stores.
+
+The faces (``core``, ``aio``) add the waiting, and nothing else: no logic is written twice.  No call here takes both
+stores' guards: what touches both is atomic in each.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Layer", "Message"]
+
+import logging
+import random
+import time
+from collections.abc import Iterable as IterableType
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+
+from . import capacity as capacities
+from . import codec, exceptions, names
+from .options import MIB, check_options
+from .stores.groups import GroupStore
+from .stores.waiting import WaitingStore
+
+logger = logging.getLogger("asgi_ipc")
+
+#: Names whose check and capacity a layer remembers; past this it forgets them all and begins anew.
+REMEMBERED = 16384
+#: Seconds between two log lines about full members of one group.
+LOG_PERIOD = 1.0
+
+Message = Dict[str, Any]
+
+
+class Layer:
+    """
+    A channel layer that never waits. The options are those of ``IPCChannelLayer``, checked here.
+    """
+
+    def __init__(
+        self,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Optional[Mapping[Any, int]] = None,
+        message_memory: int = 100 * MIB,
+        group_memory: int = 20 * MIB,
+        *,
+        mode: int = 0o600,
+        message_limit: Optional[int] = None,
+        patience: float = 10,
+    ) -> None:
+        options = check_options(
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            message_memory=message_memory,
+            group_memory=group_memory,
+            mode=mode,
+            message_limit=message_limit,
+            patience=patience,
+        )
+        self.prefix = options.prefix
+        self.expiry = expiry
+        self.group_expiry = group_expiry
+        self.capacity = options.capacity
+        self.channel_capacity = options.capacities
+        self.message_store = WaitingStore(
+            options.prefix,
+            options.message_memory,
+            options.expiry,
+            options.mode,
+            options.patience,
+            options.message_limit,
+        )
+        self.group_store = GroupStore(
+            options.prefix, options.group_memory, options.group_expiry, options.mode, options.patience
+        )
+        self.group_store.find_dead = self.message_store.dead
+        self.group_store.find_orphans = self.message_store.orphans
+        self._capacities: Dict[str, int] = {}
+        self._receivable: Set[str] = set()
+        self._draw = random.Random().random  # of our own: a program that seeds its generator is left alone
+        self._logged: Dict[str, float] = {}
+
+    def get_capacity(self, channel: str) -> int:
+        """The capacity of a channel: that of the first pattern which matches its full name, or the default."""
+        return capacities.get_capacity(self.channel_capacity, self.capacity, channel)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(prefix={self.prefix!r})"
+
+    # -- messages ---------------------------------------------------------------------------------------------
+
+    def send(self, channel: str, message: Message) -> None:
+        """
+        Put a message into a channel. It is there for every process when this returns (ASGI draft, ``send``).
+
+        Raises ``ChannelFull`` when the channel is at capacity or there is no memory left, ``MessageTooLarge``, and
+        ``TypeError`` for a wrong name or a message that cannot be sent, naming what in it. Nothing was queued then.
+        """
+        body = codec.encode(message)
+        try:
+            capacity = self._capacities.get(channel)
+        except TypeError:  # it cannot even be looked up: the check says what a name is
+            capacity = None
+        if capacity is None:
+            capacity = self._remember(channel)
+        self.message_store.append(channel, capacity, body)
+
+    def _remember(self, channel: str) -> int:
+        """Check the name of a channel that is sent to, and find its capacity."""
+        names.valid_channel_name(channel)
+        if len(self._capacities) >= REMEMBERED:
+            self._capacities.clear()
+        found = self._capacities[channel] = self.get_capacity(channel)
+        return found
+
+    def wanted(self, channels: Iterable[str]) -> List[str]:
+        """
+        The channels to receive from, checked, in the order in which to look at them: none is starved by the others.
+
+        Any iterable of names; of a process-local channel the name must end at the ``!``. ``TypeError`` for others.
+        """
+        wanted = channels if type(channels) is list else self._listed(channels)
+        known = True
+        try:
+            for channel in wanted:
+                if channel not in self._receivable:
+                    known = False
+                    break
+        except TypeError:  # one is no str, nor anything else that can be looked up
+            known = False
+        if not known:
+            self._check_receivable(wanted)
+        if len(wanted) > 1:
+            # Where a call begins is drawn: none is starved. A count could fall into step with the caller's own rhythm.
+            first = int(self._draw() * len(wanted))
+            wanted = wanted[first:] + wanted[:first]
+        return wanted
+
+    def received(self, taken: Tuple[str, bytes]) -> Tuple[str, Message]:
+        """What was taken from the store: ``(channel, message)``. Raises ``SegmentCorrupt`` if it is none any more."""
+        channel, body = taken
+        try:
+            return channel, codec.decode(body)
+        except ValueError as error:
+            raise exceptions.SegmentCorrupt(
+                self.message_store.name, f"a message on channel {channel!r} is none any more ({error}); it is gone"
+            ) from error
+
+    def _listed(self, channels: Iterable[str]) -> List[str]:
+        if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, IterableType):
+            names.valid_channel_names(channels, receive=True)
+        return list(channels)
+
+    def _check_receivable(self, channels: List[str]) -> None:
+        names.valid_channel_names(channels, receive=True)
+        if len(self._receivable) >= REMEMBERED:
+            self._receivable.clear()
+        self._receivable.update(channels)
+
+    # -- groups -----------------------------------------------------------------------------------------------
+
+    def group_add(self, group: str, channel: str) -> None:
+        """
+        Make a channel a member of a group for ``group_expiry`` seconds from now (ASGI draft, "Groups").
+
+        Raises ``TypeError`` for wrong names and ``GroupStoreFull`` (a ``ChannelFull``) when there is no memory for it.
+        """
+        names.valid_group_name(group)
+        names.valid_channel_name(channel)
+        # The membership ends with the process that receives from the channel, if it is known by now.
+        owner = self.message_store.owner_of(channel) if "!" in channel else (0, 0)
+        self.group_store.add(group, channel, owner)
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """End a channel's membership in a group; nothing happens if it is no member. ``TypeError`` for wrong names."""
+        names.valid_group_name(group)
+        names.valid_channel_name(channel)
+        self.group_store.discard(group, channel)
+
+    def group_channels(self, group: str) -> List[str]:
+        """The names of a group's members. ``TypeError`` for a wrong name."""
+        names.valid_group_name(group)
+        return self.group_store.channels(group)
+
+    def send_group(self, group: str, message: Message) -> None:
+        """
+        Send a message to every member of a group (ASGI draft, ``send_group``).
+
+        Members whose channel is full are skipped, and logged. Raises ``TypeError`` and ``MessageTooLarge`` as ``send``
+        does.
+        """
+        names.valid_group_name(group)
+        body = codec.encode(message)
+        targets = []
+        for channel in self.group_store.channels(group):
+            capacity = self._capacities.get(channel)
+            targets.append((channel, self._remember(channel) if capacity is None else capacity))
+        missed = self.message_store.append_each(targets, body)
+        if missed:
+            self._log_missed(group, len(missed), len(targets))
+
+    def _log_missed(self, group: str, missed: int, members: int) -> None:
+        now = time.monotonic()
+        if now - self._logged.get(group, -LOG_PERIOD) >= LOG_PERIOD:
+            if len(self._logged) >= REMEMBERED:
+                self._logged.clear()
+            self._logged[group] = now
+            logger.info("%d of %d channels over capacity in group %s", missed, members, group)
+
+    # -- the layer as a whole ---------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Drop every message and every group membership, for every process with this prefix (ASGI draft, "Flush")."""
+        self.message_store.flush()
+        self.group_store.flush()
+
+    def close(self) -> None:
+        """Give back all that this process holds for the layer. Any other call after this one is a ``RuntimeError``."""
+        self.message_store.close()
+        self.group_store.close()
+
+    def unlink(self) -> None:
+        """Remove the shared memory for every process. Those that go on, this one too, begin with an empty layer."""
+        self.message_store.unlink()
+        self.group_store.unlink()

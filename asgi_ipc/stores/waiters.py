@@ -1,0 +1,321 @@
+"""
+Who waits for messages, and at which doorbell to wake whom.  The caller holds the guard.
+
+    bell      word 0  NEXT_BELL     all bells form a ring, headed by AT_BELLS
+                   1  (previous)
+                   2  TOKEN         of its doorbell: leads to the FIFO
+                   3  OWNER         the process that sleeps there (presence)
+                   4  NEWS          the waiter that was called last; the others follow by NEXT
+                   5  WAITERS       all its waiters form a ring, too
+                   6  SHARES        not 0: on a channel of its waiters somebody else may wait, too
+    waiter    word 0  NEXT          the ring of those who wait for one channel; once called: the one called before
+                   1  (previous)
+                   2  CHANNEL       the record of the channel, or of the inbox
+                   3  BELL          the bell
+                   4  CALLED        1 once it was called: it stands in the news of its bell then, not in the ring
+                   5  NEXT_OF_BELL  the ring of the bell's waiters
+                   6  (previous)
+
+A waiter is good for one call.  Whoever appends a message takes the first waiter from the ring of its channel (or, if
+nobody waits there, from that of its inbox) and puts it into the news of its bell: so one message calls one waiter.
+The bell must be rung if there was no other news, and is rung outside of the section.  A waiter that leaves after it
+was called passes the call on, if messages are left.  Waiting records are kept as long as anybody waits for them.
+
+All of this is derived.  A recovery and a flush forget bells and waiters and move AT_ROUND, and every sleeper is rung:
+he finds another round, and hangs himself up anew.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Waiters"]
+
+from typing import List, Optional, Tuple
+
+from ..memory import rings
+from ..memory.doorbell import Doorbell, remove_bell
+from ..memory.heap import Heap
+from ..memory.layout import AT_BELLS, AT_ROUND
+from ..memory.presence import Presence
+from ..memory.segment import Segment
+from .channels import HEAD, INBOX, READY, WAITERS, WAITING, Channels
+
+NEXT_BELL = 0
+TOKEN = 2
+OWNER = 3
+NEWS = 4
+OF_BELL = 5
+SHARES = 6
+BELL_WORDS = 7
+
+NEXT = 0
+CHANNEL = 2
+BELL = 3
+CALLED = 4
+NEXT_OF_BELL = 5
+WAITER_WORDS = 7
+
+#: Waiters of a dead process that one section takes down.
+BURY_SLICE = 256
+#: Waiters that one section of a look visits.
+LOOK_SLICE = 512
+
+
+class Waiters:
+    """The bells and waiters of one message segment."""
+
+    def __init__(self, segment: Segment, heap: Heap, channels: Channels, presence: Optional[Presence]) -> None:
+        self.name = segment.name
+        self.words = segment.words
+        self.heap = heap
+        self.channels = channels
+        self.presence = presence
+        # More waiters than this do not fit into the segment.
+        self.most = segment.geometry.end // WAITER_WORDS
+
+    # -- bells ------------------------------------------------------------------------------------------------
+
+    def is_enlisted(self, bell: Doorbell) -> bool:
+        """Whether a doorbell has a record here that is still good."""
+        return bell.home is self and bell.round == self.words[AT_ROUND]
+
+    def enlist(self, bell: Doorbell) -> bool:
+        """Have a record for a doorbell of this process; False if there is no memory for it."""
+        if self.is_enlisted(bell):
+            return True
+        record = self.heap.allocate(BELL_WORDS)
+        if not record or self.presence is None:
+            return False
+        words = self.words
+        words[record + TOKEN] = bell.token
+        words[record + OWNER] = self.presence.me()
+        words[record + NEWS] = words[record + OF_BELL] = words[record + SHARES] = 0
+        rings.append(words, AT_BELLS, record, NEXT_BELL)
+        bell.home, bell.record, bell.round = self, record, words[AT_ROUND]
+        bell.life += 1
+        return True
+
+    def discharge(self, bell: Doorbell) -> List[int]:
+        """Take all waiters of a doorbell down, and the bell itself. Returns the tokens of bells to ring."""
+        if not self.is_enlisted(bell):
+            return []
+        bell.home = None
+        calls: List[int] = []
+        self._bury(bell.record, self.most, calls)
+        return calls
+
+    def _bury(self, bell: int, most: int, calls: List[int]) -> None:
+        """Take waiters of a bell down, ``most`` of them at the most, and the bell itself behind the last one."""
+        words = self.words
+        for _ in range(most):
+            waiter = words[bell + OF_BELL]
+            if not waiter:
+                rings.remove(words, AT_BELLS, bell, NEXT_BELL)
+                self.heap.free(bell)
+                return
+            if words[waiter + BELL] != bell:
+                raise ValueError("a waiter hangs on another bell than the one that leads to it")
+            if words[waiter + CALLED]:
+                # It stays in the news of a bell that nobody reads any more, and is not looked for there.
+                words[bell + NEWS] = 0
+            self._drop(waiter, calls)
+
+    def sweep(self, now: int) -> List[int]:
+        """See whether the owner of one bell lives, another one each time. Returns the tokens of bells to ring."""
+        words = self.words
+        bell = words[AT_BELLS]
+        calls: List[int] = []
+        if bell and self.presence is not None:
+            words[AT_BELLS] = words[bell + NEXT_BELL]
+            if self.presence.was_dead(words[bell + OWNER], now):
+                remove_bell(self.name, words[bell + TOKEN])
+                self._bury(bell, BURY_SLICE, calls)
+        return calls
+
+    def deserted(self, token: int) -> Tuple[List[int], bool]:
+        """
+        Nobody has the doorbell with this token open: take a slice of its waiters down.
+
+        Returns the tokens of bells to ring, as calls were passed on, and whether that was all.
+        """
+        words = self.words
+        calls: List[int] = []
+        for bell in rings.walk(words, AT_BELLS, NEXT_BELL, self.most):
+            if words[bell + TOKEN] == token:
+                remove_bell(self.name, token)
+                self._bury(bell, BURY_SLICE, calls)
+                return calls, False
+        return calls, True
+
+    # -- waiters ----------------------------------------------------------------------------------------------
+
+    def hang(self, bell: Doorbell, record: int) -> int:
+        """Let a doorbell wait for a message in a channel: the waiter, or 0 if there is no memory for one."""
+        waiter = self.heap.allocate(WAITER_WORDS) if self.enlist(bell) else 0
+        if not waiter:
+            return 0
+        words, at_bell = self.words, bell.record
+        words[waiter + CHANNEL] = record
+        words[waiter + BELL] = at_bell
+        words[waiter + CALLED] = 0
+        first = words[record + WAITERS]
+        if first:
+            # If one of them is called and killed before it takes the message, the other must look by itself.
+            words[words[first + BELL] + SHARES] = words[at_bell + SHARES] = 1
+        elif self.channels.is_inbox(record):
+            words[at_bell + SHARES] = 1  # others may wait for one of its channels
+        rings.append(words, record + WAITERS, waiter, NEXT)
+        rings.append(words, at_bell + OF_BELL, waiter, NEXT_OF_BELL)
+        words[record + WAITING] += 1
+        return waiter
+
+    def call(self, record: int) -> int:
+        """Call the first waiter of a channel, which has one: the token of its bell if it must be rung, else 0."""
+        words = self.words
+        waiter = words[record + WAITERS]
+        if words[waiter + CHANNEL] != record or words[waiter + CALLED]:
+            raise ValueError("a channel is waited for by a waiter of another one")
+        bell = words[waiter + BELL]
+        return 0 if self._tell(record, waiter, bell) else int(words[bell + TOKEN])
+
+    def _tell(self, record: int, waiter: int, bell: int) -> bool:
+        """Move a waiter from the ring of its channel to the news of its bell. Whether there was other news."""
+        words = self.words
+        rings.remove(words, record + WAITERS, waiter, NEXT)
+        news = words[bell + NEWS]
+        words[waiter + CALLED] = 1
+        words[waiter + NEXT] = news
+        words[bell + NEWS] = waiter
+        return bool(news)
+
+    def news(self, bell: Doorbell) -> Optional[List[int]]:
+        """
+        The waiters of a doorbell that were called, in that order, which are gone now. None: all waiters are gone.
+        """
+        if not self.is_enlisted(bell):
+            return None
+        words = self.words
+        called: List[int] = []
+        waiter, words[bell.record + NEWS] = words[bell.record + NEWS], 0
+        while waiter:
+            if len(called) > self.most or words[waiter + BELL] != bell.record:
+                raise ValueError("the news of a bell lead to another one's")
+            called.append(waiter)
+            following = words[waiter + NEXT]
+            self._free(waiter)
+            waiter = following
+        called.reverse()
+        return called
+
+    def look(self, bell: Doorbell, first: bool) -> Optional[List[int]]:
+        """
+        The same, once a second, after calling those whose channels have messages, whoever was called for them.
+
+        Looks at a slice of the waiters, others the next time; ``first`` begins a new look at all of them.
+        """
+        if not self.is_enlisted(bell):
+            return None
+        words, record = self.words, bell.record
+        if first:
+            words[record + SHARES] = 0
+        for _ in range(LOOK_SLICE):
+            waiter = words[record + OF_BELL]
+            if not waiter:
+                break
+            words[record + OF_BELL] = words[waiter + NEXT_OF_BELL]
+            if not words[waiter + CALLED]:
+                channel = words[waiter + CHANNEL]
+                if words[waiter + NEXT] != waiter or self.channels.is_inbox(channel):
+                    words[record + SHARES] = 1
+                if words[channel + HEAD] or words[channel + READY]:
+                    self._tell(channel, waiter, record)
+        return self.news(bell)
+
+    def shares(self, bell: Doorbell) -> bool:
+        """Whether a look at the channels themselves is worth its time."""
+        return not self.is_enlisted(bell) or bool(self.words[bell.record + SHARES])
+
+    def take_down(self, bell: Doorbell, life: int, waiters: List[int]) -> List[int]:
+        """
+        Take waiters down that were hung in this life of a doorbell's record, and not told of in its news since.
+
+        Returns the tokens of bells to ring.
+        """
+        calls: List[int] = []
+        if not self.is_enlisted(bell) or bell.life != life:
+            return calls
+        words = self.words
+        for waiter in waiters:
+            if words[waiter + BELL] != bell.record:
+                raise ValueError("a waiter is not where it was hung")
+            if words[waiter + CALLED]:
+                self._withdraw(bell.record, waiter)
+            self._drop(waiter, calls)
+        return calls
+
+    def take_all_down(self, bell: Doorbell) -> List[int]:
+        """The same with every waiter of a doorbell."""
+        calls: List[int] = []
+        if self.is_enlisted(bell):
+            words, record = self.words, bell.record
+            for _ in range(self.most):
+                waiter = words[record + OF_BELL]
+                if not waiter:
+                    words[record + NEWS] = 0  # a call that was passed on may have come to this very bell
+                    return calls
+                if words[waiter + BELL] != record:
+                    raise ValueError("a waiter hangs on another bell than the one that leads to it")
+                self._drop(waiter, calls)
+            raise ValueError("the waiters of a bell have no end")
+        return calls
+
+    def pass_on(self, record: int, calls: List[int]) -> None:
+        """Somebody who was called for a channel has not taken a message from it: call the next one if any are left."""
+        words = self.words
+        inbox = words[record + INBOX]
+        if words[record + HEAD] or words[record + READY]:
+            if words[record + WAITERS]:
+                calls.append(self.call(record))
+            elif inbox and words[inbox + WAITERS]:
+                calls.append(self.call(inbox))
+            elif words[record + READY]:
+                self._pass_into(record, calls)
+
+    def _pass_into(self, inbox: int, calls: List[int]) -> None:
+        """The same from an inbox to a channel of it that has messages and is waited for itself."""
+        words = self.words
+        for local in self.channels.ring(inbox):
+            if words[local + WAITERS]:
+                calls.append(self.call(local))
+                return
+
+    def _withdraw(self, bell: int, called: int) -> None:
+        """Take a waiter out of the news of its bell."""
+        words = self.words
+        link = bell + NEWS
+        for _ in range(self.most):
+            waiter = words[link]
+            if waiter == called:
+                words[link] = words[waiter + NEXT]
+                return
+            if not waiter:
+                break
+            link = waiter + NEXT
+        raise ValueError("a waiter that was called is not in the news of its bell")
+
+    def _drop(self, waiter: int, calls: List[int]) -> None:
+        """End a waiter that stands in no news; if it was called, pass the call on."""
+        words = self.words
+        record = words[waiter + CHANNEL]
+        was_called = words[waiter + CALLED]
+        if not was_called:
+            rings.remove(words, record + WAITERS, waiter, NEXT)
+        self._free(waiter)
+        if was_called:
+            self.pass_on(record, calls)
+
+    def _free(self, waiter: int) -> None:
+        """Give back a waiter that stands in no ring of a channel any more."""
+        words = self.words
+        rings.remove(words, words[waiter + BELL] + OF_BELL, waiter, NEXT_OF_BELL)
+        words[words[waiter + CHANNEL] + WAITING] -= 1
+        self.heap.free(waiter)

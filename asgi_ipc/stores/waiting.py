@@ -1,0 +1,150 @@
+"""
+``WaitingStore``: the message store of those who also wait for messages.
+
+Nothing here sleeps: a section takes a message or hangs waiters up, and the caller sleeps at the doorbell in whatever
+way is his (``waiting``).  Bells of others are rung outside of the sections.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Hung", "WaitingStore"]
+
+import contextlib
+import os
+import threading
+import weakref
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
+
+from ..exceptions import SegmentError
+from ..memory.arena import Arena
+from ..memory.doorbell import Doorbell
+from .contents import Again
+from .messages import MessageStore
+from .waiters import LOOK_SLICE
+from .waits import Hung, Taken
+
+_stores: weakref.WeakSet[WaitingStore] = weakref.WeakSet()
+
+
+class WaitingStore(MessageStore):
+    """A message store with doorbells of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._forget()
+        _stores.add(self)
+        super().__init__(*args, **options)
+
+    def _forget(self) -> None:
+        """Have no doorbells: as at birth, and in a forked child, whose parent sleeps at them."""
+        #: Where event loops wait: whatever ``waiting`` keeps for each of them.
+        self.rooms: Dict[Any, Any] = {}
+        self.rooms_lock = threading.RLock()
+        self._idle: List[Doorbell] = []
+        self._bells: weakref.WeakSet[Doorbell] = weakref.WeakSet()
+
+    # -- doorbells --------------------------------------------------------------------------------------------
+
+    def new_bell(self) -> Doorbell:
+        """A doorbell; give it back with ``give_bell`` or ``dismiss``. Raises ``SegmentRefused`` and ``OSError``."""
+        segment = self._opened().segment
+        bell = Doorbell(self.name, segment.mode, segment.semaphores.group)
+        self._bells.add(bell)
+        return bell
+
+    def take_bell(self) -> Doorbell:
+        """A doorbell that was given back, or a new one."""
+        while self._idle:
+            try:
+                bell = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if not bell.is_spoiled():
+                return bell
+            self.dismiss(bell)
+        return self.new_bell()
+
+    def give_bell(self, bell: Doorbell) -> None:
+        """Give back a doorbell at which nobody waits."""
+        if self._arena is None or bell.fd < 0:
+            bell.close()
+        else:
+            self._idle.append(bell)
+
+    def dismiss(self, bell: Doorbell) -> None:
+        """Close a doorbell for good, and take down whatever hangs on it. Never raises ``SegmentError``."""
+        bell.close()
+        bell.home = None
+        if self._arena is not None:
+            with contextlib.suppress(SegmentError, RuntimeError):  # else whoever rings it does that
+                self.take_down_deserted(bell.token)
+
+    def close(self) -> None:
+        """Also wake those who still wait: they learn that the layer was closed."""
+        super().close()
+        while self._idle:
+            self._idle.pop().close()
+        for bell in list(self._bells):
+            bell.ring()
+            bell.remove_name()  # its sleeper may not get round to that any more
+
+    def _attached(self, arena: Arena) -> None:
+        super()._attached(arena)
+        for bell in list(self._bells):
+            bell.ring()  # those who wait hang themselves up in the new segment
+
+    # -- waiting ----------------------------------------------------------------------------------------------
+
+    def pop_or_hang(self, channels: Sequence[str], bell: Doorbell) -> Union[Taken, Hung]:
+        """Take a message from one of the channels, or hang waiters for all of them on a doorbell."""
+        while True:
+            outcome = self._run("pop_or_hang", channels, bell, self.clock())
+            if not isinstance(outcome, Again):
+                return outcome  # type: ignore[no-any-return]
+
+    def pop_again(self, channels: Sequence[str], bell: Doorbell) -> Union[Taken, Hung]:
+        """
+        Take a message from one of the channels, or see to it that waiters for all of them, and no others, hang there.
+
+        For the only one who sleeps at the doorbell. What he was called for and leaves is passed on.
+        """
+        while True:
+            calls, outcome = self._run("pop_again", channels, bell, self.clock())
+            self.ring(calls)
+            if not isinstance(outcome, Again):
+                return outcome  # type: ignore[no-any-return]
+
+    def take_all_down(self, bell: Doorbell) -> None:
+        """Take all waiters of a doorbell down, and pass on what they were called for."""
+        self.ring(self._run("take_all_down", bell))
+
+    def give_up(self, bell: Doorbell, life: int, waiters: List[int], called_for: Iterable[str] = ()) -> None:
+        """Take waiters down that were hung in this life of the bell, and pass on what others were called for."""
+        self.ring(self._run("give_up", bell, life, waiters, list(called_for)))
+
+    def news(self, bell: Doorbell) -> Optional[List[int]]:
+        """The waiters of a doorbell that were called, which are gone now. None: all its waiters are gone."""
+        return self._run("news", bell)  # type: ignore[no-any-return]
+
+    def look(self, bell: Doorbell, waiters: int) -> Optional[List[int]]:
+        """
+        The same, once a second, and for channels that others wait for too, whether messages are there all the same.
+
+        ``waiters`` hang on the doorbell. Heals whatever was lost between a message and its receiver.
+        """
+        called = self.news(bell)
+        if called is None or not self._run("shares", bell):
+            return called
+        for first in range(0, waiters, LOOK_SLICE):
+            more = self._run("look", bell, first == 0)
+            if more is None:
+                return None
+            called += more
+        return called
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
