@@ -46,7 +46,13 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", help=f"what to measure, of {', '.join(WORKLOADS)} (default: all)"
     )
-    parser.add_argument("--peers", metavar="A,B,...", default="", help=f"whom, of {', '.join(PEERS)} (default: all)")
+    families = ", ".join(dict.fromkeys(spec.family for spec in PEERS.values()))
+    parser.add_argument(
+        "--peers",
+        metavar="A,B,...",
+        default="",
+        help=f"whom, of {', '.join(PEERS)}, or of the families {families} (default: all)",
+    )
     parser.add_argument("--quick", action="store_true", help="some minutes in all: see that it works, not how fast")
     parser.add_argument("--rounds", type=int, metavar="N", help="as many rounds instead of each workload's own number")
     parser.add_argument("--output", default=OUTPUT, metavar="FOLDER", help=f"for {RESULTS} and pictures ({OUTPUT})")
@@ -55,16 +61,18 @@ def run(words: Sequence[str]) -> int:
     )
     parser.add_argument("--old-python", metavar="PATH", help="the Python 3.9 for old packages (default: look for one)")
     options = parser.parse_args(words)
+    workloads = known(parser, "workload", options.workloads, WORKLOADS)
+    peers = known(parser, "peer", [name for word in options.peers.split(",") for name in family(word)], PEERS)
     suite = Suite(
-        known(parser, "workload", options.workloads, WORKLOADS),
-        known(parser, "peer", [name for name in options.peers.split(",") if name], PEERS),
+        workloads,
+        peers,
         options.quick,
         options.rounds,
         options.environments,
         options.old_python,
         say,
     )
-    suite.document["command"] = shlex.join(["python", "-m", "benchmarks", *words])
+    suite.document["command"] = spelt(options)
     for text in surroundings(suite.document["environment"], suite.document["command"]):
         say(text)
     document = suite.document
@@ -82,6 +90,20 @@ def run(words: Sequence[str]) -> int:
     say(f"\nwritten: {path}")
     draw(document, options.output)
     return 0
+
+
+def family(word: str) -> List[str]:
+    """The peers of a family, such as ``redis``; or the word itself, if there is one."""
+    return [name for name, spec in PEERS.items() if spec.family == word] or ([word] if word else [])
+
+
+def spelt(options: argparse.Namespace) -> str:
+    """The command, without the places where things are kept."""
+    words = ["python", "-m", "benchmarks", *options.workloads]
+    words += ["--peers", options.peers] if options.peers else []
+    words += ["--quick"] if options.quick else []
+    words += ["--rounds", str(options.rounds)] if options.rounds else []
+    return shlex.join(words)
 
 
 def print_report(words: Sequence[str]) -> int:

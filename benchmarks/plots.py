@@ -100,7 +100,8 @@ def series(document: Document, workload: str, by: str, metric: str, **wanted: An
 
 def curves(lines: Dict[str, Points], title: str, across: str, up: str, linear: float = 0.0) -> Any:
     """A picture with a line for each peer and its name at the right end; None without lines of some length."""
-    if not any(len(points) > 1 for points in lines.values()):
+    lines = {peer: points for peer, points in lines.items() if len(points) > 1}
+    if not lines:
         return None
     figure, axes = new(5.2)
     for peer, points in lines.items():
@@ -115,16 +116,19 @@ def curves(lines: Dict[str, Points], title: str, across: str, up: str, linear: f
             zorder=3 if own else 2,
         )
     if linear:
-        axes.set_xscale("symlog", linthresh=linear)
-        axes.set_xlim(left=0)
+        axes.set_xscale("symlog", linthresh=linear, linscale=0.5)
     else:
         axes.set_xscale("log")
     axes.set_yscale("log")
+    ticks = sorted({x for points in lines.values() for x, _ in points})
+    apart = [x for x, after in zip(ticks, [*ticks[1:], float("inf")]) if after > 1.5 * x]
+    axes.set_xticks(apart, minor=False)
+    axes.minorticks_off()
     plain(axes.xaxis)
     plain(axes.yaxis)
     axes.set(xlabel=across, ylabel=up)
     axes.set_title(title, loc="left", fontweight="bold", color=INK)
-    figure.subplots_adjust(left=0.09, right=0.72, top=0.92, bottom=0.15)
+    figure.subplots_adjust(left=0.11, right=0.72, top=0.92, bottom=0.15)
     name_ends(figure, axes, lines)
     return figure
 
@@ -178,8 +182,9 @@ def payload(document: Document) -> Any:
 
 
 def fanout(document: Document) -> Any:
-    title = "A message to a group whose members are in two processes"
-    lines = series(document, "fanout", "members", "last", processes=2)
+    title = "A message to a group, members in two processes (in memory: in one)"
+    one, two = (series(document, "fanout", "members", "last", processes=count) for count in (1, 2))
+    lines = {**two, **{peer: points for peer, points in one.items() if "processes" in PEERS[peer].lacks}}
     return curves(lines, title, "members", "ms until the last member has it")
 
 
@@ -203,11 +208,12 @@ def roundtrip(document: Document) -> Any:
     axes.barh(range(len(found)), medians, color=[colour(name) for name in names], height=0.62, zorder=2)
     axes.scatter(rare, range(len(found)), marker="|", s=90, color=INK, zorder=3)
     for row, median in enumerate(medians):
-        axes.annotate(f" {median:,.0f} µs", (median, row), va="center", fontsize=8, color="white", ha="right")
+        axes.annotate(f"{median:,.0f} µs  ", (median, row), va="center", fontsize=8, color="white", ha="right")
     axes.set_yticks(range(len(found)), [PEERS[name].title for name in names], fontsize=8.5)
     for label, name in zip(axes.get_yticklabels(), names):
         label.set_fontweight("bold" if PEERS[name].family == "own" else "normal")
     axes.set_xscale("log")
+    axes.set_xlim(left=min(medians) / 4)
     plain(axes.xaxis)
     axes.set_xlabel("µs: median, and p99 as a tick")
     axes.set_title("A message to a waiting process, and its answer", loc="left", fontweight="bold", color=INK)

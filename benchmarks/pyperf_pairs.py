@@ -17,7 +17,7 @@ from .player import MALLOC, command, surroundings
 from .workloads.base import Params
 
 #: Of each pass: worker processes, values and warm-ups in each of them, the least seconds for a value.
-FULL = ("--processes=2", "--values=3", "--warmups=1", "--min-time=0.05")
+FULL = ("--processes=1", "--values=5", "--warmups=1", "--min-time=0.05")
 QUICK = ("--processes=1", "--values=1", "--warmups=1", "--min-time=0.001")
 #: The environment variables that pyperf lets its workers have.
 INHERITED = ",".join(("PYTHONPATH", *MALLOC))

@@ -81,8 +81,8 @@ FANOUT = Workload(
     metrics={"last": "ms", "sender": "ms"},
     stage=Group,
     grid=sizes,
-    rounds=9,
+    rounds=5,
     quick_rounds=2,
     needs=needs,
-    patience=60,
+    patience=40,
 )

@@ -62,7 +62,7 @@ PAIR = Workload(
     metrics={"pair": "µs"},
     stage=Pairs,
     grid=lambda quick: [[{"payload": 100}]],
-    rounds=7,
+    rounds=9,
     quick_rounds=1,
     needs=needs,
 )
@@ -72,7 +72,7 @@ PAYLOAD = Workload(
     metrics={"pair": "µs"},
     stage=Pairs,
     grid=payloads,
-    rounds=3,
+    rounds=2,
     quick_rounds=1,
     needs=needs,
 )

@@ -23,7 +23,7 @@ from .backlog import fill
 from .base import Maker, Params, Stage, Unfit, Workload
 
 #: Kills in a round, the longest pause before one, and how long the others are given before they count as stuck.
-KILLS, LONGEST, LIMIT = 5, 0.02, 5.0
+KILLS, LONGEST, LIMIT = 5, 0.02, 2.0
 
 
 class Killed(Stage):
@@ -125,7 +125,7 @@ RECOVERY = Workload(
     metrics={"longest": "ms", "stuck": "% of kills"},
     stage=Killed,
     grid=levels,
-    rounds=6,
+    rounds=4,
     quick_rounds=1,
     needs=lambda params: ("processes", "writers"),
     patience=120,
