@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 from helpers.processes import Children
 
-from asgi_ipc import IPCChannelLayer
+from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 
 SHM = "/dev/shm"
 #: Begins the name of every object that these tests make, so that other users of the machine are left alone.
@@ -64,6 +64,22 @@ def make_layer(prefix: str) -> Iterator[Callable[..., IPCChannelLayer]]:
 def layer(make_layer: Callable[..., IPCChannelLayer]) -> IPCChannelLayer:
     """A layer with default options and small segments."""
     return make_layer()
+
+
+@pytest.fixture
+def make_async(prefix: str) -> Iterator[Callable[..., AsyncIPCChannelLayer]]:
+    """The same with asynchronous layers."""
+    made: List[AsyncIPCChannelLayer] = []
+
+    def make(**options: Any) -> AsyncIPCChannelLayer:
+        options = {"message_memory": 1024 * 1024, "group_memory": 256 * 1024, "prefix": prefix, **options}
+        layer = AsyncIPCChannelLayer(**options)
+        made.append(layer)
+        return layer
+
+    yield make
+    for layer in made:
+        layer._layer.close()
 
 
 @pytest.fixture

@@ -56,18 +56,22 @@ ROWS = [
     ["cli.demo", "cli.unlink"],
     ["cli"],
     ["__main__"],
+    # fixtures for those who test what they build on a layer
+    ["pytest_plugin"],
 ]
 RANK: Dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
 
 #: The only packages from outside the standard library, and what only one room may touch.
-THIRD_PARTY = {"posix_ipc", "msgpack", "channels", "twisted", "zope"}
+THIRD_PARTY = {"posix_ipc", "msgpack", "channels", "django", "pytest", "twisted", "zope"}
 ONLY_IN = {
     "posix_ipc": "memory.",
     "mmap": "memory.",
     "msgpack": "codec",
     "multiprocessing": "cli.",
     # These are for those who have them, and are imported when they are asked for.
-    "channels": "aio",
+    "channels": ("aio", "pytest_plugin"),
+    "django": "pytest_plugin",
+    "pytest": "pytest_plugin",
     "twisted": "waiting.reactor",
     "zope": "waiting.reactor",
 }

@@ -12,6 +12,7 @@ from asgi_ipc.exceptions import (
     GroupStoreFull,
     MemoryFull,
     MessageTooLarge,
+    Refusal,
     SegmentBusy,
     SegmentCorrupt,
     SegmentError,
@@ -115,7 +116,7 @@ def same(one: BaseException, other: BaseException) -> bool:
 
 
 def test_every_class_has_a_case():
-    classes = {item for _, item in inspect.getmembers(exceptions, inspect.isclass)}
+    classes = {item for _, item in inspect.getmembers(exceptions, inspect.isclass)} - {Refusal}
     assert classes == {type(error) for error, _, _ in CASES}
     assert {item.__name__ for item in classes} == set(exceptions.__all__)
 
@@ -166,6 +167,13 @@ def test_families():
         assert issubclass(kind, SegmentError)
     assert not issubclass(SegmentError, (ChannelFull, MessageTooLarge))
     assert not issubclass(ChannelFull, MessageTooLarge)
+
+
+def test_what_the_layer_refuses_has_one_base_and_nothing_is_raised_as_that():
+    assert issubclass(ChannelFull, Refusal)
+    assert issubclass(MessageTooLarge, Refusal)
+    assert not issubclass(SegmentError, Refusal)
+    assert "Refusal" not in exceptions.__all__
 
 
 def test_a_full_memory_can_be_handled_as_any_full_channel():

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib.metadata
+import importlib.util
 import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, Set
+from typing import Any, Dict, List, Set
 
 import pytest
 
 import asgi_ipc
-from asgi_ipc import IPCChannelLayer
+from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 
 ROOT = Path(__file__).parent.parent
 TYPING_API = Path(__file__).with_name("typing_api.py")
 
+#: What the two faces share, and programs do not call.
+FOR_FACES = {"wanted", "received"}
 
-def public_methods() -> Set[str]:
-    return {
-        name
-        for name, value in vars(IPCChannelLayer).items()
-        if inspect.isfunction(value) and not name.startswith("_")
-    }
+OPTIONS = [
+    ("prefix", "asgi"),
+    ("expiry", 60),
+    ("group_expiry", 86400),
+    ("capacity", 100),
+    ("channel_capacity", None),
+    ("message_memory", 100 * 1024 * 1024),
+    ("group_memory", 20 * 1024 * 1024),
+]
+KEYWORD_OPTIONS = {"mode": 0o600, "message_limit": None, "patience": 10}
+
+
+def public_methods(face: type = IPCChannelLayer) -> Set[str]:
+    return {name for name, _ in inspect.getmembers(face, inspect.isfunction) if not name.startswith("_")} - FOR_FACES
+
+
+def options_of(face: type) -> Dict[Any, Any]:
+    """The options by kind: names and defaults, in their order."""
+    found: Dict[Any, Any] = {}
+    for each in inspect.signature(face).parameters.values():
+        found.setdefault(each.kind, []).append((each.name, each.default))
+    return found
 
 
 def test_all_names_are_there_and_no_others() -> None:
@@ -44,20 +64,16 @@ def test_star_import_gives_the_public_names() -> None:
 
 
 def test_options_stand_in_the_order_of_the_old_package() -> None:
-    parameters = list(inspect.signature(IPCChannelLayer).parameters.values())
-    assert [(each.name, each.default) for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD] == [
-        ("prefix", "asgi"),
-        ("expiry", 60),
-        ("group_expiry", 86400),
-        ("capacity", 100),
-        ("channel_capacity", None),
-        ("message_memory", 100 * 1024 * 1024),
-        ("group_memory", 20 * 1024 * 1024),
-    ]
-    assert {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} == {
-        "mode": 0o600,
-        "message_limit": None,
-        "patience": 10,
+    assert options_of(IPCChannelLayer) == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD: OPTIONS,
+        inspect.Parameter.KEYWORD_ONLY: [*KEYWORD_OPTIONS.items(), ("block_timeout", 5)],
+    }
+
+
+def test_asynchronous_layer_takes_the_same_options() -> None:
+    assert options_of(AsyncIPCChannelLayer) == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD: OPTIONS,
+        inspect.Parameter.KEYWORD_ONLY: [*KEYWORD_OPTIONS.items()],
     }
 
 
@@ -65,6 +81,8 @@ def test_methods_are_those_of_the_contract() -> None:
     assert public_methods() == {
         "send",
         "receive",
+        "receive_async",
+        "receive_twisted",
         "receive_many",
         "new_channel",
         "group_add",
@@ -86,14 +104,66 @@ def test_methods_are_those_of_the_contract() -> None:
     }
 
 
+def test_asynchronous_methods_are_those_of_the_contract() -> None:
+    methods = public_methods(AsyncIPCChannelLayer)
+    assert methods == {
+        "send",
+        "receive",
+        "new_channel",
+        "group_add",
+        "group_discard",
+        "group_channels",
+        "group_send",
+        "flush",
+        "close",
+        "unlink",
+    }
+    assert all(inspect.iscoroutinefunction(getattr(AsyncIPCChannelLayer, name)) for name in methods)
+    assert inspect.iscoroutinefunction(IPCChannelLayer.receive_async)
+
+
+def test_parameters_are_called_as_channels_calls_them() -> None:
+    """Channels and its users may pass them by keyword."""
+    named = {
+        name: list(inspect.signature(getattr(AsyncIPCChannelLayer, name)).parameters)[1:]
+        for name in public_methods(AsyncIPCChannelLayer)
+    }
+    assert named == {
+        "send": ["channel", "message"],
+        "receive": ["channel"],
+        "new_channel": ["prefix"],
+        "group_add": ["group", "channel"],
+        "group_discard": ["group", "channel"],
+        "group_channels": ["group"],
+        "group_send": ["group", "message"],
+        "flush": [],
+        "close": [],
+        "unlink": [],
+    }
+    assert inspect.signature(AsyncIPCChannelLayer.new_channel).parameters["prefix"].default == "specific"
+
+
 def test_attributes_are_those_of_the_contract(make_layer: object) -> None:
     assert callable(make_layer)
     layer = make_layer(expiry=1.5, group_expiry=7, capacity=3)
     assert (layer.expiry, layer.group_expiry, layer.capacity) == (1.5, 7, 3)
     assert layer.ChannelFull is asgi_ipc.ChannelFull
     assert layer.MessageTooLarge is asgi_ipc.MessageTooLarge
-    assert {"groups", "flush", "statistics"} <= set(layer.extensions)
+    assert {"groups", "flush", "statistics", "async"} <= set(layer.extensions)
+    assert ("twisted" in layer.extensions) == bool(importlib.util.find_spec("twisted"))
     layer.unlink()
+
+
+def test_attributes_of_the_asynchronous_layer_are_those_of_the_contract(prefix: str) -> None:
+    layer = AsyncIPCChannelLayer(
+        prefix, expiry=1.5, group_expiry=7, capacity=3, message_memory=1 << 20, group_memory=1 << 18
+    )
+    assert (layer.prefix, layer.expiry, layer.group_expiry, layer.capacity) == (prefix, 1.5, 7, 3)
+    assert layer.ChannelFull is asgi_ipc.ChannelFull
+    assert layer.MessageTooLarge is asgi_ipc.MessageTooLarge
+    assert layer.extensions == ["groups", "flush"]
+    asyncio.run(layer.unlink())
+    asyncio.run(layer.close())
 
 
 @pytest.mark.parametrize("name", ["GroupStoreFull", "MemoryFull"])
@@ -102,7 +172,12 @@ def test_full_stores_are_full_channels_to_whoever_catches_those(name: str) -> No
 
 
 def test_every_public_thing_is_documented() -> None:
-    bare = [name for name in public_methods() if not getattr(IPCChannelLayer, name).__doc__]
+    bare = [
+        f"{face.__name__}.{name}"
+        for face in (IPCChannelLayer, AsyncIPCChannelLayer)
+        for name in public_methods(face)
+        if not getattr(face, name).__doc__
+    ]
     bare += [
         name for name in asgi_ipc.__all__ if not (name == "__version__" or getattr(asgi_ipc, name).__doc__)
     ]
@@ -120,7 +195,10 @@ def test_typed_program_uses_the_whole_public_api() -> None:
     tree = ast.parse(TYPING_API.read_text())
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert set(asgi_ipc.__all__) | public_methods() <= used
+    assert set(asgi_ipc.__all__) | public_methods() | public_methods(AsyncIPCChannelLayer) <= used
+    assert {name for name, _ in [*OPTIONS, *KEYWORD_OPTIONS.items()]} | {"block_timeout"} <= {
+        node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)
+    }
 
 
 def test_typed_program_passes_mypy() -> None:

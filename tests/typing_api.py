@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple, Type
 
 import asgi_ipc
 from asgi_ipc import (
+    AsyncIPCChannelLayer,
     ChannelFull,
     GroupStoreFull,
     IPCChannelLayer,
@@ -42,6 +43,7 @@ def make_layers() -> List[IPCChannelLayer]:
         mode=0o660,
         message_limit=None,
         patience=2.5,
+        block_timeout=0.5,
     )
     ordered = IPCChannelLayer(channel_capacity=OrderedDict([("a*", 1), ("*", 2)]))
     return [by_position, by_keyword, ordered, IPCChannelLayer(message_limit=4096)]
@@ -61,6 +63,58 @@ def messages(layer: IPCChannelLayer) -> None:
         layer.send(channel.upper(), message)
     name: str = layer.new_channel("reply?")
     layer.send(name, {})
+
+
+async def asynchronous_layer(options: Dict[str, Any]) -> None:
+    by_position = AsyncIPCChannelLayer("asgi", 60, 86400, 100, {"http.request": 200}, 1024 * 1024, 1024 * 1024)
+    by_keyword = AsyncIPCChannelLayer(
+        prefix="asgi",
+        expiry=0.5,
+        group_expiry=3600.0,
+        capacity=10,
+        channel_capacity={re.compile(r"^specific\..+"): 20},
+        message_memory=1024 * 1024,
+        group_memory=1024 * 1024,
+        mode=0o660,
+        message_limit=4096,
+        patience=2.5,
+    )
+    async with AsyncIPCChannelLayer(**options) as layer:
+        entered: AsyncIPCChannelLayer = layer
+        name: str = await entered.new_channel()
+        name = await entered.new_channel(prefix="websocket")
+        await entered.send(name, {"text": "hello", "bytes": b"", "list": [1, 2.0, None, True]})
+        message: Dict[str, Any] = await entered.receive(name)
+        await entered.group_add("group", name)
+        members: List[str] = await entered.group_channels("group")
+        await entered.group_send("group", message)
+        await entered.group_discard("group", members[0])
+        await entered.flush()
+    full: Type[ChannelFull] = by_position.ChannelFull
+    large: Type[MessageTooLarge] = by_position.MessageTooLarge
+    assert issubclass(full, Exception)
+    assert issubclass(large, Exception)
+    shown: Tuple[str, float, float, int, List[str]] = (
+        by_keyword.prefix,
+        by_keyword.expiry,
+        by_keyword.group_expiry,
+        by_keyword.capacity,
+        by_keyword.extensions,
+    )
+    assert shown
+    for each in (by_position, by_keyword):
+        await each.close()
+        await each.unlink()
+
+
+async def receiving_elsewhere(layer: IPCChannelLayer) -> None:
+    channel: Optional[str]
+    message: Optional[Dict[str, Any]]
+    channel, message = await layer.receive_async(["channel", "inbox!"])
+    channel, message = await layer.receive_async({"channel"})
+    if channel is not None and message is not None:
+        layer.send(channel, message)
+    layer.receive_twisted(["channel"]).addCallback(print)
 
 
 def groups(layer: IPCChannelLayer) -> List[str]:

@@ -7,12 +7,12 @@ and for segments that are to be made anew with another size.
 
 from __future__ import annotations
 
-__all__ = ["unlink"]
+__all__ = ["remove", "unlink"]
 
 import sys
 
 from ..memory.layout import KIND_GROUPS, KIND_MESSAGES
-from ..memory.removal import remove_segment
+from ..memory.removal import Removal, remove_segment
 from ..stores.group_mending import GroupMender
 from ..stores.message_mending import MessageMender
 
@@ -26,12 +26,18 @@ def unlink(prefix: str) -> int:
     if not prefix or "/" in prefix or "\0" in prefix:
         print(f"asgi-ipc: {prefix!r} is no prefix: a prefix has no slash and is not empty", file=sys.stderr)
         return 1
+    removed, kept = remove(prefix)
+    for line in removed:
+        print(f"removed {line}")
+    for line in kept:
+        print(f"asgi-ipc: not removed: {line}", file=sys.stderr)
+    if not (removed or kept):
+        print(f"asgi-ipc: nothing to remove: no shared memory has the prefix {prefix!r}", file=sys.stderr)
+    return 0 if removed and not kept else 1
+
+
+def remove(prefix: str) -> Removal:
+    """Remove all shared memory of the layers with this prefix: what was removed, and what was not and why."""
     removed, kept = remove_segment(f"{prefix}-messages", KIND_MESSAGES, MessageMender)
     more_removed, more_kept = remove_segment(f"{prefix}-groups", KIND_GROUPS, GroupMender)
-    for line in removed + more_removed:
-        print(f"removed {line}")
-    for line in kept + more_kept:
-        print(f"asgi-ipc: not removed: {line}", file=sys.stderr)
-    if not (removed or kept or more_removed or more_kept):
-        print(f"asgi-ipc: nothing to remove: no shared memory has the prefix {prefix!r}", file=sys.stderr)
-    return 0 if (removed or more_removed) and not (kept or more_kept) else 1
+    return removed + more_removed, kept + more_kept

@@ -44,9 +44,9 @@ def remove(words: Words, head_at: int, item: int, at: int) -> None:
 def walk(words: Words, head_at: int, at: int, most: int) -> Iterator[int]:
     """The items of a ring, first to last. None may be removed meanwhile. ``ValueError`` past ``most`` items."""
     first = item = words[head_at]
+    if not item:
+        return
     for _ in range(most):
-        if not item:
-            return
         yield item
         item = words[item + at]
         if item == first:

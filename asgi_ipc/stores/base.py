@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import weakref
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..exceptions import SegmentGone
 from ..memory.access import named_identity
@@ -49,7 +49,7 @@ class Store:
         self._arena: Optional[Arena] = None
         #: The segment is gone and given back, and attaching to another one has failed so far.
         self._lost = False
-        self._bound: Tuple[Guard, Tuple[Any, ...]]
+        self._bound: Tuple[Guard, Tuple[Any, ...], Dict[str, Callable[..., Any]]]
         self._attach()
 
     def _attach(self) -> None:
@@ -60,7 +60,7 @@ class Store:
             self._finalizer = weakref.finalize(self, arena.release)
             self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
             self._arena = arena
-            self._bound = arena.guard, self._parts(arena)
+            self._bound = arena.guard, self._parts(arena), {}
             try:
                 self._attached(arena)
             except BaseException as error:
@@ -92,8 +92,12 @@ class Store:
                 self._attach_anew()
 
     def _run_here(self, section: str, args: Tuple[Any, ...]) -> Any:
-        guard, parts = self._bound  # in one read: another thread may attach anew between two
-        return guard.run(next(getattr(part, section) for part in parts if hasattr(part, section)), *args)
+        guard, parts, sections = self._bound  # in one read: another thread may attach anew between two
+        method = sections.get(section)
+        if method is None:
+            method = next(getattr(part, section) for part in parts if hasattr(part, section))
+            sections[section] = method
+        return guard.run(method, *args)
 
     def _guarded(self, section: Callable[..., Any], *args: Any) -> Any:
         """Run any function as a section: for whoever looks at the segment's words itself (audits, tests)."""

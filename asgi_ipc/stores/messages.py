@@ -83,7 +83,8 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        guard, (queues, *_) = self._bound
+        bound = self._bound
+        guard, queues = bound[0], bound[1][0]
         mine = None
         try:  # Guard.run, line by line: two calls less for the operation that everything waits for
             with guard.lock:
@@ -208,7 +209,8 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        guard, (queues, *_) = self._bound
+        bound = self._bound
+        guard, queues = bound[0], bound[1][0]
         mine = None
         try:  # Guard.run, line by line
             with guard.lock:

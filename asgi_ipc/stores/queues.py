@@ -115,6 +115,13 @@ class Queues:
         )
         return place
 
+    def record_of(self, channel: str) -> int:
+        """The record of a channel, made if there is none; 0 if there is no memory for it."""
+        place = self._seen.get(channel)
+        if place is None or self.words[AT_GENERATION] != self._generation or self.words[place[1]] != place[0]:
+            place = self._locate(channel, True)
+        return 0 if place is None else place[2]
+
     # -- sending ----------------------------------------------------------------------------------------------
 
     def append(

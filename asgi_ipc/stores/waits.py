@@ -43,7 +43,7 @@ class Waits:
     def _hang(self, channels: Sequence[str], bell: Doorbell) -> Hung:
         hung: List[int] = []
         for channel in dict.fromkeys(channels):
-            record = self.queues.channels.make(channel)
+            record = self.queues.record_of(channel)
             waiter = self.waiters.hang(bell, record) if record else 0
             if not waiter:
                 self.waiters.take_down(bell, bell.life, hung)

@@ -98,11 +98,17 @@ class Room:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Give up waiting, and pass on what one was called for."""
+        """
+        Give up waiting, and pass on what one was called for.
+
+        Whatever is wrong with the segment, or that the layer was closed, must not take the place of the cancellation
+        that has led here: then the looks of the others heal what could not be passed on.
+        """
         self._forget(ticket)
         store = self._store()
         if store is not None and (ticket.waiters or ticket.called_for):
-            store.give_up(ticket.bell, ticket.life, list(ticket.waiters), ticket.called_for)
+            with contextlib.suppress(SegmentError, RuntimeError, OSError):
+                store.give_up(ticket.bell, ticket.life, list(ticket.waiters), ticket.called_for)
 
     def abandon(self, ticket: Ticket) -> None:
         """The same from a finaliser: it takes effect when the room is next used."""

@@ -1,0 +1,26 @@
+"""
+The ASGI application: pages, sockets, and the plain channel ``dice`` for ``runworker``.
+
+Static files are served from here too, so that the chat looks the same behind every server.
+"""
+
+import os
+
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
+pages = get_asgi_application()  # sets Django up, which the consumers need when they are imported
+
+from .bot import DiceBot  # noqa: E402
+from .urls import websocket_urlpatterns  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": ASGIStaticFilesHandler(pages),
+        "websocket": AllowedHostsOriginValidator(URLRouter(websocket_urlpatterns)),
+        "channel": ChannelNameRouter({"dice": DiceBot.as_asgi()}),
+    }
+)

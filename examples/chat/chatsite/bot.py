@@ -1,0 +1,39 @@
+"""
+The dice bot: a consumer of a plain channel, run by ``manage.py runworker dice`` in a process of its own.
+
+Tasks wait in the channel while it is not running. It answers into the room, as any other process could.
+"""
+
+import os
+import random
+import re
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+
+from .rooms import group_of
+
+_DICE = re.compile(r"([1-9][0-9]?)?[dw]([1-9][0-9]{0,2})", re.ASCII | re.IGNORECASE)
+
+
+def roll(dice: str) -> str:
+    """What the bot has to say about ``2d6``, or about anything that is not of this form."""
+    match = _DICE.fullmatch(dice.strip() or "1d6")
+    if match is None:
+        return "something I do not know. Say /roll 2d6 for two dice with six sides, up to 99d999."
+    count, sides = int(match[1] or 1), int(match[2])
+    rolled = [random.randint(1, sides) for _ in range(count)]
+    if count == 1:
+        return f"d{sides} = {rolled[0]}"
+    shown = " + ".join(map(str, rolled[:12])) + (" + …" if count > 12 else "")
+    return f"{count}d{sides}: {shown} = {sum(rolled)}"
+
+
+class DiceBot(AsyncConsumer):
+    """Rolls dice for whoever asks."""
+
+    async def dice_roll(self, task: dict[str, Any]) -> None:
+        """Roll, and say in the room what came out."""
+        text = f"{task['name']} rolls {roll(task['dice'])}"
+        said = {"type": "chat.said", "kind": "bot", "name": "Dice", "text": text, "pid": os.getpid()}
+        await self.channel_layer.group_send(group_of(task["room"]), said)

@@ -1,0 +1,89 @@
+"""
+A visitor's socket. What it receives it sends to the room's group, and what comes from the group it hands on, with the
+id of the process that does so.
+"""
+
+import os
+from typing import Any
+from urllib.parse import parse_qs
+
+from channels.exceptions import ChannelFull
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+
+from .presence import Watch
+from .rooms import MAX_TEXT, Visitor, group_of, here_group_of, tidy_name
+
+
+class ChatConsumer(AsyncJsonWebsocketConsumer):
+    """One tab in one room."""
+
+    watch: Watch | None = None
+
+    async def __call__(self, *args: Any) -> None:
+        """Run the consumer; however it ends, by an error too, nothing is shown to it afterwards."""
+        try:
+            await super().__call__(*args)
+        finally:
+            if self.watch is not None:
+                self.watch.leave(self)
+
+    async def connect(self) -> None:
+        """Let the visitor in, and tell everybody in the room."""
+        self.room = self.scope["url_route"]["kwargs"]["room"]
+        query = parse_qs(self.scope["query_string"].decode(errors="replace"))
+        self.visitor = Visitor.on(self.channel_name, tidy_name(query.get("name", [""])[0]))
+        self.membership = self.visitor.membership(self.channel_name)
+        await self.accept()
+        await self.send_json({"type": "welcome", "pid": os.getpid(), "id": self.visitor.id})
+        await self.channel_layer.group_add(group_of(self.room), self.channel_name)
+        await self.channel_layer.group_add(here_group_of(self.room), self.membership)
+        self.watch = Watch.join(self.channel_layer, self.room, self)
+        await self.announce()
+
+    async def disconnect(self, code: int) -> None:
+        """Take the visitor out of the room. A killed process does not come here: the layer does it then."""
+        if self.watch is not None:
+            self.watch.leave(self)  # before the others look
+            await self.channel_layer.group_discard(group_of(self.room), self.channel_name)
+            await self.channel_layer.group_discard(here_group_of(self.room), self.membership)
+            await self.announce()
+
+    async def announce(self) -> None:
+        """Somebody came or went: everybody in the room looks who is here."""
+        await self.channel_layer.group_send(group_of(self.room), {"type": "chat.look"})
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        """The visitor says something. A line that begins with ``/roll`` is for the bot as well."""
+        text, id_ = (content.get("text"), content.get("id")) if isinstance(content, dict) else (None, None)
+        if not (isinstance(text, str) and text.strip() and isinstance(id_, str) and len(id_) <= 40):
+            await self.send_json({"type": "refused", "why": "That was no message."})
+            return
+        if len(text) > MAX_TEXT:
+            await self.send_json({"type": "refused", "why": f"A message has up to {MAX_TEXT} characters."})
+            return
+        said = {"type": "chat.said", "id": id_, "name": self.visitor.name, "text": text, "pid": os.getpid()}
+        await self.channel_layer.group_send(group_of(self.room), {**said, "visitor": self.visitor.id})
+        command, _, dice = text.strip().partition(" ")
+        if command == "/roll":
+            await self.ask_bot(dice)
+
+    async def ask_bot(self, dice: str) -> None:
+        """Send a task to the channel that ``runworker`` listens on. Nobody waits for the answer: it is said aloud."""
+        task = {"type": "dice.roll", "room": self.room, "name": self.visitor.name, "dice": dice}
+        try:
+            await self.channel_layer.send("dice", task)
+        except ChannelFull:
+            await self.send_json({"type": "refused", "why": "The bot has too much to do. Try again in a moment."})
+
+    async def chat_said(self, event: dict[str, Any]) -> None:
+        """Somebody said something in the room."""
+        await self.send_json({**event, "type": "said", "delivered_by": os.getpid()})
+
+    async def chat_look(self, event: dict[str, Any]) -> None:
+        """Somebody came or went."""
+        if self.watch is not None:
+            self.watch.nudge()
+
+    async def show_visitors(self, visitors: list[dict[str, Any]]) -> None:
+        """Called by the watch."""
+        await self.send_json({"type": "here", "visitors": visitors})

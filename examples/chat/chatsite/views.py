@@ -1,0 +1,34 @@
+"""The two pages: the door, where one says who one is, and a room. All that moves comes through the socket."""
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from .rooms import MAX_NAME, MAX_TEXT, ROOM_PATTERN
+
+
+def door(request: HttpRequest) -> HttpResponse:
+    """Ask for a name and a room."""
+    return render(
+        request,
+        "chatsite/door.html",
+        {"rooms": settings.CHAT_ROOMS, "room_pattern": ROOM_PATTERN, "max_name": MAX_NAME},
+    )
+
+
+def room(request: HttpRequest, room: str) -> HttpResponse:
+    """One room of the chat."""
+    rooms = settings.CHAT_ROOMS if room in settings.CHAT_ROOMS else [*settings.CHAT_ROOMS, room]
+    return render(
+        request,
+        "chatsite/room.html",
+        {
+            "room": room,
+            "rooms": rooms,
+            "room_pattern": ROOM_PATTERN,
+            "max_name": MAX_NAME,
+            "max_text": MAX_TEXT,
+            "server": settings.CHAT_SERVER,
+            "prefix": settings.CHANNEL_LAYERS["default"]["CONFIG"]["prefix"],
+        },
+    )

@@ -1,0 +1,28 @@
+"""
+Say something in a room of the chat from outside: ``python examples/chat/post.py lobby "The backup is done"``.
+
+A plain script, as a cron job would be: no Django, no event loop, no connection to the site.
+"""
+
+import argparse
+import os
+
+from asgi_ipc import IPCChannelLayer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Say something in a room of the chat.")
+    parser.add_argument("room")
+    parser.add_argument("text")
+    parser.add_argument("--name", default="Script", help="who says it (default: %(default)s)")
+    parser.add_argument(
+        "--prefix", default="chat-8000", help="the chat's channel layer, as run.py names it (default: %(default)s)"
+    )
+    given = parser.parse_args()
+    said = {"type": "chat.said", "kind": "script", "name": given.name, "text": given.text, "pid": os.getpid()}
+    with IPCChannelLayer(prefix=given.prefix) as layer:
+        layer.send_group(f"chat.{given.room}", said)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""
+Start the chat with one command: ``python examples/chat/run.py``, then open http://127.0.0.1:8000/.
+
+It starts the web server with several worker processes, and the bot's ``runworker`` process, starts again what dies, and
+ends all of it on Ctrl-C. ``--server daphne`` serves the same site by as many Daphne processes on one socket.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+#: What has to be importable, for either server.
+NEEDED = {
+    "uvicorn": ["asgi_ipc", "django", "channels", "daphne", "uvicorn", "websockets"],
+    "daphne": ["asgi_ipc", "django", "channels", "daphne"],
+}
+INSTALL = "pip install -e '.[channels]' -r examples/chat/requirements.txt"
+#: A process that ends within so many seconds of its start will not do better the next time.
+TOO_SOON = 3.0
+
+
+def main() -> int:
+    given = arguments()
+    missing = [name for name in NEEDED[given.server] if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"The chat needs {', '.join(missing)}, not installed for {sys.executable}.", file=sys.stderr)
+        print(f"Install all it needs, from the top of a checkout of asgi_ipc:\n\n    {INSTALL}\n", file=sys.stderr)
+        return 1
+    try:
+        listening = socket.create_server((given.host, given.port), backlog=128)
+    except OSError as error:
+        print(f"Cannot listen on {given.host}:{given.port}: {error.strerror}. Choose another --port.", file=sys.stderr)
+        return 1
+    port = listening.getsockname()[1]
+    prefix = given.prefix or f"chat-{port}"
+    os.environ.update(
+        CHAT_PREFIX=prefix,
+        CHAT_SERVER=f"{given.server.capitalize()}, {given.workers} worker processes",
+        DJANGO_SETTINGS_MODULE="chatsite.settings",
+    )
+    if given.host not in ("127.0.0.1", "localhost", "::1"):
+        os.environ.setdefault("CHAT_HOSTS", "*")
+    crew = Crew()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        crew.start("bot", [sys.executable, "manage.py", "runworker", "dice"])
+        if given.server == "uvicorn":
+            listening.close()  # it makes its own, and hands it to its workers
+            crew.start("uvicorn", uvicorn(given.host, port, given.workers))
+        else:
+            for _ in range(given.workers):
+                crew.start("daphne", daphne(listening), pass_fds=[listening.fileno()])
+        crew.wait_for(given.host, port)
+        print(f"The chat is at http://{given.host}:{port}/   ({os.environ['CHAT_SERVER']}, layer {prefix!r})")
+        print("Open it in two windows, and then kill -9 a worker. Ctrl-C ends it.", flush=True)
+        crew.watch()
+    except KeyboardInterrupt:
+        return 0
+    except Hopeless as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        crew.end()
+        if not given.prefix:
+            forget(prefix)
+
+
+def arguments() -> Any:
+    parser = argparse.ArgumentParser(description="Start the chat: a web server with several processes, and the bot.")
+    parser.add_argument("--server", choices=sorted(NEEDED), default="uvicorn", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=3, help="web server processes (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (default: %(default)s)")
+    parser.add_argument(
+        "--prefix",
+        help="the channel layer, to share it with others; it is left there at the end (default: chat-PORT, removed)",
+    )
+    given = parser.parse_args()
+    if given.workers < 1:
+        parser.error(f"--workers {given.workers}: at least 1 must serve")
+    return given
+
+
+def uvicorn(host: str, port: int, workers: int) -> list[str]:
+    """Uvicorn supervises its workers itself, and starts another one for each that dies."""
+    return [
+        *[sys.executable, "-m", "uvicorn", "chatsite.asgi:application", "--workers", str(workers)],
+        *["--host", host, "--port", str(port), "--lifespan", "off", "--log-level", "warning"],
+        *["--timeout-graceful-shutdown", "1"],
+    ]
+
+
+def daphne(listening: socket.socket) -> list[str]:
+    """One Daphne is one process: several share a socket, and the kernel gives each connection to one of them."""
+    return [
+        *[sys.executable, "-m", "daphne", "--fd", str(listening.fileno()), "--verbosity", "0"],
+        *["--application-close-timeout", "1", "chatsite.asgi:application"],
+    ]
+
+
+class Hopeless(Exception):
+    """A process does not stay up."""
+
+
+@dataclass
+class Process:
+    """A process of the crew, and how to start it again."""
+
+    name: str
+    command: list[str]
+    options: dict[str, Any]
+    started: float = field(init=False)
+    running: "subprocess.Popen[bytes]" = field(init=False)
+
+    def start(self) -> None:
+        # In a group of its own: Ctrl-C reaches the crew's head only, and a dead one's children can be found.
+        self.running = subprocess.Popen(self.command, cwd=HERE, start_new_session=True, **self.options)
+        self.started = time.monotonic()
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.running.pid, number)
+
+
+class Crew:
+    """The processes of the chat: started again while it runs, ended with it."""
+
+    def __init__(self) -> None:
+        self.processes: list[Process] = []
+
+    def start(self, name: str, command: list[str], **options: Any) -> None:
+        process = Process(name, command, options)
+        process.start()
+        self.processes.append(process)
+
+    def watch(self) -> None:
+        """Start again what dies, until somebody interrupts this."""
+        while True:
+            self.look()
+            time.sleep(0.2)
+
+    def look(self) -> None:
+        for process in self.processes:
+            code = process.running.poll()
+            if code is None:
+                continue
+            if code > 0 and time.monotonic() - process.started < TOO_SOON:
+                raise Hopeless(f"{process.name} does not stay up (exit status {code}): {' '.join(process.command)}")
+            print(f"{process.name} {process.running.pid} has ended ({code}): starting another", flush=True)
+            process.signal(signal.SIGKILL)  # whatever it has started and left behind
+            process.start()
+
+    def wait_for(self, host: str, port: int) -> None:
+        """Wait until the server answers."""
+        while True:
+            self.look()
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as connection:
+                connection.sendall(f"GET / HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
+                if connection.recv(5) == b"HTTP/":
+                    return
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        """End all: first with a signal that lets them close their sockets, then for good."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for process in self.processes:
+            process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.running.wait(max(0.1, deadline - time.monotonic()))
+            process.signal(signal.SIGKILL)
+            process.running.wait()
+
+
+def forget(prefix: str) -> None:
+    """Remove the channel layer of this run."""
+    from asgi_ipc import IPCChannelLayer
+
+    with IPCChannelLayer(prefix=prefix) as layer:
+        layer.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

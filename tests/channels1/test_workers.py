@@ -1,0 +1,121 @@
+"""Workers: in threads, ended by signals while they wait and while they work, and killed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from asgi_ipc import IPCChannelLayer
+
+from .servers import Site
+from .waiting import until
+
+
+def test_four_threads_work_at_once(site: Site) -> None:
+    """``runworker --threads 4`` is one process on one layer: four pages at once, each in its own thread."""
+    daphne, worker = site.daphne(), site.worker("--threads", "4")
+    for _ in range(3):
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            pages = list(pool.map(lambda _: daphne.page("/meet/"), range(4)))
+        assert {page["pid"] for page in pages} == {worker.pid}
+        assert len({page["thread"] for page in pages}) == 4
+
+
+def test_each_message_to_one_worker(site: Site, script: IPCChannelLayer) -> None:
+    """Several processes with several threads wait on one channel: every job is done, and none twice."""
+    daphne = site.daphne()
+    workers = {site.worker("--threads", "4").pid, site.worker("--threads", "4").pid}
+    with daphne.socket("/room/red/") as client:
+        client.hear()
+        done = []
+        for begin in range(0, 300, 50):  # more at once than a socket holds would be skipped
+            for number in range(begin, begin + 50):
+                script.send("site.job", {"room": "red", "text": number})
+            done += [client.hear() for _ in range(50)]
+        script.send("site.job", {"room": "red", "text": "last"})
+        assert client.hear()["job"] == "last"
+    assert Counter(one["job"] for one in done) == Counter(range(300))
+    assert {one["pid"] for one in done} <= workers
+
+
+def test_only_some_channels(site: Site, script: IPCChannelLayer) -> None:
+    """Each worker takes what it is told to, and leaves the rest."""
+    daphne = site.daphne()
+    clerk, server = site.worker("--only-channels", "site.*"), site.worker("--exclude-channels", "site.*")
+    with daphne.socket("/room/red/") as client:
+        client.hear()
+        for number in range(10):
+            assert daphne.page("/")["pid"] == server.pid
+            script.send("site.job", {"room": "red", "text": number})
+            assert client.hear() == {"job": number, "pid": clerk.pid}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_signal_ends_an_idle_worker(make_site: Callable[..., Site], number: int, threads: int) -> None:
+    """A worker that waits, here for an hour, runs its signal handler, which exits; the others go on."""
+    site = make_site(options={"block_timeout": 3600})
+    daphne, worker = site.daphne(), site.worker("--threads", str(threads))
+    assert daphne.page("/")["pid"] == worker.pid
+    time.sleep(1)  # Channels has finished the message, and waits for the next
+    worker.send_signal(number)
+    assert worker.wait() == 0, worker.log()
+    assert "terminating immediately" in worker.log()  # not "while busy"
+    assert "Traceback" not in worker.log()
+    other = site.worker()
+    for _ in range(5):
+        assert daphne.page("/")["pid"] == other.pid
+
+
+def test_a_signal_lets_a_busy_worker_finish(site: Site, tmp_path: Path) -> None:
+    """A worker that is told to end while it works answers first, and takes no further message."""
+    daphne, worker = site.daphne(), site.worker()
+    go = tmp_path / "go"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        page = pool.submit(daphne.page, f"/slow/?until={go}")
+        until(Path(f"{go}.begun").exists)
+        worker.send_signal(signal.SIGTERM)
+        worker.wait_for("waiting for loop termination")
+        go.touch()
+        assert page.result()["pid"] == worker.pid
+    assert worker.wait() == 0, worker.log()
+    other = site.worker()
+    assert daphne.page("/")["pid"] == other.pid
+
+
+def test_workers_that_wait_and_wait(make_site: Callable[..., Site]) -> None:
+    """A receive that ends without a message, as each does after a while, is followed by the next."""
+    site = make_site(options={"block_timeout": 0.1})
+    daphne, worker = site.daphne(), site.worker("--threads", "2")
+    for _ in range(10):
+        time.sleep(0.15)
+        assert daphne.page("/")["pid"] == worker.pid
+
+
+def test_killed_workers_take_nothing_along(site: Site) -> None:
+    """Workers that are killed while they wait get no message any more: the others answer everything."""
+    daphne = site.daphne()
+    last = site.worker()
+    for _ in range(5):
+        doomed = [site.worker(), site.worker("--threads", "4")]
+        daphne.page("/")
+        for worker in doomed:
+            worker.die()
+        for _ in range(6):
+            assert daphne.page("/")["pid"] == last.pid
+
+
+def test_daphne_ends_when_told(site: Site) -> None:
+    """Daphne, too, ends cleanly while it waits for what workers answer."""
+    daphne, worker = site.daphne(), site.worker()
+    assert daphne.page("/")["pid"] == worker.pid
+    daphne.send_signal(signal.SIGTERM)
+    assert daphne.wait() == 0, daphne.log()
+    assert "Traceback" not in daphne.log()
+    assert site.daphne().page("/")["pid"] == worker.pid

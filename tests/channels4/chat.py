@@ -1,0 +1,128 @@
+"""The chat of ``examples/chat`` as a running site: started with its one command, and ended with a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from helpers.processes import LIMIT
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "chat"
+_READY = re.compile(r"The chat is at (http://\S+)")
+
+
+class Chat:
+    """
+    ``run.py`` in a process of its own, on any free port, ready to be visited when this has been made.
+
+    Without a prefix it has one of its own, as it has when a user starts it.
+    """
+
+    def __init__(self, prefix: Optional[str], server: str, workers: int) -> None:
+        self.prefix = prefix
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by end
+        command = [sys.executable, "run.py", "--port", "0", "--server", server, "--workers", str(workers)]
+        self.process = subprocess.Popen(
+            [*command, *(["--prefix", prefix] if prefix else [])],
+            cwd=EXAMPLE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        try:
+            self.url = self._wait_until_ready()
+        except BaseException:
+            self.end()
+            raise
+
+    def _wait_until_ready(self) -> str:
+        assert self.process.stdout is not None
+        said = b""
+        deadline = time.monotonic() + LIMIT
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while True:
+                found = _READY.search(said.decode())
+                if found and said.endswith(b"\n"):
+                    return found[1]
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise AssertionError(f"the chat does not answer{self.errors()}")
+                more = os.read(self.process.stdout.fileno(), 65536)
+                if not more:
+                    raise AssertionError(f"the chat has ended{self.errors()}")
+                said += more
+
+    def errors(self) -> str:
+        """What the site has written to its standard error."""
+        self._errors.seek(0)
+        return ":\n" + self._errors.read().decode(errors="replace")
+
+    def post(self, room: str, text: str, name: str = "Script") -> int:
+        """Run ``post.py``; returns its process id."""
+        assert self.prefix
+        command = [sys.executable, "post.py", room, text, "--name", name, "--prefix", self.prefix]
+        with subprocess.Popen(command, cwd=EXAMPLE, stderr=subprocess.PIPE) as script:
+            _, errors = script.communicate(timeout=LIMIT)
+            assert script.returncode == 0, errors.decode()
+            return script.pid
+
+    def end(self) -> None:
+        """End the site as Ctrl-C does, and fail if it leaves a process behind."""
+        started = descendants(self.process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(LIMIT)
+        finally:
+            left = [pid for pid in started if is_alive(pid)]
+            for pid in [self.process.pid, *left]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            errors = self.errors()
+            self._errors.close()
+        assert code == 0, f"run.py ended with {code}{errors}"
+        assert not left, f"run.py left processes behind: {left}{errors}"
+
+
+def descendants(pid: int) -> List[int]:
+    """The processes that a process has started, and those that they have."""
+    found: List[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """
+    Whether any thread of a process runs. A zombie does not: it holds nothing any more.
+
+    A process's first thread may be a zombie while others still end, and its locks are held until the last has.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def kill(pid: int) -> None:
+    """SIGKILL a process, and return when the kernel has taken its things away."""
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT
+    while is_alive(pid):
+        assert time.monotonic() < deadline, f"{pid} survives SIGKILL"
+        time.sleep(0.001)

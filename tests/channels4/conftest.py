@@ -1,0 +1,81 @@
+"""Django with the layer under test, a browser, and the chat. Modules say themselves what they are skipped without."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import secrets
+import shutil
+from typing import Any, Dict, Iterator
+
+import pytest
+
+from asgi_ipc import IPCChannelLayer
+from asgi_ipc.memory.removal import leftovers
+
+from .chat import Chat
+
+if importlib.util.find_spec("channels"):  # else every module that needs it is skipped, and says so
+    import django
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "channels4.settings"
+    django.setup()
+
+#: Begins the names of shared memory that several tests use: they are not to be missed after the first of them.
+SHARED_MARK = f"asgichat{os.getpid()}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_of_the_fixtures(nothing_left_behind: None) -> Iterator[None]:
+    """Fail a test after which something is left of what the fixtures of the package have made."""
+    yield
+    gc.collect()
+    left = leftovers(f"pytest-{os.getpid()}-")
+    for name in left:
+        os.unlink(os.path.join("/dev/shm", name))
+    assert not left, f"left in shared memory: {left}"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium."""
+    pytest.importorskip("selenium", reason="needs selenium: see [testenv:channels4] in tox.ini")
+    from .browser import start_chromium
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    started = start_chromium(chromium, driver, tmp_path_factory.mktemp("chromium"))
+    yield started
+    started.quit()
+
+
+@pytest.fixture(scope="session")
+def chats() -> Iterator[Dict[str, Chat]]:
+    """The chat behind each server, by its name: started when it is first asked for."""
+    running: Dict[str, Chat] = {}
+    yield running
+    try:
+        for chat in running.values():
+            chat.end()
+    finally:
+        for chat in running.values():
+            with IPCChannelLayer(chat.prefix) as layer:
+                layer.unlink()
+
+
+@pytest.fixture(params=["uvicorn", "daphne"])
+def chat(request: pytest.FixtureRequest, chats: Dict[str, Chat]) -> Chat:
+    """The chat with three worker processes behind a server. Tests have rooms of their own in it."""
+    server = request.param
+    if server not in chats:
+        chats[server] = Chat(f"{SHARED_MARK}-{server}-{secrets.token_hex(4)}", server, 3)
+    return chats[server]
+
+
+@pytest.fixture
+def room() -> str:
+    """A room that no other test uses."""
+    return f"r{secrets.token_hex(4)}"

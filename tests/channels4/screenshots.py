@@ -1,0 +1,94 @@
+"""
+Make the pictures of the chat in ``docs/images``: ``python tests/channels4/screenshots.py``.
+
+For whoever changes how the chat looks. Needs what the tests of the chat need, and port 8000.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "docs" / "images"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from selenium import webdriver  # noqa: E402
+
+from asgi_ipc import IPCChannelLayer  # noqa: E402
+from channels4.browser import Tab, start_chromium  # noqa: E402
+from channels4.chat import Chat, kill  # noqa: E402
+
+PREFIX = "chat-8000"
+
+
+def main() -> None:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        sys.exit("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    with tempfile.TemporaryDirectory() as profile:
+        browser = start_chromium(chromium, driver, Path(profile))
+        chat = Chat(PREFIX, "uvicorn", 3)
+        try:
+            take_all(browser, chat)
+        finally:
+            browser.quit()
+            chat.end()
+            with IPCChannelLayer(PREFIX) as layer:
+                layer.unlink()
+
+
+def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
+    """A morning in the lobby."""
+    ada = enter(browser, chat, "Ada")
+    take(ada, "chat-empty.png")
+    grace = enter(browser, chat, "Grace", ada.worker)
+    linus = enter(browser, chat, "Linus", ada.worker, grace.worker)
+    enter(browser, chat, "Barbara", ada.worker, grace.worker)
+    said(ada, grace, "Morning! Which process are you on?")
+    said(grace, ada, "Look at the small numbers: in through mine, out through yours.")
+    said(grace, ada, "And there really is no broker in between?")
+    said(ada, grace, "Two files in /dev/shm, and that is all.")
+    chat.post("lobby", "The backup is done: 18 GB in 4 minutes", "cron")
+    said(linus, ada, "/roll 3d6")
+    ada.wait_for("the bot answers", lambda: ada.log()[-1]["kind"] == "bot")
+    take(ada, "chat.png")
+    kill(grace.worker)
+    grace.wait_for("she is back", lambda: grace.welcomes > 1 and grace.me())
+    said(grace, ada, "Somebody killed my worker with -9. Here I am again.")
+    take(grace, "chat-killed.png", "dark")
+
+
+def enter(browser: webdriver.Chrome, chat: Chat, name: str, *not_on: int) -> Tab:
+    """A tab whose worker is none of those."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    tab = Tab(browser, chat.url, "lobby", name)
+    while tab.worker in not_on:
+        tab.reload()
+    return tab
+
+
+def said(by: Tab, to: Tab, text: str) -> None:
+    """Say something, and let everybody hear it before the next word."""
+    by.say(text)
+    to.wait_for_texts([text])
+
+
+def take(tab: Tab, name: str, scheme: str = "light") -> None:
+    """Photograph a tab."""
+    size = {"width": 1180, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser = tab.in_front()
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    tab.run("document.activeElement.blur(); document.getElementById('scroll').scrollTop = 1e6")
+    time.sleep(0.8)  # for the looks only: what slides in has arrived
+    IMAGES.mkdir(exist_ok=True)
+    browser.save_screenshot(str(IMAGES / name))
+
+
+if __name__ == "__main__":
+    main()

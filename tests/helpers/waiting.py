@@ -1,0 +1,105 @@
+"""Those who wait for messages: seen from outside, and left without the look that heals whatever was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any, Awaitable, Callable, Dict, List, TypeVar, Union
+
+from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
+from asgi_ipc.memory import rings
+from asgi_ipc.memory.layout import AT_BELLS
+from asgi_ipc.stores.audit import audit_messages
+from asgi_ipc.stores.channels import WAITING
+from asgi_ipc.stores.waiters import NEXT_BELL
+from asgi_ipc.stores.waiting import WaitingStore
+from asgi_ipc.waiting import rooms, threads
+
+from .processes import LIMIT
+
+AnyLayer = Union[IPCChannelLayer, AsyncIPCChannelLayer]
+T = TypeVar("T")
+
+#: Options of the layers in children: those of the fixtures, so that nobody logs about other sizes.
+OPTIONS: Dict[str, Any] = {"message_memory": 1 << 20, "group_memory": 1 << 18}
+#: Longer than any test: a sleeper that looks once in this time depends on being rung.
+NEVER = 3600.0
+
+
+def never_look(set_to: Callable[[Any, str, float], None] = setattr) -> None:
+    """Let nobody in this process look by himself whether there are messages; ``set_to`` undoes that in the end."""
+    for module in (rooms, threads):
+        set_to(module, "LOOK", NEVER)
+
+
+def store_of(layer: AnyLayer) -> WaitingStore:
+    """The message store of a layer of either kind."""
+    return (layer if isinstance(layer, IPCChannelLayer) else layer._layer).message_store
+
+
+def waiters(layer: AnyLayer, channel: str) -> int:
+    """How many waiters lead to a channel, of all processes."""
+    store = store_of(layer)
+    channels = store._bound[1][0].channels
+
+    def count() -> int:
+        record = channels.find(channel)
+        return int(channels.words[record + WAITING]) if record else 0
+
+    found: int = store._guarded(count)
+    return found
+
+
+def bells(layer: AnyLayer) -> int:
+    """How many doorbells the message segment knows, of all processes."""
+    store = store_of(layer)
+    words = store._bound[1][0].words
+    return len(store._guarded(lambda: list(rings.walk(words, AT_BELLS, NEXT_BELL, 1 << 20))))
+
+
+def assert_sound(layer: AnyLayer) -> None:
+    """Every derived word of the message segment is what a walk over the truth finds."""
+    wrong = audit_messages(store_of(layer))
+    assert not wrong, wrong
+
+
+def files_of(prefix: str) -> List[str]:
+    """The doorbells of a prefix as files."""
+    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.bell.")]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait in this thread until a condition holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"still not after {LIMIT} s"
+        time.sleep(0.001)
+
+
+async def until_async(condition: Callable[[], bool]) -> None:
+    """Wait in the event loop until a condition holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"still not after {LIMIT} s"
+        await asyncio.sleep(0.001)
+
+
+async def until_waiting(layer: AnyLayer, channel: str, count: int) -> None:
+    """Wait in the event loop until so many wait for a channel."""
+    await until_async(lambda: waiters(layer, channel) == count)
+
+
+async def within(awaitable: Awaitable[T]) -> T:
+    """What an awaitable gives, which must not take as long as a hang."""
+    return await asyncio.wait_for(awaitable, LIMIT)
+
+
+async def ended(task: asyncio.Task[Any]) -> bool:
+    """Cancel a task and wait for it: whether that has ended it, rather than a result."""
+    task.cancel()
+    try:
+        await within(task)
+    except asyncio.CancelledError:
+        return True
+    return False
