@@ -95,7 +95,7 @@ def test_any_iterable_of_names_will_do(make_layer):
 
 @pytest.mark.usefixtures("no_looks")
 def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer, monkeypatch):
-    layer = make_layer(block_timeout=LIMIT)
+    layer = make_layer(**LONG)
     take_bell = WaitingStore.take_bell
 
     def late(store):
@@ -103,7 +103,7 @@ def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer
         return take_bell(store)
 
     monkeypatch.setattr(WaitingStore, "take_bell", late)
-    assert layer.receive(["a"], block=True) == ("a", {"n": 1})
+    assert Sleeper(layer, ["a"]).result() == ("a", {"n": 1})
 
 
 @pytest.mark.usefixtures("no_looks")
