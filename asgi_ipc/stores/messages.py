@@ -83,8 +83,8 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        bound = self._bound
-        guard, queues = bound[0], bound[1][0]
+        guard, parts = self._bound
+        queues = parts[0]
         mine = None
         try:  # Guard.run, line by line: two calls less for the operation that everything waits for
             with guard.lock:
@@ -209,8 +209,8 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        bound = self._bound
-        guard, queues = bound[0], bound[1][0]
+        guard, parts = self._bound
+        queues = parts[0]
         mine = None
         try:  # Guard.run, line by line
             with guard.lock:
