@@ -161,7 +161,7 @@ class Waiters:
         if first:
             # If one of them is called and killed before it takes the message, the other must look by itself.
             words[words[first + BELL] + SHARES] = words[at_bell + SHARES] = 1
-        elif self.channels.is_inbox(record):
+        elif not words[record + INBOX] and self.channels.is_inbox(record):
             words[at_bell + SHARES] = 1  # others may wait for one of its channels
         rings.append(words, record + WAITERS, waiter, NEXT)
         rings.append(words, at_bell + OF_BELL, waiter, NEXT_OF_BELL)
