@@ -297,6 +297,7 @@ def _after_fork_in_child() -> None:
             os.close(fd)
         ringer._forget()
     for bell in list(_ours):
+        bell.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
         fd, bell.fd = bell.fd, -1
         if fd >= 0:
             os.close(fd)
