@@ -12,7 +12,7 @@ be guessed, and the bell records in the segment (``stores.waiters``) lead to the
 
 from __future__ import annotations
 
-__all__ = ["Doorbell", "Ringer", "remove_bell", "ring_everybody", "sweep_bells"]
+__all__ = ["Doorbell", "Ringer", "is_here", "remove_bell", "ring_everybody", "sweep_bells"]
 
 import atexit
 import contextlib
@@ -28,7 +28,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Set, Tuple
 
 from ..exceptions import SegmentRefused
 from .access import SHM_DIRECTORY, check_trust
@@ -42,6 +42,8 @@ STILLBORN_AGE = 5.0
 
 _DRAIN = 65536
 _ours: weakref.WeakSet[Doorbell] = weakref.WeakSet()
+#: The tokens of the doorbells of this process that are not closed.
+_here: Set[int] = set()
 _ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
 
 
@@ -68,6 +70,7 @@ class Doorbell:
         self.token = secrets.randbits(62)
         self.path = _path(segment, self.token)
         _ours.add(self)
+        _here.add(self.token)
         unnamed = self.path + "~"
         try:
             os.mkfifo(unnamed, 0o600)
@@ -115,7 +118,9 @@ class Doorbell:
         return (found.st_dev, found.st_ino) != self._identity
 
     def close(self) -> None:
-        """Remove it. Others who ring it learn that nobody is there."""
+        """Remove it. Its record in the segment is of no use any more, and whoever sweeps there takes it away."""
+        self.home = None
+        _here.discard(self.token)
         self.remove_name()
         fd, self.fd = self.fd, -1
         if fd >= 0:
@@ -267,6 +272,11 @@ def remove_bell(segment: str, token: int) -> None:
         os.unlink(_path(segment, token))
 
 
+def is_here(token: int) -> bool:
+    """Whether the doorbell with this token belongs to this process and is not closed."""
+    return token in _here
+
+
 def sweep_bells(segment: str) -> None:
     """Remove the doorbells whose owners are gone. For whoever makes or removes the segment."""
     for path, token in list(_files(segment)):
@@ -296,7 +306,9 @@ def _after_fork_in_child() -> None:
         for fd in ringer._open.values():
             os.close(fd)
         ringer._forget()
+    _here.clear()
     for bell in list(_ours):
+        bell.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
         fd, bell.fd = bell.fd, -1
         if fd >= 0:
             os.close(fd)

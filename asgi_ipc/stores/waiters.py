@@ -32,7 +32,7 @@ __all__ = ["Waiters"]
 from typing import List, Optional, Tuple
 
 from ..memory import rings
-from ..memory.doorbell import Doorbell, remove_bell
+from ..memory.doorbell import Doorbell, is_here, remove_bell
 from ..memory.heap import Heap
 from ..memory.layout import AT_BELLS, AT_ROUND
 from ..memory.presence import Presence
@@ -120,14 +120,20 @@ class Waiters:
             self._drop(waiter, calls)
 
     def sweep(self, now: int) -> List[int]:
-        """See whether the owner of one bell lives, another one each time. Returns the tokens of bells to ring."""
+        """
+        See whether one bell still has its owner, another one each time. Returns the tokens of bells to ring.
+
+        One whose process is dead has not; nor has one of this very process that is closed, with a layer that was
+        dropped (finalisers do not enter the guard) or closed.
+        """
         words = self.words
         bell = words[AT_BELLS]
         calls: List[int] = []
         if bell and self.presence is not None:
             words[AT_BELLS] = words[bell + NEXT_BELL]
-            if self.presence.was_dead(words[bell + OWNER], now):
-                remove_bell(self.name, words[bell + TOKEN])
+            owner, token = words[bell + OWNER], words[bell + TOKEN]
+            if self.presence.was_dead(owner, now) or (owner == self.presence.me() and not is_here(token)):
+                remove_bell(self.name, token)
                 self._bury(bell, BURY_SLICE, calls)
         return calls
 
