@@ -258,8 +258,12 @@ class Waiters:
             self._drop(waiter, calls)
         return calls
 
-    def take_all_down(self, bell: Doorbell) -> List[int]:
-        """The same with every waiter of a doorbell."""
+    def take_all_down(self, bell: Doorbell, served: int = 0) -> List[int]:
+        """
+        The same with every waiter of a doorbell.
+
+        From the channel ``served`` a message was taken: one call for it, or for its inbox, is not passed on.
+        """
         calls: List[int] = []
         if self.is_enlisted(bell):
             words, record = self.words, bell.record
@@ -270,7 +274,11 @@ class Waiters:
                     return calls
                 if words[waiter + BELL] != record:
                     raise ValueError("a waiter hangs on another bell than the one that leads to it")
-                self._drop(waiter, calls)
+                if served and words[waiter + CALLED] and words[waiter + CHANNEL] in (served, words[served + INBOX]):
+                    served = 0
+                    self._free(waiter)
+                else:
+                    self._drop(waiter, calls)
             raise ValueError("the waiters of a bell have no end")
         return calls
 

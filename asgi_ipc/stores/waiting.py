@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
 from ..exceptions import SegmentError
 from ..memory.arena import Arena
-from ..memory.doorbell import Doorbell
+from ..memory.doorbell import Doorbell, ring_everybody
 from .contents import Again
 from .messages import MessageStore
 from .waiters import LOOK_SLICE
@@ -86,6 +86,19 @@ class WaitingStore(MessageStore):
         for bell in list(self._bells):
             bell.ring()
             bell.remove_name()  # its sleeper may not get round to that any more
+
+    def flush(self) -> None:
+        super().flush()
+        self._ring_everybody()  # whoever waited hangs himself up anew
+
+    def unlink(self) -> None:
+        super().unlink()
+        self._ring_everybody()  # whoever waited attaches anew
+
+    def _ring_everybody(self) -> None:
+        arena = self._arena
+        if arena is not None:
+            ring_everybody(arena.ringer)
 
     def _attached(self, arena: Arena) -> None:
         super()._attached(arena)
