@@ -15,7 +15,6 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set,
 
 from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ..memory.arena import Arena
-from ..memory.doorbell import ring_everybody
 from ..memory.guard import BusyError
 from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
@@ -264,15 +263,6 @@ class MessageStore(Store):
             if not isinstance(taken, Again):
                 return taken
         raise SegmentCorrupt(self.name, "a queue of expired messages runs in a circle; flush() makes it new")
-
-    # -- the whole store --------------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Empty the store, for every process. Those who wait are rung: they hang themselves up anew."""
-        super().flush()
-        arena = self._arena
-        if arena is not None:
-            ring_everybody(arena.ringer)
 
     # -- owners of inboxes ------------------------------------------------------------------------------------
 

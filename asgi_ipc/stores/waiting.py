@@ -20,7 +20,7 @@ from ..memory.arena import Arena
 from ..memory.doorbell import Doorbell, ring_everybody
 from .contents import Again
 from .messages import MessageStore
-from .waiters import LOOK_SLICE
+from .waiters import LOOK_SLICE, NEWS_SLICE
 from .waits import Hung, Taken
 
 _stores: weakref.WeakSet[WaitingStore] = weakref.WeakSet()
@@ -135,8 +135,20 @@ class WaitingStore(MessageStore):
         self.ring(self._run("give_up", bell, life, waiters, list(called_for)))
 
     def news(self, bell: Doorbell) -> Optional[List[int]]:
-        """The waiters of a doorbell that were called, which are gone now. None: all its waiters are gone."""
-        return self._run("news", bell)  # type: ignore[no-any-return]
+        """
+        The waiters of a doorbell that were called, in that order, which are gone now. None: all its waiters are gone.
+
+        In slices: whoever has thousands of them keeps nobody out.
+        """
+        called: List[int] = []
+        while True:
+            more = self._run("news", bell)
+            if more is None:
+                return None
+            called += more
+            if len(more) < NEWS_SLICE:
+                called.reverse()
+                return called
 
     def look(self, bell: Doorbell, waiters: int) -> Optional[List[int]]:
         """
@@ -148,11 +160,9 @@ class WaitingStore(MessageStore):
         if called is None or not self._run("shares", bell):
             return called
         for first in range(0, waiters, LOOK_SLICE):
-            more = self._run("look", bell, first == 0)
-            if more is None:
-                return None
-            called += more
-        return called
+            self._run("look", bell, first == 0, min(LOOK_SLICE, waiters - first))
+        more = self.news(bell)
+        return None if more is None else called + more
 
 
 def _after_fork_in_child() -> None:
