@@ -85,6 +85,8 @@ async def receive(store: WaitingStore, channels: Sequence[str]) -> Taken:
         return taken
     loop = asyncio.get_running_loop()
     room = room_of(store, loop)
+    if room.is_empty():
+        store.linger(channels)  # with others waiting, this loop has better things to do
     while True:
         future: asyncio.Future[None] = loop.create_future()
         ticket = room.enter(channels, _waker(future))

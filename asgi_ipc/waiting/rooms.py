@@ -111,6 +111,10 @@ class Room:
         self._torn = False
         return ticket
 
+    def is_empty(self) -> bool:
+        """Whether nobody waits here."""
+        return not self._tickets
+
     def leave(self, ticket: Ticket) -> None:
         """
         Give up waiting, and pass on what one was called for.

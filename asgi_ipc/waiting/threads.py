@@ -25,6 +25,7 @@ def receive(store: WaitingStore, channels: Sequence[str], seconds: float) -> Opt
     Whatever a signal handler raises ends the sleep, and no message is taken then.
     """
     deadline = time.monotonic() + seconds
+    store.linger(channels)
     bell = store.take_bell()
     hangs = False
     try:
