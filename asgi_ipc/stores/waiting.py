@@ -45,6 +45,8 @@ class WaitingStore(MessageStore):
         #: Where event loops wait: whatever ``waiting`` keeps for each of them.
         self.rooms: Dict[Any, Any] = {}
         self.rooms_lock = threading.RLock()
+        #: Many wait: taking a message and hanging up a waiter are then better done in one section.
+        self.crowded = False
         self._idle: List[Doorbell] = []
         #: How many calls are to go by without lingering, and how many have.
         self._skip = self._skipped = 0

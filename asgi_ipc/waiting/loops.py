@@ -80,9 +80,10 @@ async def receive(store: WaitingStore, channels: Sequence[str]) -> Taken:
 
     However this is cancelled, no message is lost: it is taken in the last step, which nothing interrupts.
     """
-    taken = store.pop(channels)
-    if taken is not None:
-        return taken
+    if not store.crowded:
+        taken = store.pop(channels)
+        if taken is not None:
+            return taken
     loop = asyncio.get_running_loop()
     room = room_of(store, loop)
     if room.is_empty():

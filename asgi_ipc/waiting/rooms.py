@@ -37,6 +37,9 @@ class Ticket:
         self.called_for: List[str] = []
         self.wake = wake
 
+#: With more calls than this waiting in a loop, the next one will most likely wait, too.
+CROWD = 8
+
 
 class Room:
     """Where the calls in one event loop wait for messages of one store."""
@@ -104,6 +107,9 @@ class Room:
             self._life = hung.life
         ticket = Ticket(bell, hung.life, dict(zip(hung.waiters, dict.fromkeys(channels))), wake)
         self._tickets[ticket] = None
+        store = self._store()
+        if store is not None:
+            store.crowded = len(self._tickets) > CROWD
         for waiter in hung.waiters:
             self._by_waiter[waiter] = ticket
         if not self._looking:
