@@ -222,7 +222,7 @@ def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, mon
         sender = make_async()
         tasks = {number: asyncio.create_task(layer.receive(f"a{number}")) for number in range(20)}
         await until_waiting(layer, "a19", 1)
-        for number in range(4):
+        for number in range(2):
             if who == "thread":
                 await asyncio.to_thread(what, prefix)
             else:
