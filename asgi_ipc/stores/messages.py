@@ -7,14 +7,15 @@ refusals into exceptions outside of it, and finds memory when it runs short.
 
 from __future__ import annotations
 
-__all__ = ["MessageStore"]
+__all__ = ["TROUBLE", "MessageStore", "is_trouble"]
 
 import logging
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
-from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
+from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentError, SegmentGone
 from ..memory.arena import Arena
+from ..memory.frames import is_ours
 from ..memory.guard import BusyError
 from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
@@ -28,12 +29,19 @@ from .waits import Waits
 
 logger = logging.getLogger("asgi_ipc")
 
+#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
+TROUBLE = (SegmentError, RuntimeError, OSError)
 #: Members that one section of a group send serves before it lets others in.
 SEND_SLICE = 64
 #: Slices of a group send between two rings: a thousand members take some 1.5 ms.
 RING_SLICES = 16
 #: A message of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
 ALWAYS_ACCEPTED = 1024 * 1024
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
+    return isinstance(error, SegmentError) or is_ours(error)
 
 
 class MessageStore(Store):
@@ -126,8 +134,33 @@ class MessageStore(Store):
             self._sweep(now)
 
     def _sweep(self, now: int) -> None:
+        """
+        Do a share of the upkeep.
+
+        Behind an operation that is done: what is wrong here must not deny it, and the next one meets it again.
+        """
         self._sweep_due = now + SWEEP_PERIOD
-        self.ring(self._run("sweep", now))
+        try:
+            self.ring(self._run("sweep", now))
+            self._take_lost_down()
+        except TROUBLE as error:
+            if not is_trouble(error):
+                raise
+            logger.warning("%s: could not be swept: %s", self.name, error)
+
+    def _take_lost_down(self) -> None:
+        """Take down the bells that this process has closed, or lost to the garbage collector, with waiters on them."""
+        arena = self._arena
+        while arena is not None and arena.presence.lost:
+            try:
+                token = arena.presence.lost.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                self.take_down_deserted(token)
+            except BaseException:
+                arena.presence.lost.append(token)
+                raise
 
     def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
         """Find memory for a message that was refused for want of it, or raise what its refusal means."""
@@ -188,12 +221,21 @@ class MessageStore(Store):
         return True
 
     def ring(self, tokens: Iterable[int]) -> None:
-        """Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down."""
+        """
+        Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down.
+
+        Never fails: the message that calls somebody is sent. What cannot be taken down now is, at the next sweep.
+        """
         pending = [token for token in tokens if token]
         while pending:
             arena, token = self._arena, pending.pop()
             if arena is not None and not arena.ringer.ring(token):
-                pending += self._take_down(token)
+                try:
+                    pending += self._take_down(token)
+                except TROUBLE as error:
+                    if not is_trouble(error):
+                        raise
+                    arena.presence.lost.append(token)
 
     def take_down_deserted(self, token: int) -> None:
         """Take down a bell that nobody hears any more, and pass on what its waiters were called for."""

@@ -18,16 +18,18 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
 from ..exceptions import SegmentError
 from ..memory.arena import Arena
-from ..memory.doorbell import Doorbell, ring_everybody
+from ..memory.doorbell import Doorbell, every, ring_everybody
 from .channels import READY
 from .contents import Again
-from .messages import MessageStore
+from .messages import TROUBLE, MessageStore, is_trouble
 from .waiters import LOOK_SLICE, NEWS_SLICE
 from .waits import Hung, Taken
 
 #: ns for which a receiver lingers before it sleeps: no longer than it takes to be woken. On a single core nobody could
 #: send meanwhile.
 LINGER = 50_000 if (os.cpu_count() or 1) > 1 else 0
+#: Doorbells that are kept for the next call, when many threads have waited at once.
+IDLE_BELLS = 64
 
 _stores: weakref.WeakSet[WaitingStore] = weakref.WeakSet()
 
@@ -50,7 +52,7 @@ class WaitingStore(MessageStore):
         self._idle: List[Doorbell] = []
         #: How many calls are to go by without lingering, and how many have.
         self._skip = self._skipped = 0
-        self._bells: weakref.WeakSet[Doorbell] = weakref.WeakSet()
+        self._bells: weakref.WeakValueDictionary[int, Doorbell] = weakref.WeakValueDictionary()
 
     # -- doorbells --------------------------------------------------------------------------------------------
 
@@ -58,7 +60,7 @@ class WaitingStore(MessageStore):
         """A doorbell; give it back with ``give_bell`` or ``dismiss``. Raises ``SegmentRefused`` and ``OSError``."""
         segment = self._opened().segment
         bell = Doorbell(self.name, segment.mode, segment.semaphores.group)
-        self._bells.add(bell)
+        self._bells[bell.token] = bell
         return bell
 
     def take_bell(self) -> Doorbell:
@@ -73,17 +75,30 @@ class WaitingStore(MessageStore):
             self.dismiss(bell)
         return self.new_bell()
 
-    def give_bell(self, bell: Doorbell) -> None:
-        """Give back a doorbell at which nobody waits."""
-        if self._arena is None or bell.fd < 0:
+    def give_bell(self, bell: Doorbell, hangs: bool) -> None:
+        """
+        Give back a doorbell; ``hangs`` if there may be waiters on it.
+
+        If these cannot be taken down just now, it is closed, and they are later: so no error takes the place of what
+        has ended the waiting.
+        """
+        if hangs:
+            try:
+                self.take_all_down(bell)
+            except TROUBLE as error:
+                bell.close()
+                if not is_trouble(error):
+                    raise
+        if bell.fd < 0 or len(self._idle) >= IDLE_BELLS:
             bell.close()
         else:
             self._idle.append(bell)
+        if self._arena is None:
+            self._close_idle()
 
     def dismiss(self, bell: Doorbell) -> None:
         """Close a doorbell for good, and take down whatever hangs on it. Never raises ``SegmentError``."""
         bell.close()
-        bell.home = None
         if self._arena is not None:
             with contextlib.suppress(SegmentError, RuntimeError):  # else whoever rings it does that
                 self.take_down_deserted(bell.token)
@@ -91,19 +106,25 @@ class WaitingStore(MessageStore):
     def close(self) -> None:
         """Also wake those who still wait: they learn that the layer was closed."""
         super().close()
-        while self._idle:
-            self._idle.pop().close()
-        for bell in list(self._bells):
+        self._close_idle()
+        for bell in every(self._bells):
             bell.ring()
             bell.remove_name()  # its sleeper may not get round to that any more
 
+    def _close_idle(self) -> None:
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._idle.pop().close()
+
     def flush(self) -> None:
+        """Empty the store, for every process, and wake all who wait: they hang themselves up anew."""
         super().flush()
-        self._ring_everybody()  # whoever waited hangs himself up anew
+        self._ring_everybody()
 
     def unlink(self) -> None:
+        """Remove the segment for every process, and wake all who wait: they attach anew."""
         super().unlink()
-        self._ring_everybody()  # whoever waited attaches anew
+        self._ring_everybody()
 
     def _ring_everybody(self) -> None:
         arena = self._arena
@@ -112,7 +133,7 @@ class WaitingStore(MessageStore):
 
     def _attached(self, arena: Arena) -> None:
         super()._attached(arena)
-        for bell in list(self._bells):
+        for bell in every(self._bells):
             bell.ring()  # those who wait hang themselves up in the new segment
 
     # -- waiting ----------------------------------------------------------------------------------------------

@@ -42,6 +42,4 @@ def receive(store: WaitingStore, channels: Sequence[str], seconds: float) -> Opt
                 store.dismiss(bell)
                 bell = store.new_bell()
     finally:
-        if hangs:
-            store.take_all_down(bell)
-        store.give_bell(bell)
+        store.give_bell(bell, hangs)
