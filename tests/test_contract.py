@@ -44,7 +44,8 @@ REFUSED = [
     (None, "dict"),
 ]
 
-WRONG_NAMES = ["", "a" * 100, "a b", "a/b", "ä", "a\n", "a!b!c", "!a", "\N{ARABIC-INDIC DIGIT ONE}", None, 7, b"a", ["a"], "a!"]
+FOREIGN_DIGIT = "\N{ARABIC-INDIC DIGIT ONE}"
+WRONG_NAMES = ["", "a" * 100, "a b", "a/b", "ä", "a\n", "a!b!c", "!a", FOREIGN_DIGIT, None, 7, b"a", ["a"], "a!"]
 WRONG_GROUPS = ["", "a" * 100, "a b", "a!b", "a?b", "ä", "a\n", None, 7, b"a", ["a"]]
 
 
