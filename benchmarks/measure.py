@@ -1,103 +1,105 @@
 """
-How everything here is measured: in rounds that take turns, told as a median with its quartiles.
+How figures are told: as a median with its quartiles; and what they were measured on.
 """
 
 from __future__ import annotations
 
-__all__ = ["MESSAGE", "fill", "interleaved", "machine", "own_layer", "pairs", "spread"]
+__all__ = ["Figures", "environment", "median_interval", "percentile", "summary"]
 
-import gc
+import datetime
 import os
 import platform
-import secrets
 import statistics
-import time
-from contextlib import contextmanager
+import subprocess
 from importlib import metadata
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Dict, List, Sequence, Tuple
 
-import asgi_ipc
-from asgi_ipc import IPCChannelLayer
-
-#: A message with a text of 100 bytes.
-MESSAGE = {"text": "x" * 100}
-
-#: Does its work so many times.
-Work = Callable[[int], None]
+#: A summary: median, quartiles and all values.
+Figures = Dict[str, Any]
 
 
-def machine() -> str:
-    """What this was measured on, in one paragraph."""
-    model = platform.processor() or platform.machine()
+def summary(values: Sequence[float], unit: str) -> Figures:
+    """The figures of the rounds of one run."""
+    ordered = sorted(values)
+    low, middle, high = quartiles(ordered)
+    return {"unit": unit, "median": middle, "low": low, "high": high, "values": list(values)}
+
+
+def quartiles(ordered: Sequence[float]) -> Tuple[float, float, float]:
+    if len(ordered) == 1:
+        return ordered[0], ordered[0], ordered[0]
+    low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive")
+    return low, middle, high
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that such a share (0 to 1) of all lies below, of values in order."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def median_interval(values: Sequence[float]) -> Tuple[float, float]:
+    """Where the median is with 95 % confidence, whatever the distribution (by the ranks of a binomial)."""
+    ordered, count = sorted(values), len(values)
+    reach = 0.98 * count**0.5  # 1.96 standard deviations of sqrt(n) / 2
+    first = max(0, int(count / 2 - reach))
+    last = min(count - 1, int(count / 2 + reach))
+    return ordered[first], ordered[last]
+
+
+def environment(packages: Sequence[str] = ("posix_ipc", "msgpack", "pyperf")) -> Dict[str, Any]:
+    """The machine and this Python."""
+    return {
+        "cpu": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "libc": " ".join(platform.libc_ver()),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": versions(packages),
+        "load": os.getloadavg()[0],
+        "governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def versions(packages: Sequence[str]) -> Dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
         pass
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("posix_ipc", "msgpack"))
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return (
-        f"asgi_ipc {asgi_ipc.__version__}, {versions}, {python}\n"
-        f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, {model}, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
+    return platform.processor() or platform.machine()
 
 
-@contextmanager
-def own_layer(**options: Any) -> Iterator[IPCChannelLayer]:
-    """A layer on a prefix of its own, with room for anything that is done here; removed at the end."""
-    options = {
-        "prefix": f"benchmark{os.getpid()}-{secrets.token_hex(4)}",
-        "capacity": 1_000_000,
-        "expiry": 86400,
-        "message_memory": 256 * 1024 * 1024,
-        **options,
-    }
-    layer = IPCChannelLayer(**options)
+def first_line(path: str) -> str:
     try:
-        yield layer
-    finally:
-        layer.unlink()
-        layer.close()
+        with open(path, encoding="utf-8") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
 
 
-def fill(layer: IPCChannelLayer, messages: int, channels: int = 1000) -> None:
-    """Leave messages unread, spread over channels."""
-    for number in range(messages):
-        layer.send(f"unread.{number % channels}", MESSAGE)
-
-
-def pairs(layer: IPCChannelLayer) -> Work:
-    """The work of sending a message and receiving it again, on one channel."""
-    send, receive, channels = layer.send, layer.receive, ["channel"]
-
-    def work(times: int) -> None:
-        for _ in range(times):
-            send("channel", MESSAGE)
-            receive(channels)
-
-    return work
-
-
-def interleaved(works: Dict[str, Work], times: int, rounds: int) -> Dict[str, List[float]]:
-    """ns each work takes once, ``rounds`` figures for each; they take turns, ``times`` times each."""
-    figures: Dict[str, List[float]] = {name: [] for name in works}
-    for work in works.values():
-        work(times)  # caches and branch predictors get warm
-    gc.collect()
-    gc.disable()
+def commit() -> str:
+    """What the checkout is at, with a ``+`` where files differ from it; nothing outside of one."""
+    folder = os.path.dirname(os.path.abspath(__file__))
     try:
-        for _ in range(rounds):
-            for name, work in works.items():
-                start = time.perf_counter_ns()
-                work(times)
-                figures[name].append((time.perf_counter_ns() - start) / times)
-    finally:
-        gc.enable()
-    return figures
-
-
-def spread(figures: List[float], unit: str, scale: float = 1.0, digits: int = 2) -> str:
-    """The median of some figures, and the quartiles around it."""
-    low, middle, high = (value * scale for value in statistics.quantiles(figures, n=4, method="inclusive"))
-    return f"{middle:.{digits}f}{unit} (quartiles {low:.{digits}f} to {high:.{digits}f})"
+        answers: List[str] = [
+            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no", ".."])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return answers[0] + ("+" if answers[1] else "")

@@ -12,7 +12,8 @@ for a while.  It ends with 0 when all of this was true:
   find nobody's mark but his own or a dead process's. And he counts, and moves a pair of words, in steps: a pair that
   differs although its last owner left in good order, or a count that has lost something, gives two holders away.
 - Memberships of groups were what those who changed them had done last.
-- No operation took longer than ``LONGEST_WAIT``, the time not counted for which its own process was stopped.
+- No operation took longer than ``LONGEST_WAIT``, the time not counted for which its own process was stopped; and no
+  message lay longer than that in a channel where somebody always slept until one came.
 
 Workers keep journals, in files opened to append: a line is written by one ``write``, which no SIGKILL cuts.
 """
@@ -48,12 +49,18 @@ ROUND = 20.0
 #: Seconds that the workers have to end when they are told to.
 LAST_ORDERS = 30.0
 #: How many of each kind work at a time.
-CREW = ("sender", "sender", "sender", "receiver", "receiver", "receiver", "both", "visitor")
+CREW = ("sender", "sender", "sender", "receiver", "receiver", "receiver", "both", "visitor", "sleeper", "sleeper")
+#: Seconds for which one who sleeps until a message comes does so at a time.
+SLEEP = 1.0
 
 PLAIN = tuple(f"plain-{number}" for number in range(4))
 LOCALS = tuple(f"box-{box}!{number}" for box in "ab" for number in range(4))
+BOXES = ("box-a!", "box-b!")
+#: Channels to which little is sent: whoever receives from them sleeps until something comes.
+QUIET = ("quiet-0", "quiet-1")
 MEMBERS = (*(f"member-{number}" for number in range(6)), "box-a!member", "box-b!member")
-TO_RECEIVE = (*PLAIN, *MEMBERS[:6], "box-a!", "box-b!")
+TO_RECEIVE = (*PLAIN, *MEMBERS[:6], *BOXES)
+ALL = (*TO_RECEIVE, *QUIET)
 SIZES = (0, 10, 100, 100, 100, 300, 1000, 1100, 5000, 20_000, 20_000, 200_000)
 
 #: (sender, its number of the message, channel): what a message is known by.
@@ -213,14 +220,17 @@ class Worker:
     def write(self, line: str) -> None:
         os.write(self.journal, f"{line}\n".encode())
 
-    def timed(self, operation: Callable[..., Any], *args: Any) -> Any:
-        """Run an operation and note how long it took, without the time for which this process was stopped."""
+    def timed(self, operation: Callable[..., Any], *args: Any, asleep: float = 0.0) -> Any:
+        """
+        Run an operation and note how long it took, without the time for which this process was stopped, nor the
+        seconds for which it may sleep.
+        """
         words, scratch = self.scratch.words, self.scratch
         began, stopped = time.monotonic_ns(), words[self.mine + scratch.STOPPED]
         try:
             return operation(*args)
         finally:
-            took = time.monotonic_ns() - began - (words[self.mine + scratch.STOPPED] - stopped)
+            took = time.monotonic_ns() - began - (words[self.mine + scratch.STOPPED] - stopped) - int(asleep * 1e9)
             words[self.mine + scratch.LONGEST] = max(took, words[self.mine + scratch.LONGEST])
 
     def open(self) -> IPCChannelLayer:
@@ -228,8 +238,8 @@ class Worker:
         self.watches = [Watched(self.scratch, number, self.index, self.dice) for number in (0, 1)]
         if self.index % 2:  # the other half runs as everybody does, with a watched section now and then
             for store, watched in zip((layer.message_store, layer.group_store), self.watches):
-                guard, parts = store._bound
-                store._bound = guard, tuple(WatchedPart(part, watched) for part in parts)
+                guard, parts, _ = store._bound
+                store._bound = guard, tuple(WatchedPart(part, watched) for part in parts), {}
         append_each = layer.message_store.append_each
 
         def noted(targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
@@ -244,7 +254,8 @@ class Worker:
         if self.index % 4 == 3:
             dawdle(self.dice)
         layer = self.open()
-        steps = {"sender": (self.send,), "receiver": (self.receive,)}.get(self.kind, (self.send, self.receive))
+        kinds = {"sender": (self.send,), "receiver": (self.receive,), "sleeper": (self.sleep,)}
+        steps = kinds.get(self.kind, (self.send, self.receive))
         while not self.scratch.words[Scratch.STOP] and os.getppid() == self.parent:
             self.dice.choice(steps)(layer)
             if self.dice.random() < 0.05:
@@ -266,8 +277,9 @@ class Worker:
             self.timed(layer.send_group, "everyone", message)
             self.write(f"did-all {number} {' '.join(self.missed)}")
         else:
-            channel = self.dice.choice((*PLAIN, *LOCALS))
+            channel = self.dice.choice(QUIET if self.dice.random() < 0.03 else (*PLAIN, *LOCALS))
             message = {"from": self.index, "number": number, "data": data, "sum": checksum(self.index, number, data)}
+            message["at"] = time.monotonic_ns()
             self.write(f"will {number} {channel}")
             try:
                 self.timed(layer.send, channel, message)
@@ -281,10 +293,27 @@ class Worker:
 
     def receive(self, layer: IPCChannelLayer) -> None:
         wanted = list(TO_RECEIVE) if self.dice.random() < 0.7 else self.dice.sample(TO_RECEIVE, 3)
-        channel, message = self.timed(layer.receive, wanted)
+        channel, message = self.timed(layer.receive, wanted, self.dice.random() < 0.5, asleep=SLEEP)
         if channel is None:
             time.sleep(0.0005)
-        elif message["sum"] != checksum(message["from"], message["number"], message["data"]):
+        else:
+            self.note(channel, message)
+
+    def sleep(self, layer: IPCChannelLayer) -> None:
+        """Wait for a message in channels that are empty most of the time."""
+        wanted = list(QUIET) if self.dice.random() < 0.5 else [self.dice.choice(QUIET)]
+        words, stopped_at = self.scratch.words, self.mine + self.scratch.STOPPED
+        stopped = words[stopped_at]
+        channel, message = self.timed(layer.receive, wanted, True, asleep=SLEEP)
+        if channel is None:
+            return
+        lay = time.monotonic_ns() - message["at"] - (words[stopped_at] - stopped)
+        words[self.mine + self.scratch.LONGEST] = max(lay, words[self.mine + self.scratch.LONGEST])
+        self.note(channel, message)
+
+    def note(self, channel: str, message: Dict[str, Any]) -> None:
+        """Write down what has come."""
+        if message["sum"] != checksum(message["from"], message["number"], message["data"]):
             self.write(f"torn {channel} {message!r:.200}")
         else:
             self.write(f"got {message['from']} {message['number']} {channel}")
@@ -319,7 +348,14 @@ class Worker:
 
 
 def open_layer(prefix: str) -> IPCChannelLayer:
-    return IPCChannelLayer(prefix, expiry=86400, capacity=60, message_memory=8 * 1024 * 1024, group_memory=256 * 1024)
+    return IPCChannelLayer(
+        prefix,
+        expiry=86400,
+        capacity=60,
+        message_memory=8 * 1024 * 1024,
+        group_memory=256 * 1024,
+        block_timeout=SLEEP,
+    )
 
 
 def checksum(sender: int, number: int, data: bytes) -> int:
@@ -517,7 +553,7 @@ class Books:
     def look_at(self, layer: IPCChannelLayer) -> None:
         """What the storm has left behind: it must be sound, and is taken out."""
         self.wrong += audit_messages(layer.message_store) + audit_groups(layer.group_store)
-        for wanted in TO_RECEIVE:
+        for wanted in ALL:
             last: Dict[Tuple[str, int], int] = {}
             while True:
                 channel, message = layer.receive([wanted])
@@ -562,6 +598,7 @@ def run(seconds: float, seed: str, prefix: str) -> List[str]:
         directory = tempfile.mkdtemp(prefix="asgi_ipc-storm-")
         try:
             with open_layer(prefix) as layer:
+                share(layer, prefix)
                 for channel in MEMBERS:
                     layer.group_add("everyone", channel)
                 before = epochs(layer)
@@ -586,6 +623,32 @@ def run(seconds: float, seed: str, prefix: str) -> List[str]:
         if wrong:
             return wrong
     return []
+
+
+def share(layer: IPCChannelLayer, prefix: str) -> None:
+    """
+    Receive from each inbox in two processes that live, so that it is everybody's for good.
+
+    An inbox of one process is emptied when that process dies, as it should be, and its messages could not be counted.
+    """
+
+    def look(layer: IPCChannelLayer) -> None:
+        for inbox in BOXES:
+            layer.receive([inbox])
+
+    look(layer)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            with open_layer(prefix) as another:
+                look(another)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise RuntimeError("the inboxes could not be shared")
 
 
 def epochs(layer: IPCChannelLayer) -> int:

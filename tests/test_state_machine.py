@@ -32,10 +32,12 @@ from hypothesis.stateful import (
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
 from asgi_ipc.memory import guard as guards
 from asgi_ipc.memory.layout import AT_BUCKETS, AT_PAGES, AT_POWER_MAP
+from asgi_ipc.memory.presence import SEVERAL
 from asgi_ipc.stores import channels as ch
 from asgi_ipc.stores import members as mb
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 from asgi_ipc.stores.base import Store
+from asgi_ipc.stores.messages import MessageStore
 
 SECOND = 10**9
 PLAIN = ("plain-0", "plain-1", "tight", "reply?abc", "reply?def")
@@ -189,6 +191,19 @@ clients = st.integers(0, len(LIVES) - 1)
 sizes = st.sampled_from((0, 1, 7, 8, 60, 61, 200, 900, 1500))
 
 
+def share_inboxes(store: MessageStore) -> None:
+    """As if another live process received from them, too."""
+    queues = store._bound[1][0]
+
+    def section() -> None:
+        for inbox in INBOXES:
+            record = queues.channels.find(inbox)
+            if record:
+                queues.words[record + ch.OWNER] = SEVERAL
+
+    store._guarded(section)
+
+
 class LayerMachine(RuleBasedStateMachine):
     """Rules are what callers do; ``client`` chooses one of the layer objects, which differ in their expiries."""
 
@@ -339,6 +354,9 @@ class LayerMachine(RuleBasedStateMachine):
 
     @rule()
     def close_all_and_open(self) -> None:
+        """A process that closes its last layer gives its inboxes up; these are everybody's, and nothing is lost."""
+        for layer in filter(None, self.layers[:]):
+            share_inboxes(layer.message_store)
         for client in range(len(LIVES)):
             self.close(client=client)
         self.layer(0)

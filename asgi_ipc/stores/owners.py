@@ -20,6 +20,8 @@ from .contents import Contents
 
 #: Messages of a dead process that one section drops.
 DROP_SLICE = 256
+#: Such slices that a sender drops at the most: a few thousand messages, some milliseconds. The next one goes on.
+MIND_SLICES = 16
 #: Inboxes that a process owns at a time.
 CLAIMED = 64
 
@@ -90,13 +92,19 @@ class Owners:
                 words[inbox + OWNER] = NOBODY  # commit
 
     def mind(self, inbox: int, now: int) -> None:
-        """Drop what a dead owner has not read, before somebody adds to it."""
+        """
+        Drop what a dead owner has not read, before somebody adds to it.
+
+        What is sent from now on is not his: the inbox is nobody's, and whoever receives from it next gets that.
+        """
         words = self.words
         owner = words[inbox + OWNER]
-        if owner in (NOBODY, SEVERAL) or words[inbox + SENT] == words[inbox + TAKEN] or self.presence is None:
+        if owner in (NOBODY, SEVERAL) or self.presence is None or not self.presence.was_dead(owner, now):
             return
-        if self.presence.was_dead(owner, now):
-            self._drop_unread(inbox)
+        for _ in range(MIND_SLICES):
+            if self._drop_unread(inbox):
+                words[inbox + OWNER] = NOBODY  # commit
+                return
 
     def _drop_unread(self, inbox: int) -> bool:
         """Drop a slice of an inbox's messages; whether that was all."""

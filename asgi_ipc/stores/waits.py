@@ -61,7 +61,8 @@ class Waits:
         """
         taken = self.queues.pop(channels, now)
         if taken is not None:
-            return self.waiters.take_all_down(bell), taken
+            served = 0 if isinstance(taken, Again) else self.queues.channels.find(taken[0])
+            return self.waiters.take_all_down(bell, served), taken
         words = self.words
         if self.waiters.is_enlisted(bell) and words[bell.record + OF_BELL] and not words[bell.record + NEWS]:
             return [], Hung(bell.life, [words[bell.record + OF_BELL]])

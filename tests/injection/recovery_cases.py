@@ -6,7 +6,7 @@ __all__ = ["recovery"]
 
 from .cases import PAGE_RECORDS, Act, case, first, only_new
 from .group_cases import add, discard, members
-from .message_cases import append, crowd, flush, pop, received, sent, to_many
+from .message_cases import append, crowd, flush, ours, pop, received, sent, to_many
 from .world import World, die_inside, garble, quietly
 
 
@@ -27,6 +27,7 @@ def recovery(kind: str, name: str, prepare: Act, operate: Act, at: int) -> None:
 
 
 messages = first(
+    ours,
     sent("c", "c", "d", "p!1", "p!2", "p!1", *crowd(PAGE_RECORDS + 2)),
     to_many("c", "d", "p!1"),
     received("c1", "c2"),

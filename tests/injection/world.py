@@ -124,7 +124,7 @@ class World:
                 token.acquire(0)
             token.close()
         for channel in self.known:
-            self.store._bound[1][0]._locate(channel, False)
+            self.store._bound[1][0].locate(channel, False)
 
     def semaphores(self) -> List[str]:
         """The semaphores of the segment that can be seen."""

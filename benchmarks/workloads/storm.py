@@ -9,20 +9,17 @@ journal; of a killed receiver one may be gone that is in no receiver's journal.
 
 from __future__ import annotations
 
-__all__ = ["run"]
+__all__ = ["Storm"]
 
 import os
 import random
-import secrets
 import signal
-import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.cli.demo_workers import Journal, Reader
 
-KILLS = 300
 SENDERS = RECEIVERS = 2
 #: Seconds between two kills: anything from none to this.
 LONGEST_PAUSE = 0.1
@@ -30,18 +27,6 @@ CHANNEL = "killed"
 CAPACITY = 1000
 #: Seconds that a worker sleeps when the channel is full or empty.
 PAUSE = 0.001
-
-
-def run() -> Iterator[str]:
-    """Lines of the report."""
-    prefix = f"benchmark{os.getpid()}-{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory(prefix="asgi-ipc-kills-") as directory:
-        storm = Storm(prefix, directory)
-        try:
-            storm.rage()
-        finally:
-            storm.end()
-        yield from storm.report()
 
 
 class Storm:
@@ -54,12 +39,12 @@ class Storm:
         self.journals: List[Tuple[Callable[..., None], str]] = []
         self.killed = {send: 0, receive: 0}
 
-    def rage(self) -> None:
+    def rage(self, kills: int) -> None:
         """Kill workers at random, replacing each; then let the receivers empty the channel."""
         for role, count in ((receive, RECEIVERS), (send, SENDERS)):
             for _ in range(count):
                 self.start(role)
-        for _ in range(KILLS):
+        for _ in range(kills):
             time.sleep(random.uniform(0, LONGEST_PAUSE))
             number = random.choice(list(self.living))
             role = self.kill(number)
@@ -100,7 +85,7 @@ class Storm:
         with IPCChannelLayer(self.prefix) as layer:
             layer.unlink()
 
-    def report(self) -> Iterator[str]:
+    def report(self) -> Dict[str, Optional[float]]:
         """What the journals say."""
         sent_by: Dict[str, int] = {}
         received: Set[Tuple[str, str]] = set()
@@ -117,12 +102,12 @@ class Storm:
         gone = sum(
             (sender, str(n)) not in received for sender, count in sent_by.items() for n in range(count)
         )
-        total = sum(sent_by.values())
-        yield f"{self.killed[send]} senders and {self.killed[receive]} receivers killed at random, one by one"
-        yield f"{total:,} messages in the journals of senders, {len(received):,} in those of receivers"
-        each = gone / max(1, self.killed[receive])
-        yield f"doubled {doubled}; gone {gone}, or {each:.2f} for each receiver killed"
-        yield f"longest stall of any call {longest * 1000:.0f} ms"
+        return {
+            "longest stall": longest * 1000,
+            "gone": gone / max(1, self.killed[receive]),
+            "doubled": doubled,
+            "messages": sum(sent_by.values()),
+        }
 
 
 def sent(layer: IPCChannelLayer, message: Dict[str, Any]) -> bool:

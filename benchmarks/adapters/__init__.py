@@ -1,0 +1,131 @@
+"""
+The peers: this layer, what a user would pick instead, and the floors below all of them.
+
+Only their names and what they lack stand here. The adapters are imported in processes of their own, since each needs
+packages that may not be there.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PEERS", "Spec", "load"]
+
+import importlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Dict, Tuple, Type
+
+if TYPE_CHECKING:
+    from .base import Peer
+
+#: Why a peer is left out of workloads that need what it lacks.
+ONE_PROCESS = "works within one process only"
+NO_GROUPS = "has no groups"
+NO_CHANNELS = "is one queue: there are no other channels for messages to wait in"
+NOT_SHARED = "gives a message to every receiver, not to one of them"
+KEEPS_NOTHING = "keeps no messages for those who do not listen yet"
+PIPE_WRITERS = "is not made for several writers or readers on one end"
+PIPE_FULL = "a pipe holds some 200 kB: a larger message needs a reader at the same time"
+QUEUE = {"groups": NO_GROUPS, "channels": NO_CHANNELS}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A peer: what it is called, where its adapter is, and what it needs."""
+
+    title: str
+    adapter: str  # module:class, in this package
+    family: str  # what it is drawn as
+    modules: Tuple[str, ...] = ()  # that have to be importable
+    packages: Tuple[str, ...] = ()  # whose versions are of interest
+    environment: str = "here"  # or "old", the one that the suite makes
+    server: str = ""  # the way to a Redis server
+    lacks: Dict[str, str] = field(default_factory=dict)  # what a workload may need -> why it is not there
+    only: Tuple[str, ...] = ()  # the workloads that it is for, if it is not for all
+
+
+CHANNELS_REDIS = ("channels_redis", "channels", "redis")
+#: By the names that the command line takes.
+PEERS: Dict[str, Spec] = {
+    "asgi_ipc": Spec("asgi_ipc", "layer:Sync", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
+    "asgi_ipc-async": Spec("asgi_ipc, async", "layer:Async", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
+    "in-memory": Spec(
+        "Channels, in memory",
+        "channels_layers:InMemory",
+        "memory",
+        ("channels",),
+        ("channels",),
+        lacks={"processes": ONE_PROCESS},
+    ),
+    "redis-core-tcp": Spec(
+        "channels_redis, TCP",
+        "channels_layers:RedisCoreTCP",
+        "redis",
+        ("channels_redis",),
+        CHANNELS_REDIS,
+        server="tcp",
+    ),
+    "redis-core-unix": Spec(
+        "channels_redis, unix socket",
+        "channels_layers:RedisCoreUnix",
+        "redis",
+        ("channels_redis",),
+        CHANNELS_REDIS,
+        server="unix",
+    ),
+    "redis-pubsub-tcp": Spec(
+        "channels_redis pub/sub, TCP",
+        "channels_layers:RedisPubSubTCP",
+        "redis",
+        ("channels_redis",),
+        CHANNELS_REDIS,
+        server="tcp",
+        lacks={"sharing": NOT_SHARED, "channels": KEEPS_NOTHING},
+    ),
+    "redis-pubsub-unix": Spec(
+        "channels_redis pub/sub, unix socket",
+        "channels_layers:RedisPubSubUnix",
+        "redis",
+        ("channels_redis",),
+        CHANNELS_REDIS,
+        server="unix",
+        lacks={"sharing": NOT_SHARED, "channels": KEEPS_NOTHING},
+    ),
+    "asgi_ipc-1.4": Spec(
+        "asgi_ipc 1.4.2", "old:OldIPC", "old", ("asgi_ipc",), ("asgi_ipc", "msgpack", "posix_ipc"), "old"
+    ),
+    "asgi_redis-tcp": Spec(
+        "asgi_redis 1.4.3, TCP", "old:OldRedisTCP", "old", ("asgi_redis",), ("asgi_redis", "redis"), "old", "tcp"
+    ),
+    "asgi_redis-unix": Spec(
+        "asgi_redis 1.4.3, unix socket",
+        "old:OldRedisUnix",
+        "old",
+        ("asgi_redis",),
+        ("asgi_redis", "redis"),
+        "old",
+        "unix",
+    ),
+    "mp-queue": Spec("multiprocessing.Queue", "queues:Queues", "queue", lacks=QUEUE),
+    "mp-pipe": Spec(
+        "multiprocessing.Pipe",
+        "queues:Pipes",
+        "queue",
+        lacks={**QUEUE, "sharing": PIPE_WRITERS, "writers": PIPE_WRITERS, "large": PIPE_FULL},
+    ),
+    "faster-fifo": Spec(
+        "faster_fifo", "queues:FasterFifo", "queue", ("faster_fifo",), ("faster-fifo",), lacks=QUEUE
+    ),
+    "lmdb": Spec("LMDB queue", "queues:LMDB", "queue", ("lmdb",), ("lmdb",), lacks={"groups": NO_GROUPS}),
+    "sqlite": Spec("SQLite queue", "queues:SQLite", "queue", lacks={"groups": NO_GROUPS}),
+    "floor": Spec("floor: semaphore, codec, copies", "floors:Floor", "floor", only=("pair", "payload")),
+    "floor-msgpack": Spec("floor: msgpack", "floors:Codec", "floor", only=("payload",)),
+    "floor-memcpy": Spec("floor: memcpy", "floors:Copies", "floor", only=("payload",)),
+    "floor-fifos": Spec("floor: two FIFOs", "floors:Fifos", "floor", only=("roundtrip",)),
+    "floor-fifos-async": Spec("floor: two FIFOs, asyncio", "floors:AsyncFifos", "floor", only=("roundtrip",)),
+}
+
+
+def load(name: str) -> Type[Peer]:
+    """The adapter of a peer, in a process that has what it needs."""
+    module, _, what = PEERS[name].adapter.partition(":")
+    adapter: Type[Peer] = getattr(importlib.import_module(f"{__name__}.{module}"), what)
+    return adapter

@@ -1,0 +1,88 @@
+"""asgi_ipc 1.4.2 and asgi_redis 1.4.3, for the ASGI draft. They run in an environment of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import partial
+from typing import Any, Callable, Dict
+
+from .base import Message, SyncPeer, Unfit
+
+#: Room for anything that is done here.
+OPTIONS: Dict[str, Any] = {"capacity": 2_000_000, "expiry": 86400}
+#: Seconds that the worker of Channels 1 sleeps when there was no message.
+PAUSE = 0.01
+
+
+class OldPeer(SyncPeer):
+    """A layer with the interface of the ASGI draft, which may return from a blocking ``receive`` without a message."""
+
+    layer: Any
+
+    @classmethod
+    def check(cls) -> None:
+        import msgpack
+
+        if "fallback" in msgpack.Packer.__module__:
+            raise Unfit("msgpack has no C extension there: its figures would be those of pure Python")
+
+    def sender(self, channel: str) -> Callable[[Message], Any]:
+        return partial(self.layer.send, channel)
+
+    def receiver(self, channel: str, wait: bool) -> Callable[[], Any]:
+        receive, channels = self.layer.receive, [channel]
+        if not wait:
+            return partial(receive, channels)
+
+        def waiting() -> Any:
+            while True:
+                found, message = receive(channels, block=True)
+                if found is not None:
+                    return message
+                time.sleep(PAUSE)
+
+        return waiting
+
+    def group_add(self, group: str, channel: str) -> None:
+        self.layer.group_add(group, channel)
+
+    def group_send(self, group: str, message: Message) -> None:
+        self.layer.send_group(group, message)
+
+
+class OldIPC(OldPeer):
+    """``asgi_ipc.IPCChannelLayer`` of 1.4.2."""
+
+    def open(self) -> None:
+        import asgi_ipc
+
+        self.layer = asgi_ipc.IPCChannelLayer(prefix=self.place.prefix, **OPTIONS)
+
+    def remove(self) -> None:
+        import posix_ipc
+
+        for store in ("messages", "groups"):
+            for unlink in (posix_ipc.unlink_shared_memory, posix_ipc.unlink_semaphore):
+                with contextlib.suppress(posix_ipc.ExistentialError):
+                    unlink(f"{self.place.prefix}-{store}")
+
+
+class OldRedis(OldPeer):
+    """``asgi_redis.RedisChannelLayer``."""
+
+    server: str
+
+    def open(self) -> None:
+        import asgi_redis
+
+        servers = [self.place.servers[self.server]]
+        self.layer = asgi_redis.RedisChannelLayer(hosts=servers, prefix=self.place.prefix + ":", **OPTIONS)
+
+
+class OldRedisTCP(OldRedis):
+    server = "tcp"
+
+
+class OldRedisUnix(OldRedis):
+    server = "unix"

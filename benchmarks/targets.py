@@ -1,0 +1,144 @@
+"""
+What the layer wants to reach, as ratios of figures of one run: read from its document, and told as reached or not.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Target", "judged"]
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+Document = Dict[str, Any]
+#: Looks a figure up: workload, peer, metric, and settings that the result must have; ``over`` another peer's, it is
+#: the median of the ratios round by round.
+Look = Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure, and the most (or the least) that it may be."""
+
+    text: str
+    figure: Callable[[Look], float]
+    limit: float
+    unit: str = "x"
+    at_least: bool = False
+
+
+class Missing(Exception):
+    """The run has no such figure."""
+
+
+def ratio(peer: str, other: str, workload: str = "pair", metric: str = "pair") -> Callable[[Look], float]:
+    return lambda look: look(workload, peer, metric, over=other)
+
+
+def trip(peer: str, floor: str, pair_of: str) -> Callable[[Look], float]:
+    """How many pairs a round trip takes above the floor of bare FIFOs."""
+    return lambda look: (
+        (look("roundtrip", peer, "median") - look("roundtrip", floor, "median")) / look("pair", pair_of, "pair")
+    )
+
+
+def rare(peer: str) -> Callable[[Look], float]:
+    return lambda look: look("roundtrip", peer, "p99") / look("roundtrip", peer, "median")
+
+
+def large(look: Look) -> float:
+    """A 900 kB pair without its msgpack, in copies both ways."""
+    ours, codec, copies = (
+        look("payload", peer, "pair", payload=900_000) for peer in ("asgi_ipc", "floor-msgpack", "floor-memcpy")
+    )
+    return (ours - codec) / copies
+
+
+def each_member(look: Look) -> float:
+    """µs for each of 1,000 is ms for all."""
+    return look("fanout", "asgi_ipc", "sender", members=1000, processes=2)
+
+
+def last_member(look: Look) -> float:
+    return look("fanout", "asgi_ipc", "last", members=1000, processes=2)
+
+
+def full(look: Look) -> float:
+    return look("backlog", "asgi_ipc", "pair", unread=100_000) / look("backlog", "asgi_ipc", "pair", unread=0)
+
+
+def recovery(look: Look) -> float:
+    return look("recovery-inside", "asgi_ipc", "longest", unread=10_000)
+
+
+def crowd(look: Look) -> float:
+    """The least that goes through with more processes than one and one, as a share of what goes through with those."""
+    alone = look("throughput", "asgi_ipc", "rate", senders=1, receivers=1)
+    return min(look("throughput", "asgi_ipc", "rate", senders=count, receivers=count) for count in (2, 4, 8)) / alone
+
+
+TARGETS = (
+    Target("pair, over the floor", ratio("asgi_ipc", "floor"), 4),
+    Target("pair, over multiprocessing.Pipe", ratio("asgi_ipc", "mp-pipe"), 1),
+    Target("pair, over faster_fifo", ratio("asgi_ipc", "faster-fifo"), 1),
+    Target("pair, over a bare LMDB queue", ratio("asgi_ipc", "lmdb"), 1.25),
+    Target("pair async, over Channels' in-memory layer", ratio("asgi_ipc-async", "in-memory"), 1),
+    Target("one way", lambda look: look("oneway", "asgi_ipc", "rate"), 200_000, "messages/s", at_least=True),
+    Target("one way, over faster_fifo", ratio("asgi_ipc", "faster-fifo", "oneway", "rate"), 1, at_least=True),
+    Target("total throughput of more processes, over two", crowd, 1, at_least=True),
+    Target("round trip above two FIFOs, in pairs", trip("asgi_ipc", "floor-fifos", "asgi_ipc"), 5, "pairs"),
+    Target(
+        "the same async, above two FIFOs watched by asyncio",
+        trip("asgi_ipc-async", "floor-fifos-async", "asgi_ipc-async"),
+        5,
+        "pairs",
+    ),
+    Target("round trip, p99 over median", rare("asgi_ipc"), 3),
+    Target("the same async", rare("asgi_ipc-async"), 3),
+    Target("900 kB pair less msgpack, over copies both ways", large, 3),
+    Target("send to a group of 1,000 in two processes, each", each_member, 1.5, "µs"),
+    Target("the last one of them has it after", last_member, 7, "ms"),
+    Target("p99.9 of pairs beside that", lambda look: look("hammer", "asgi_ipc", "p99.9", beside="group"), 1000, "µs"),
+    Target("pair beside 100,000 unread messages, over none", full, 1.1),
+    Target("CPU of a process that waits", lambda look: look("idle", "asgi_ipc", "cpu", waiting=1), 0.1, "%"),
+    Target("first pair after a kill, 10,000 messages waiting", recovery, 100, "ms"),
+)
+
+
+def judged(document: Document) -> Iterator[str]:
+    """A line for each target that the run has the figures for."""
+
+    def look(workload: str, peer: str, metric: str, over: Optional[str] = None, **params: Any) -> float:
+        values = find(document["results"], workload, peer, metric, params)
+        if over is None:
+            return statistics.median(values)
+        others = find(document["results"], workload, over, metric, params)
+        if len(others) != len(values):
+            return statistics.median(values) / statistics.median(others)
+        return statistics.median(value / other for value, other in zip(values, others))
+
+    for target in TARGETS:
+        try:
+            figure = target.figure(look)
+        except Missing:
+            continue
+        reached = figure >= target.limit if target.at_least else figure <= target.limit
+        bound = "at least" if target.at_least else "at most"
+        told = f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.3g}"
+        verdict = "reached" if reached else "MISSED "
+        yield f"{verdict}  {target.text}: {told} {target.unit} ({bound} {target.limit:,g})"
+
+
+def find(
+    results: List[Dict[str, Any]], workload: str, peer: str, metric: str, params: Dict[str, Any]
+) -> List[float]:
+    """All values of a figure; ``Missing`` if there is none."""
+    for result in results:
+        if (
+            result["workload"] == workload
+            and result["peer"] == peer
+            and metric in result["metrics"]
+            and params.items() <= result["params"].items()
+        ):
+            return list(result["metrics"][metric]["values"])
+    raise Missing

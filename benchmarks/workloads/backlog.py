@@ -1,0 +1,64 @@
+"""
+Send a message and receive it again beside messages that nobody reads.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BACKLOG", "fill"]
+
+import time
+from typing import List
+
+from ..adapters.base import Message, Peer
+from .base import Maker, Params, Unfit, Workload
+from .pair import Pairs
+
+LEVELS = (0, 1000, 10_000, 100_000, 1_000_000)
+QUICK_LEVELS = (0, 1000)
+#: Channels that unread messages are spread over.
+CHANNELS = 1000
+#: Seconds that filling may take: with more than 100,000 messages a peer must be quick.
+LIMIT, MANY, MANY_LIMIT = 60.0, 100_000, 20.0
+
+
+class Beside(Pairs):
+    """Pairs, once the peer has been filled."""
+
+    def __init__(self, maker: Maker, params: Params) -> None:
+        self.unread = params["unread"]
+        super().__init__(maker, params)
+
+    def prepare(self) -> None:
+        fill(self.peer, self.unread, self.message)
+
+
+def fill(peer: Peer, messages: int, message: Message) -> None:
+    """Leave messages unread; ``Unfit`` if that would take too long."""
+    limit = MANY_LIMIT if messages > MANY else LIMIT
+    start, done = time.monotonic(), 0
+    each, rest = divmod(messages, CHANNELS)
+    for number in range(CHANNELS if each else rest):
+        share = each + (number < rest)
+        peer.send_all(f"unread.{number}", share, message)
+        done += share
+        passed = time.monotonic() - start
+        # A peer whose cost grows with what waits needs longer for each message than for the one before.
+        if passed > 2 and passed / done * messages > limit:
+            raise Unfit(f"leaving {messages:,} messages unread would take over {limit:.0f} s")
+
+
+def levels(quick: bool) -> List[List[Params]]:
+    return [[{"unread": unread, "payload": 100} for unread in (QUICK_LEVELS if quick else LEVELS)]]
+
+
+BACKLOG = Workload(
+    name="backlog",
+    title="send + receive of 100 bytes, one process, beside unread messages in 1,000 other channels",
+    metrics={"pair": "µs"},
+    stage=Beside,
+    grid=levels,
+    rounds=60,
+    quick_rounds=3,
+    needs=lambda params: ("channels",),
+    patience=120,
+)

@@ -1,0 +1,96 @@
+"""
+What a workload is: what it needs of a peer, the settings it runs with, and a stage that plays rounds of it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Maker", "Pace", "Params", "Stage", "Unfit", "Workload"]
+
+import dataclasses
+import os
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+
+from ..adapters.base import Peer, Place, Unfit
+
+#: The settings of a workload, such as {"payload": 100}.
+Params = Dict[str, Any]
+
+
+class Maker:
+    """Makes peers with prefixes of their own, and removes them."""
+
+    def __init__(self, adapter: Type[Peer], place: Place) -> None:
+        self._adapter = adapter
+        self._place = place
+        self._made: List[Peer] = []
+        self._maker = os.getpid()
+
+    def make(self) -> Peer:
+        prefix = f"{self._place.prefix}-{len(self._made)}"
+        peer = self._adapter(dataclasses.replace(self._place, prefix=prefix))
+        self._made.append(peer)
+        peer.prepare()
+        return peer
+
+    def remove(self) -> None:
+        """All that were made, in the process that made them."""
+        if os.getpid() == self._maker:
+            while self._made:
+                self._made.pop().remove()
+
+
+class Stage:
+    """A workload with one peer and one choice of settings, set up once and played in rounds."""
+
+    def __init__(self, maker: Maker, params: Params) -> None:
+        raise NotImplementedError
+
+    def round(self) -> Dict[str, Optional[float]]:
+        """The figures of one round: by the names of the workload's metrics."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Clear up what the maker does not know of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A workload, as the one who conducts it sees it."""
+
+    name: str
+    title: str
+    metrics: Dict[str, str]  # name -> unit; the first one is what peers are compared by
+    stage: Type[Stage]
+    grid: Callable[[bool], List[List[Params]]]  # quick? -> batches of settings; those in a batch take turns
+    rounds: int
+    quick_rounds: int
+    needs: Callable[[Params], Tuple[str, ...]] = lambda params: ()
+    more_is_better: bool = False
+    patience: float = 60.0  # seconds that a round may take
+    only: Tuple[str, ...] = ()  # the peers that it is for, if not for all
+
+
+class Pace:
+    """How many times in a round: as many as fit into some seconds, as the last round went."""
+
+    def __init__(self, seconds: float, least: int, most: int, multiple: int = 1) -> None:
+        self.seconds, self.least, self.most, self.multiple = seconds, least, most, multiple
+        self.times = self._rounded(least)
+
+    def took(self, seconds: float) -> None:
+        """The last round took so long."""
+        wanted = self.times * self.seconds / max(seconds, 1e-9)
+        self.times = self._rounded(int(min(max(wanted, self.least), self.most, self.times * 100)))
+
+    def settle(self, play: Callable[[], float]) -> None:
+        """Play rounds (each returns its seconds) until they are long enough; then it is fixed."""
+        deadline = time.monotonic() + max(5.0, 10 * self.seconds)
+        while True:
+            before, seconds = self.times, play()
+            self.took(seconds)
+            if self.times <= before * 1.5 or time.monotonic() > deadline:
+                return
+
+    def _rounded(self, times: int) -> int:
+        return max(1, times // self.multiple) * self.multiple

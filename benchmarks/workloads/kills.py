@@ -1,0 +1,48 @@
+"""
+Senders and receivers are killed at random, again and again: what is lost, what comes twice, how long anybody waits.
+"""
+
+from __future__ import annotations
+
+__all__ = ["KILLS"]
+
+import tempfile
+from typing import Dict, List, Optional
+
+from .base import Maker, Params, Stage, Workload
+
+
+class Kills(Stage):
+    """Two senders and two receivers, each replaced when it is killed."""
+
+    def __init__(self, maker: Maker, params: Params) -> None:
+        self.prefix = maker.make().place.prefix
+        self.kills = params["kills"]
+
+    def round(self) -> Dict[str, Optional[float]]:
+        from .storm import Storm  # not where an old asgi_ipc is
+
+        with tempfile.TemporaryDirectory(prefix="asgi-ipc-kills-") as directory:
+            storm = Storm(self.prefix, directory)
+            try:
+                storm.rage(self.kills)
+            finally:
+                storm.end()
+            return storm.report()
+
+
+def kills(quick: bool) -> List[List[Params]]:
+    return [[{"kills": 5 if quick else 100}]]
+
+
+KILLS = Workload(
+    name="kills",
+    title="two senders and two receivers, killed at random one by one",
+    metrics={"longest stall": "ms", "gone": "a killed receiver", "doubled": "messages", "messages": "sent"},
+    stage=Kills,
+    grid=kills,
+    rounds=3,
+    quick_rounds=1,
+    patience=120,
+    only=("asgi_ipc",),
+)

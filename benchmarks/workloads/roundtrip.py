@@ -1,0 +1,61 @@
+"""
+A message to a process that waits for it, and its answer to the one who waits for that; each on a core of its own.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ROUNDTRIP"]
+
+from typing import Any, Dict, List, Optional
+
+from ..adapters.base import PING, PONG, Peer, message_of
+from ..crew import Crew, Job
+from ..measure import percentile
+from .base import Maker, Pace, Params, Stage, Workload
+
+
+class Trips(Stage):
+    """One process asks, the other one answers."""
+
+    def __init__(self, maker: Maker, params: Params) -> None:
+        message = message_of(params["payload"])
+
+        def ask(peer: Peer) -> Job:
+            peer.listen(PONG)
+            return lambda times: peer.ask(times, message)
+
+        def answer(peer: Peer) -> Job:
+            peer.listen(PING)
+
+            def job(times: int) -> Any:
+                peer.answer(times, message)
+
+            return job
+
+        self.crew = Crew(maker.make(), [answer, ask])
+        self.pace = Pace(params.get("seconds", 0.3), least=20, most=10_000)
+        self.pace.settle(lambda: sum(self.play()) / 1e9)
+
+    def play(self) -> List[int]:
+        """The time of each trip."""
+        trips: List[int] = self.crew.do(self.pace.times, self.pace.times)[1]
+        return trips
+
+    def round(self) -> Dict[str, Optional[float]]:
+        trips = sorted(self.play())
+        return {"median": percentile(trips, 0.5) / 1e3, "p99": percentile(trips, 0.99) / 1e3}
+
+    def end(self) -> None:
+        self.crew.end()
+
+
+ROUNDTRIP = Workload(
+    name="roundtrip",
+    title="100 bytes to a waiting process and back to a waiting process, each on its own core",
+    metrics={"median": "µs", "p99": "µs"},
+    stage=Trips,
+    grid=lambda quick: [[{"payload": 100}]],
+    rounds=11,
+    quick_rounds=2,
+    needs=lambda params: ("processes",),
+)

@@ -1,0 +1,202 @@
+"""The benchmark suite: every workload plays with this layer, what it writes is complete, nobody vanishes from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import pytest
+
+from benchmarks import host, measure, report, targets
+from benchmarks import suite as suite_module
+from benchmarks.adapters import PEERS, Spec
+from benchmarks.environments import Unmade, old_environment
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parent.parent
+SHM = "/dev/shm"
+#: In these the layer plays alone, whatever is installed.
+ALONE = "asgi_ipc,asgi_ipc-async,floor"
+
+
+def suite(*words: str, path: Optional[str] = None) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m benchmarks``; whatever it makes in shared memory must be gone afterwards."""
+    variables = {**os.environ, **({} if path is None else {"PATH": path})}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    output, errors = process.communicate(timeout=600)
+    if os.path.isdir(SHM):
+        left = [name for name in os.listdir(SHM) if re.search(rf"(benchmark|compare){process.pid}-", name)]
+        assert not left, left
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def results(folder: Path, *words: str, path: Optional[str] = None) -> Dict[str, Any]:
+    done = suite("--quick", "--output", str(folder), *words, path=path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    document: Dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
+    return document
+
+
+def test_every_workload_plays_with_this_layer_and_writes_all_its_fields(tmp_path: Path) -> None:
+    document = results(tmp_path, "--peers", ALONE)
+    machine = document["environment"]
+    assert {name for name in ("cpu", "cores", "kernel", "python", "packages", "date") if not machine[name]} == set()
+    assert set(machine["packages"]) >= {"posix_ipc", "msgpack"}
+    assert document["command"] == f"python -m benchmarks --peers {ALONE} --quick"
+    assert document["peers"]["asgi_ipc"]["versions"]
+    played = {result["workload"] for result in document["results"] if result["peer"] == "asgi_ipc"}
+    assert played | excused(document, "asgi_ipc") == set(WORKLOADS)
+    for result in document["results"]:
+        known = WORKLOADS[result["workload"]].metrics
+        assert next(iter(known)) in result["metrics"] or result["workload"] == "hammer", result
+        for metric, figures in result["metrics"].items():
+            assert figures["unit"] == known[metric]
+            assert figures["low"] <= figures["median"] <= figures["high"], figures
+            assert figures["values"]
+    assert "asgi_ipc" in "\n".join(report.report(document))
+
+
+def excused(document: Dict[str, Any], peer: str) -> set[str]:
+    """Workloads that a peer was left out of for want of something that is not its fault here."""
+    return {
+        entry["workload"]
+        for entry in document["left_out"]
+        if entry["peer"] == peer and "psutil is not installed" in entry["reason"]
+    }
+
+
+def test_a_peer_whose_server_is_missing_is_named(tmp_path: Path) -> None:
+    peers = [name for name, spec in PEERS.items() if spec.server and spec.environment == "here"]
+    document = results(tmp_path, "pair", "--peers", ",".join(peers), path=str(tmp_path))
+    reasons = {entry["peer"]: entry["reason"] for entry in document["left_out"]}
+    assert set(reasons) == set(peers)
+    assert all("redis-server" in reason for reason in reasons.values()), reasons
+
+
+def test_a_peer_whose_module_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PEERS, "nobody", Spec("nobody", "layer:Sync", "queue", ("no_module_has_this_name",)))
+    host.check(["nobody", "asgi_ipc"])
+    found = json.loads(capsys.readouterr().out)
+    assert "no_module_has_this_name" in found["nobody"]["reason"]
+    assert found["asgi_ipc"]["versions"]["msgpack"]
+
+
+def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    with pytest.raises(Unmade, match="there-is-none"):
+        old_environment(str(tmp_path), str(tmp_path / "there-is-none"))
+
+
+def test_a_peer_that_cannot_do_a_workload_is_named_with_the_reason(tmp_path: Path) -> None:
+    document = results(tmp_path, "fanout", "--peers", "mp-queue,sqlite")
+    assert document["results"] == []
+    assert {(entry["peer"], entry["reason"]) for entry in document["left_out"]} == {
+        ("mp-queue", "has no groups"),
+        ("sqlite", "has no groups"),
+    }
+
+
+def test_queues_that_come_with_python_play(tmp_path: Path) -> None:
+    peers = ["mp-queue", "mp-pipe", "sqlite", "floor-fifos", "floor-fifos-async"]
+    document = results(tmp_path, "roundtrip", "oneway", "--peers", ",".join(peers))
+    played = {(result["workload"], result["peer"]) for result in document["results"]}
+    assert played == {("roundtrip", peer) for peer in peers} | {("oneway", peer) for peer in peers[:3]}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["no-workload"], "no-workload"),
+        (["--peers", "asgi_ipc,nobody"], "nobody"),
+        (["report", "no-file"], "no-file"),
+        (["compare", "no-revision", "."], "no-revision"),
+        (["compare", ".", ".", "idle"], "idle"),
+    ],
+)
+def test_wrong_words_are_named(words: List[str], named: str) -> None:
+    done = suite(*words)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_two_revisions_are_compared_in_turns(tmp_path: Path) -> None:
+    file = tmp_path / "compared.json"
+    done = suite("compare", ".", ".", "pair", "--rounds", "6", "--starts", "2", "--output", str(file))
+    assert done.returncode == 0, done.stderr
+    (sync, *_) = json.loads(file.read_text("utf-8"))["results"]
+    assert len(sync["ratios"]) == 6
+    (low, high), (least, most) = sync["quartiles"], sync["interval"]
+    assert 0 < low <= sync["ratio"] <= high
+    assert least <= sync["ratio"] <= most
+
+
+def test_slower_than_allowed_is_a_failure() -> None:
+    done = suite("compare", ".", ".", "pair", "--rounds", "4", "--starts", "1", "--fail-above", "0.000001")
+    assert done.returncode == 1
+    assert "slower than 1e-06 x: asgi_ipc, pair" in done.stdout
+
+
+def document_of(*results: Any) -> Dict[str, Any]:
+    machine = {**measure.environment(), "date": "2000-01-01", "commit": "abc"}
+    found = [
+        {"workload": workload, "peer": peer, "params": params, "metrics": metrics}
+        for workload, peer, params, metrics in results
+    ]
+    return {"environment": machine, "command": "python -m benchmarks", "left_out": [], "results": found}
+
+
+def figure(value: float) -> Dict[str, Any]:
+    return measure.summary([value], "µs")
+
+
+def test_pictures_are_drawn_and_alike_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+
+    document = document_of(
+        *(("backlog", "asgi_ipc", {"unread": n}, {"pair": figure(4)}) for n in (0, 1000, 100_000)),
+        *(("fanout", "in-memory", {"members": n, "processes": 2}, {"last": figure(n)}) for n in (10, 1000)),
+        ("roundtrip", "lmdb", {}, {"median": figure(40), "p99": figure(90)}),
+    )
+    first, again = (plots.draw(document, str(tmp_path / name)) for name in ("first", "again"))
+    assert [os.path.basename(path) for path in first] == ["backlog.svg", "roundtrip.svg", "fanout.svg"]
+    for one, other in zip(first, again):
+        assert Path(one).read_bytes() == Path(other).read_bytes()
+
+
+def test_targets_are_judged_by_the_figures_of_the_run() -> None:
+    document = document_of(
+        ("pair", "asgi_ipc", {}, {"pair": figure(5)}),
+        ("pair", "floor", {}, {"pair": figure(1)}),
+        ("pair", "mp-pipe", {}, {"pair": figure(6)}),
+    )
+    assert list(targets.judged(document)) == [
+        "MISSED   pair, over the floor: 5 x (at most 4)",
+        "reached  pair, over multiprocessing.Pipe: 0.833 x (at most 1)",
+    ]
+
+
+def test_a_peer_that_was_too_slow_is_not_asked_for_more() -> None:
+    less = {"members": 1000, "processes": 2, "beside": "group"}
+    assert suite_module.more({**less, "members": 10_000}, less)
+    assert suite_module.more(less, less)
+    assert not suite_module.more({**less, "processes": 1}, less)
+    assert not suite_module.more({**less, "members": 10_000, "beside": "nothing"}, less)
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+    ranks = [measure.median_interval(range(count)) for count in (5, 20, 100)]
+    assert ranks == [(0, 4), (5, 14), (40, 59)]

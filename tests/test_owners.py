@@ -1,0 +1,375 @@
+"""
+When the process that owns ``prefix!`` dies, its unread messages and its memberships go at the next use.
+
+It takes proof: what is shared, unknown or only stopped counts as alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from helpers.layers import assert_sound, drain
+from helpers.processes import reap
+from helpers.segments import break_off
+from helpers.waiting import OPTIONS, until
+
+from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
+from asgi_ipc.memory.layout import AT_SLOTS, SLOT_WORDS
+from asgi_ipc.memory.presence import ALIVE_FOR
+
+
+def owns(talk, prefix, inbox):
+    """A child that receives from an inbox, whenever it is told to, and says what came; or closes its layer."""
+    layer = IPCChannelLayer(prefix, **OPTIONS)
+    while True:
+        talk.say(layer.receive([inbox]))
+        if talk.hear() == "close":
+            layer.close()
+            talk.say("closed")
+            talk.hear()
+
+
+def consumes(talk, prefix, groups):
+    """A child like a server of Channels 4: it makes a name, adds it to groups, and waits for messages."""
+
+    async def main():
+        layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
+        name = await layer.new_channel()
+        for group in groups:
+            await layer.group_add(group, name)
+        talk.say(name)
+        while True:
+            talk.say(await layer.receive(name))
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def owner(start, prefix):
+    """A process that has received from ``p!``, and is its owner."""
+    child = start(owns, prefix, "p!")
+    assert child.hear() == [None, None]
+    return child
+
+
+def die(child):
+    """Kill a process, and let the time pass for which it may still be taken to live."""
+    child.die()
+    time.sleep(2 * ALIVE_FOR / 1e9)
+
+
+def waiting(layer):
+    return {channel: len(bodies) for channel, bodies in layer.message_store.snapshot().items()}
+
+
+# -- messages -------------------------------------------------------------------------------------------------------
+
+
+def test_unread_messages_of_a_dead_owner_go_when_somebody_receives(layer, owner):
+    for channel in ("p!1", "p!2", "p!1", "plain"):
+        layer.send(channel, {})
+    die(owner)
+    assert layer.receive(["p!"]) == (None, None)
+    assert waiting(layer) == {"plain": 1}
+    assert_sound(layer)
+
+
+def test_unread_messages_of_a_dead_owner_go_when_somebody_sends(make_layer, owner):
+    """And make room: his inbox was full. What is sent from then on is for whoever comes next."""
+    layer = make_layer(capacity=3)
+    for number in range(3):
+        layer.send("p!1", {"n": number})
+    with pytest.raises(ChannelFull):
+        layer.send("p!2", {})
+    die(owner)
+    for number in range(3):
+        layer.send("p!2", {"late": number})
+    assert drain(layer, "p!") == [("p!2", {"late": number}) for number in range(3)]
+    assert_sound(layer)
+
+
+def test_what_is_sent_to_an_empty_inbox_of_a_dead_owner_is_for_whoever_comes_next(layer, owner):
+    die(owner)
+    layer.send("p!1", {"n": 1})
+    assert layer.receive(["p!"]) == ("p!1", {"n": 1})
+
+
+def test_a_group_send_drops_what_a_dead_owner_has_not_read(layer, owner):
+    for number in range(300):  # more than one section drops
+        layer.message_store.append(f"p!{number % 20}", 10**6, b"x")
+    layer.group_store.add("g", "p!new")  # nobody's membership
+    die(owner)
+    layer.send_group("g", {})
+    assert waiting(layer) == {"p!new": 1}
+    assert_sound(layer)
+
+
+def test_so_many_unread_messages_go_that_one_section_does_not_suffice(layer, owner):
+    for number in range(1000):
+        layer.message_store.append(f"p!{number % 20}", 10**6, b"x")
+    die(owner)
+    assert layer.receive(["p!"]) == (None, None)
+    assert waiting(layer) == {}
+    assert_sound(layer)
+
+
+def test_messages_of_an_owner_who_lives_are_shared_with_whoever_receives(layer, owner):
+    for number in range(2):
+        layer.send("p!1", {"n": number})
+    assert layer.receive(["p!"]) == ("p!1", {"n": 0})
+    owner.say()
+    assert owner.hear() == ["p!1", {"n": 1}]
+
+
+@pytest.mark.parametrize("dies", ["owner", "looker", "both"])
+def test_nothing_goes_of_an_inbox_that_two_have_received_from(layer, start, prefix, owner, dies):
+    """As when a script has looked into the inbox of a server."""
+    layer.group_add("g", "p!1")
+    looker = start(owns, prefix, "p!")
+    assert looker.hear() == [None, None]
+    layer.group_add("h", "p!1")
+    layer.send("p!1", {"n": 1})
+    for child in {"owner": [owner], "looker": [looker], "both": [owner, looker]}[dies]:
+        die(child)
+    layer.send("p!2", {"n": 2})
+    assert layer.group_channels("g") == layer.group_channels("h") == ["p!1"]
+    assert len(drain(layer, "p!")) == 2
+
+
+def test_unknown_means_alive(layer, start, prefix):
+    """Nobody has received from the inbox; whoever sent to it, and added members, is dead."""
+    child = start(owns, prefix, "other!")
+    child.hear()
+    layer.send("p!1", {"n": 1})
+    layer.group_add("g", "p!1")
+    layer.group_add("g", "plain")
+    die(child)
+    assert layer.group_channels("g") == ["p!1", "plain"]
+    assert layer.receive(["p!"]) == ("p!1", {"n": 1})
+
+
+def test_an_owner_who_is_stopped_is_alive(layer, owner):
+    layer.group_add("g", "p!1")
+    os.kill(owner.pid, signal.SIGSTOP)
+    layer.send("p!1", {"n": 1})
+    time.sleep(2 * ALIVE_FOR / 1e9)
+    layer.send("p!1", {"n": 2})
+    assert layer.group_channels("g") == ["p!1"]
+    assert waiting(layer) == {"p!1": 2}
+    os.kill(owner.pid, signal.SIGCONT)
+    owner.say()
+    assert owner.hear() == ["p!1", {"n": 1}]
+
+
+def test_an_owner_who_closes_his_layer_gives_up_his_inbox(layer, owner):
+    layer.send("p!1", {"n": 1})
+    layer.group_add("g", "p!1")
+    owner.say("close")
+    assert owner.hear() == "closed"
+    assert layer.group_channels("g") == []
+    assert layer.receive(["p!"]) == (None, None)
+
+
+def test_a_zombie_is_dead(layer, prefix):
+    """Killed, and nobody has waited for it."""
+    hears, says = os.pipe()
+    pid = os.fork()
+    if not pid:
+        IPCChannelLayer(prefix, **OPTIONS).receive(["p!"])
+        os.write(says, b"!")
+        signal.pause()
+    os.read(hears, 1)
+    layer.send("p!1", {})
+    layer.group_add("g", "p!1")
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert layer.group_channels("g") == []
+    assert layer.receive(["p!"]) == (None, None)
+    assert reap(pid) == -signal.SIGKILL
+
+
+def test_another_process_in_the_slot_of_the_dead_one_does_not_revive_it(layer, start, prefix, owner):
+    layer.send("p!1", {})
+    layer.group_add("g", "p!1")
+    words = layer.message_store._bound[0].words
+    lives = AT_SLOTS + 1
+    counts = words[lives : lives + 2 * SLOT_WORDS : SLOT_WORDS].tolist()
+    die(owner)
+    heir = start(owns, prefix, "heir!")
+    assert heir.hear() == [None, None]
+    assert words[lives : lives + 2 * SLOT_WORDS : SLOT_WORDS].tolist() == [counts[0], counts[1] + 1]
+    assert layer.group_channels("g") == []
+    assert layer.receive(["p!"]) == (None, None)
+
+
+def test_a_restarted_process_gets_nothing_of_the_dead_one(layer, start, prefix, owner):
+    layer.send("p!1", {"to": "the dead"})
+    die(owner)
+    heir = start(owns, prefix, "p!")
+    assert heir.hear() == [None, None]
+    layer.send("p!1", {"to": "the heir"})
+    heir.say()
+    assert heir.hear() == ["p!1", {"to": "the heir"}]
+
+
+def test_a_forked_child_is_another_process(layer, prefix):
+    """The parent owns the inbox and dies; the child lives, has received nothing, and does not stand for its parent."""
+    hears, says = os.pipe()
+    parent = os.fork()
+    if not parent:
+        mine = IPCChannelLayer(prefix, **OPTIONS)
+        mine.receive(["p!"])
+        child = os.fork()
+        if not child:
+            mine.send("plain", {})  # has a slot of its own
+            os.write(says, b"%d " % os.getpid())
+        signal.pause()
+    child = int(os.read(hears, 20))
+    try:
+        layer.group_add("g", "p!1")
+        layer.send("p!1", {})
+        assert layer.group_channels("g") == ["p!1"]
+        os.kill(parent, signal.SIGKILL)
+        assert reap(parent) == -signal.SIGKILL
+        assert layer.group_channels("g") == []
+        assert layer.receive(["p!"]) == (None, None)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_an_owner_outlives_a_recovery(layer, owner):
+    layer.send("p!1", {})
+    layer.group_add("g", "p!1")
+    break_off(layer)
+    assert layer.group_channels("g") == ["p!1"]
+    die(owner)
+    assert layer.group_channels("g") == []
+    assert layer.receive(["p!"]) == (None, None)
+
+
+def test_an_owner_registers_anew_after_a_flush(layer, owner):
+    layer.flush()
+    layer.send("p!1", {})
+    layer.group_add("g", "p!1")  # at this moment nobody knows whose it is
+    owner.say()
+    owner.hear()
+    layer.send("p!1", {})
+    layer.group_add("h", "p!1")
+    die(owner)
+    assert layer.group_channels("h") == []
+    assert layer.receive(["p!"]) == (None, None)
+
+
+# -- groups ---------------------------------------------------------------------------------------------------------
+
+
+def test_channels_of_a_dead_server_leave_their_groups_at_once(make_layer, start, prefix):
+    layer = make_layer()
+    servers = [start(consumes, prefix, ["g", "h"]) for _ in range(3)]
+    names = [server.hear() for server in servers]
+    layer.group_add("g", "plain")
+    assert sorted(layer.group_channels("g")) == sorted([*names, "plain"])
+    servers[0].die()
+    assert sorted(layer.group_channels("g")) == sorted([*names[1:], "plain"])
+    layer.send_group("h", {"n": 1})
+    assert [server.hear() for server in servers[1:]] == [{"n": 1}] * 2
+    assert waiting(layer) == {}
+    servers[1].die()
+    layer.send_group("g", {"n": 2})  # here, too
+    assert servers[2].hear() == {"n": 2}
+    assert waiting(layer) == {"plain": 1}
+    servers[2].die()
+    assert layer.group_channels("g") == ["plain"]
+    assert layer.group_channels("h") == []
+    assert_sound(layer)
+
+
+def test_a_membership_that_somebody_else_has_added_ends_with_the_owner(layer, owner):
+    for group in ("g", "h"):
+        layer.group_add(group, "p!1")
+        layer.group_add(group, "q!1")
+    owner.die()
+    assert layer.group_channels("g") == ["q!1"]
+    layer.group_add("h", "p!1")  # nobody has taken it out yet; whoever adds it knows that its owner is dead
+    layer.send_group("h", {})
+    assert waiting(layer) == {"q!1": 1}
+
+
+def test_a_membership_from_before_the_owner_was_known_stays_until_it_is_renewed(layer, start, prefix):
+    layer.group_add("g", "p!1")
+    layer.group_add("h", "p!1")
+    child = start(owns, prefix, "p!")
+    child.hear()
+    layer.group_add("h", "p!1")
+    child.die()
+    assert layer.group_channels("g") == ["p!1"]
+    assert layer.group_channels("h") == []
+
+
+def test_members_of_dead_processes_make_room_for_others(make_layer, start, prefix):
+    """Without a look at their groups: the memory is full of them."""
+    layer = make_layer(group_memory=65536)
+    child = start(owns, prefix, "p!")
+    child.hear()
+    count = 0
+    try:
+        while True:
+            layer.group_add(f"g{count % 50}", f"p!{count}")
+            count += 1
+    except ChannelFull:
+        pass
+    child.die()
+    until(lambda: adds(layer, "fresh", "f" * 90))
+    for number in range(count // 2):
+        layer.group_add("fresh", f"q!{number}")
+    assert_sound(layer)
+
+
+def adds(layer, group, channel):
+    """Try to add a member (everything is swept once a second at most)."""
+    try:
+        layer.group_add(group, channel)
+    except ChannelFull:
+        return False
+    return True
+
+
+def test_nothing_is_proven_of_owners_in_a_message_segment_that_was_replaced(layer, start, prefix, caplog):
+    """The groups have stayed: their owners' slots are those of other processes by now, or nobody's."""
+    child = start(owns, prefix, "p!")
+    child.hear()
+    layer.group_add("g", "p!1")
+    layer.message_store.unlink()
+    layer.send("plain", {})
+    assert layer.group_channels("g") == ["p!1"]
+    child.die()
+    assert layer.group_channels("g") == ["p!1"]
+    heir = start(owns, prefix, "p!")
+    heir.hear()
+    layer.group_add("g", "p!1")
+    assert layer.group_channels("g") == ["p!1"]
+    heir.die()
+    assert layer.group_channels("g") == []
+
+
+# -- who counts how -------------------------------------------------------------------------------------------------
+
+
+def test_channels_of_an_inbox_count_together_until_names_are_made_in_it(make_layer, make_async):
+    layer, other = make_layer(capacity=2), make_async()
+    for number in range(2):
+        layer.send(f"p!{number}", {})
+    with pytest.raises(ChannelFull):
+        layer.send("p!2", {})
+    name = asyncio.run(other.new_channel())
+    inbox = name.partition("!")[0] + "!"
+    for number in range(5):
+        for _ in range(2):
+            layer.send(f"{inbox}{number}", {})
+        with pytest.raises(ChannelFull):
+            layer.send(f"{inbox}{number}", {})
+    assert_sound(layer)

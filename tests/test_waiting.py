@@ -1,0 +1,414 @@
+"""
+A blocking receive sleeps until there is a message, whatever happens to the segment, the layer or the process meanwhile.
+
+Most tests take away the look that each sleeper has once a second: what wakes him then is the ring of his doorbell.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from helpers.processes import LIMIT, reap
+from helpers.segments import break_off, path_of
+from helpers.sleepers import Sleeper, sleeps
+from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, until, waiters
+
+from asgi_ipc import IPCChannelLayer, SegmentGone
+from asgi_ipc.memory.doorbell import Doorbell
+from asgi_ipc.memory.layout import AT_ROUND
+
+#: Longer than any test.
+LONG = {"block_timeout": 3600}
+
+
+@pytest.fixture
+def no_looks(monkeypatch):
+    never_look(monkeypatch.setattr)
+
+
+def until_waiting(layer, channel, count):
+    """Wait until so many wait for a channel, in whatever segment there is by then."""
+
+    def is_so():
+        layer.message_store._look()
+        try:
+            return waiters(layer, channel) == count
+        except SegmentGone:
+            return False
+
+    until(is_so)
+
+
+# -- what receive returns ---------------------------------------------------------------------------------------
+
+
+def test_nothing_comes_back_when_the_time_is_over(make_layer):
+    layer = make_layer(block_timeout=0.2)
+    began = time.monotonic()
+    assert layer.receive(["a", "b", "p!"], block=True) == (None, None)
+    assert time.monotonic() - began >= 0.2
+    assert waiters(layer, "a") == waiters(layer, "p!") == 0
+    assert layer.receive(["a"]) == (None, None)
+    assert_sound(layer)
+
+
+def test_without_channels_it_returns_at_once(make_layer):
+    layer = make_layer(**LONG)
+    assert layer.receive([], block=True) == layer.receive(iter(()), block=True) == (None, None)
+
+
+def test_a_message_that_is_there_is_taken_without_sleeping(make_layer, prefix):
+    layer = make_layer(**LONG)
+    layer.send("a", {"n": 1})
+    assert layer.receive(["b", "a"], block=True) == ("a", {"n": 1})
+    assert files_of(prefix) == []
+
+
+@pytest.mark.usefixtures("no_looks")
+@pytest.mark.parametrize("wanted", [["a", "b", "p!"], ("p!", "b", "a"), {"a", "b", "p!"}, {"a": 1, "b": 2, "p!": 3}])
+@pytest.mark.parametrize("channel", ["a", "b", "p!x"])
+def test_any_of_several_channels_wakes(make_layer, wanted, channel):
+    layer = make_layer(**LONG)
+    sleeper = Sleeper(layer, wanted)
+    until_waiting(layer, "b", 1)
+    until_waiting(layer, "p!", 1)
+    make_layer().send(channel, {"n": 1})
+    assert sleeper.result() == (channel, {"n": 1})
+    assert waiters(layer, "a") == waiters(layer, "b") == waiters(layer, "p!") == 0
+    assert_sound(layer)
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_any_iterable_of_names_will_do(make_layer):
+    layer = make_layer(**LONG)
+    sleeper = Sleeper(layer, (name for name in ("a", "b")))
+    until_waiting(layer, "b", 1)
+    layer.send("b", {})
+    assert sleeper.result() == ("b", {})
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_group_send_wakes_every_member(make_layer):
+    layer = make_layer(**LONG)
+    names = [f"member-{number}" for number in range(20)]
+    for name in [*names, "p!x"]:
+        layer.group_add("g", name)
+    sleepers = [Sleeper(layer, [name]) for name in [*names, "p!"]]
+    for name in [*names, "p!"]:
+        until_waiting(layer, name, 1)
+    layer.send_group("g", {"n": 1})
+    assert [sleeper.result() for sleeper in sleepers] == [(name, {"n": 1}) for name in [*names, "p!x"]]
+
+
+# -- threads ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_many_threads_on_one_object_get_each_message_once_and_in_order(make_layer):
+    layer, other = make_layer(capacity=10000, **LONG), make_layer(capacity=10000)
+    count, threads = 400, 8
+    heard = [[] for _ in range(threads)]
+
+    def hear(mine):
+        while True:
+            _, message = layer.receive(["a", "p!", "b"], block=True)
+            if message["n"] < 0:
+                return
+            mine.append(message["n"])
+
+    started = [threading.Thread(target=hear, args=(mine,), daemon=True) for mine in heard]
+    for thread in started:
+        thread.start()
+    for number in range(count):
+        other.send("p!x", {"n": number})
+        if number % 50 == 0:  # also when all of them sleep
+            until_waiting(layer, "p!", threads)
+    until(lambda: sum(map(len, heard)) == count)
+    for _ in range(threads):
+        other.send("b", {"n": -1})
+    for thread in started:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    assert sorted(number for mine in heard for number in mine) == list(range(count))
+    for mine in heard:
+        assert mine == sorted(mine)
+    assert waiters(layer, "a") == waiters(layer, "b") == waiters(layer, "p!") == 0
+    assert_sound(layer)
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_doorbells_are_used_again(make_layer, prefix):
+    layer = make_layer(**LONG)
+    for number in range(10):
+        sleeper = Sleeper(layer, ["a"])
+        until_waiting(layer, "a", 1)
+        layer.send("a", {"n": number})
+        assert sleeper.result() == ("a", {"n": number})
+    assert len(files_of(prefix)) == 1
+    layer.close()
+    assert files_of(prefix) == []
+
+
+# -- signals ----------------------------------------------------------------------------------------------------
+
+
+def leaves_on_sigterm(talk, prefix):
+    """A child as a worker of Channels 1: a handler that ends it while it waits for messages."""
+    never_look()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    layer = IPCChannelLayer(prefix, **LONG, **OPTIONS)
+    talk.say("ready")
+    layer.receive(["a", "p!"], block=True)
+
+
+def test_a_handler_that_exits_ends_the_wait_and_leaves_nothing_behind(layer, prefix, start):
+    child = start(leaves_on_sigterm, prefix)
+    child.hear()
+    until_waiting(layer, "p!", 1)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.process.wait(LIMIT) == 7, child.errors()
+    assert waiters(layer, "a") == waiters(layer, "p!") == 0
+    assert files_of(prefix) == []
+    layer.send("a", {"n": 1})
+    assert layer.receive(["a"]) == ("a", {"n": 1})
+    assert_sound(layer)
+
+
+class Enough(Exception):
+    """What a handler raises."""
+
+
+@pytest.fixture
+def on_alarm():
+    """Have SIGALRM handled by a function, and come soon."""
+
+    def handle(function):
+        signal.signal(signal.SIGALRM, function)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+    yield handle
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_handler_may_raise_and_the_layer_goes_on(make_layer, on_alarm):
+    layer = make_layer(**LONG)
+
+    def stop(*_):
+        raise Enough
+
+    on_alarm(stop)
+    with pytest.raises(Enough):
+        layer.receive(["a", "b"], block=True)
+    assert waiters(layer, "a") == waiters(layer, "b") == 0
+    sleeper = Sleeper(layer, ["a"])
+    until_waiting(layer, "a", 1)
+    layer.send("a", {"n": 1})
+    assert sleeper.result() == ("a", {"n": 1})
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_handler_may_send_the_message_that_is_waited_for(make_layer, on_alarm):
+    layer = make_layer(**LONG)
+    on_alarm(lambda *_: layer.send("a", {"from": "handler"}))
+    assert layer.receive(["a"], block=True) == ("a", {"from": "handler"})
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_whoever_is_interrupted_after_he_was_called_passes_on(make_layer, monkeypatch):
+    """The signal comes when his doorbell has rung, and before he looks."""
+    layer = make_layer(**LONG)
+    sleep, mine = Doorbell.sleep, threading.current_thread()
+
+    def interrupted(bell, seconds):
+        if threading.current_thread() is not mine:
+            return sleep(bell, seconds)
+        others.append(Sleeper(layer, ["a"]))
+        until_waiting(layer, "a", 2)
+        make_layer().send("a", {"n": 1})
+        raise Enough
+
+    others = []
+    monkeypatch.setattr(Doorbell, "sleep", interrupted)
+    with pytest.raises(Enough):
+        layer.receive(["a"], block=True)
+    assert others[0].result() == ("a", {"n": 1})
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_whoever_is_out_of_time_when_he_is_called_takes_the_message(make_layer, monkeypatch):
+    layer = make_layer(block_timeout=0.01)
+
+    def late(bell, seconds):
+        layer.send("a", {"n": 1})
+        time.sleep(0.02)
+        return False
+
+    monkeypatch.setattr(Doorbell, "sleep", late)
+    assert layer.receive(["a"], block=True) == ("a", {"n": 1})
+
+
+def outlives_sigpipe(talk, prefix):
+    """A child that has restored the default of SIGPIPE, and rings a waiter who is gone, twice."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        for number in range(2):
+            talk.hear()
+            layer.send("a", {"n": number})
+            talk.say(number)
+
+
+def test_a_program_with_the_default_of_sigpipe_survives_a_waiter_who_dies(layer, prefix, start):
+    sender, waiter = start(outlives_sigpipe, prefix), start(sleeps, prefix, ["a"], False, 2)
+    until_waiting(layer, "a", 1)
+    sender.say()
+    assert sender.hear() == 0
+    assert waiter.hear() == ["a", {"n": 0}]
+    until_waiting(layer, "a", 1)
+    waiter.die()
+    sender.say()
+    assert sender.hear() == 1
+    sender.end()
+    assert layer.receive(["a"]) == ("a", {"n": 1})
+
+
+# -- what happens to the layer meanwhile --------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_whoever_waits_when_the_layer_is_closed_is_told_so(make_layer, prefix):
+    layer, other = make_layer(**LONG), make_layer()
+    sleepers = [Sleeper(layer, ["a"]) for _ in range(3)]
+    until_waiting(other, "a", 3)
+    layer.close()
+    for sleeper in sleepers:
+        with pytest.raises(RuntimeError, match="closed"):
+            sleeper.result()
+    assert files_of(prefix) == []
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_flush_leaves_everybody_waiting(make_layer, prefix, start):
+    layer = make_layer(**LONG)
+    child = start(sleeps, prefix, ["a", "p!"], False)
+    sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
+    until_waiting(layer, "b", 5)
+    until_waiting(layer, "p!", 1)
+    layer.send("idle", {})
+    make_layer().flush()
+    until_waiting(layer, "b", 5)
+    until_waiting(layer, "p!", 1)
+    assert bells(layer) == 6
+    layer.send("p!x", {"n": 0})
+    assert child.hear() == ["p!x", {"n": 0}]
+    for number in range(5):
+        layer.send("b", {"n": number})
+    assert sorted(sleeper.result()[1]["n"] for sleeper in sleepers) == list(range(5))
+    assert_sound(layer)
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_recovery_leaves_everybody_waiting(make_layer, prefix, start):
+    layer = make_layer(**LONG)
+    child = start(sleeps, prefix, ["a", "p!"], False)
+    sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
+    until_waiting(layer, "b", 5)
+    until_waiting(layer, "p!", 1)
+    break_off(layer)
+    until_waiting(layer, "b", 5)
+    until_waiting(layer, "p!", 1)
+    layer.send("p!x", {"n": 0})
+    assert child.hear() == ["p!x", {"n": 0}]
+    for number in range(5):
+        layer.send("b", {"n": number})
+    assert sorted(sleeper.result()[1]["n"] for sleeper in sleepers) == list(range(5))
+    assert_sound(layer)
+
+
+def dies_inside(talk, prefix):
+    """A child that is killed in the section."""
+    layer = IPCChannelLayer(prefix, **OPTIONS)
+    layer.message_store._guarded(os.kill, os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_holder_is_recovered_from_while_all_others_sleep(layer, prefix, start):
+    """Nobody does anything but sleep: their looks find it."""
+    child = start(sleeps, prefix, ["a"], True)
+    until_waiting(layer, "a", 1)
+    words = layer.message_store._bound[0].words
+    before = words[AT_ROUND]
+    dead = start(dies_inside, prefix)
+    assert dead.process.wait(LIMIT) == -signal.SIGKILL
+    until(lambda: words[AT_ROUND] != before)  # without an operation of ours
+    until_waiting(layer, "a", 1)
+    layer.send("a", {"n": 1})
+    assert child.hear() == ["a", {"n": 1}]
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_whoever_waits_when_the_segment_is_removed_waits_in_the_new_one(make_layer, prefix, start, caplog):
+    layer = make_layer(**LONG)
+    child = start(sleeps, prefix, ["a"], False)
+    sleeper = Sleeper(layer, ["b"])
+    until_waiting(layer, "a", 1)
+    until_waiting(layer, "b", 1)
+    layer.unlink()
+    until_waiting(layer, "a", 1)
+    until_waiting(layer, "b", 1)
+    layer.send("a", {"n": 1})
+    layer.send("b", {"n": 2})
+    assert child.hear() == ["a", {"n": 1}]
+    assert sleeper.result() == ("b", {"n": 2})
+    assert_sound(layer)
+
+
+def test_whoever_waits_when_the_file_of_the_segment_is_removed_looks(make_layer, prefix, start, caplog):
+    """As by ``rm``, or systemd's RemoveIPC: nobody is rung."""
+    child = start(sleeps, prefix, ["a"], True)
+    layer = make_layer(**LONG)
+    sleeper = Sleeper(layer, ["b"])
+    until_waiting(layer, "a", 1)
+    until_waiting(layer, "b", 1)
+    os.unlink(path_of(prefix))
+    until(lambda: os.path.exists(path_of(prefix)))  # they have made a new one
+    until_waiting(layer, "a", 1)
+    until_waiting(layer, "b", 1)
+    layer.send("a", {"n": 1})
+    layer.send("b", {"n": 2})
+    assert child.hear() == ["a", {"n": 1}]
+    assert sleeper.result() == ("b", {"n": 2})
+    layer.unlink()
+
+
+# -- forks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_fork_while_a_thread_waits_disturbs_neither(make_layer, prefix):
+    layer = make_layer(**LONG)
+    sleeper = Sleeper(layer, ["a"])
+    until_waiting(layer, "a", 1)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            found = Sleeper(layer, ["b"])
+            until_waiting(layer, "b", 1)
+            layer.send("b", {"n": 2})
+            if found.result() == ("b", {"n": 2}):
+                code = 0
+            layer.close()
+        finally:
+            os._exit(code)
+    assert reap(pid) == 0
+    assert waiters(layer, "a") == 1
+    assert len(files_of(prefix)) == 1
+    layer.send("a", {"n": 1})
+    assert sleeper.result() == ("a", {"n": 1})
+    assert_sound(layer)
