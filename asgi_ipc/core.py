@@ -68,13 +68,13 @@ class IPCChannelLayer(Layer):
     ) -> None:
         self.block_timeout = check_seconds("block_timeout", block_timeout)
         super().__init__(
-            prefix,
-            expiry,
-            group_expiry,
-            capacity,
-            channel_capacity,
-            message_memory,
-            group_memory,
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            message_memory=message_memory,
+            group_memory=group_memory,
             mode=mode,
             message_limit=message_limit,
             patience=patience,

@@ -12,6 +12,7 @@ import pytest
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.memory.directory import HASH, NAME_LENGTH
 from asgi_ipc.memory.layout import (
+    AT_BELLS,
     AT_BUCKETS,
     AT_FLUSHING,
     AT_FREE_HEADS,
@@ -21,6 +22,7 @@ from asgi_ipc.memory.layout import (
     AT_RESERVED,
     AT_SPLIT_MAPS,
     AT_TAG,
+    NEVER,
     POWERS,
     QUICK_WORDS,
     SPLITS,
@@ -29,9 +31,12 @@ from asgi_ipc.memory.slab import PAGE_RECORDS, TAG
 from asgi_ipc.stores import channels as c
 from asgi_ipc.stores import contents as q
 from asgi_ipc.stores import members as m
+from asgi_ipc.stores import waiters as w
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 from asgi_ipc.stores.groups import GroupStore
 from asgi_ipc.stores.messages import MessageStore
+from asgi_ipc.stores.waiting import WaitingStore
+from asgi_ipc.stores.waits import Hung
 
 SIZE = 256 * 1024
 PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE = 1, 2, 3
@@ -320,6 +325,117 @@ def test_the_audit_names_each_damaged_word_of_messages(messages: MessageStore, c
     damage, sentence = MESSAGE_DAMAGE[name]
     filled(messages, clock)
     _damage_and_look(messages, audit_messages, damage, sentence)
+
+
+# -- message segments with those who wait: one damaged word each ------------------------------------------------
+
+
+@pytest.fixture
+def waiting(prefix: str, clock: Clock) -> Iterator[WaitingStore]:
+    store = WaitingStore(prefix, SIZE, 60, clock=clock)
+    yield store
+    store.unlink()
+    store.close()
+
+
+def waited_for(store: WaitingStore) -> None:
+    """Three bells: at the first, three wait, of whom two were called; at the second, two; at the third, nobody."""
+    store._sweep_due = NEVER  # which would make another bell the first one
+    bells = [store.new_bell() for _ in range(3)]
+    for bell, channels in zip(bells, (("a", "b", "p!"), ("a", "c"), ("d",))):
+        outcome = store.pop_again(channels, bell)
+        assert isinstance(outcome, Hung)
+        assert len(outcome.waiters) == len(channels)
+    store.take_all_down(bells[2])
+    store.append("b", 5, b"b")
+    store.append("p!1", 5, b"p")
+    assert audit_messages(store) == []
+
+
+def bell(number: int) -> Callable[[Any], int]:
+    def find(words: Any) -> int:
+        found: int = words[AT_BELLS]
+        for _ in range(number):
+            found = words[found + w.NEXT_BELL]
+        return found
+
+    return find
+
+
+def waiter(number: int) -> Callable[[Any], int]:
+    """One of those at the first bell: 0 waits for a, 1 for b and was called, 2 for p! and was called."""
+
+    def find(words: Any) -> int:
+        found: int = words[bell(0)(words) + w.OF_BELL]
+        for _ in range(number):
+            found = words[found + w.NEXT_OF_BELL]
+        return found
+
+    return find
+
+
+def word_of(place: Callable[[Any], int], at: int, change: Change) -> Damage:
+    return lambda store, words: (place(words) + at, change(words[place(words) + at]))
+
+
+def to_another_bell(store: Any, words: Any) -> Tuple[int, int]:
+    return waiter(0)(words) + w.BELL, bell(1)(words)
+
+
+def to_another_channel(store: Any, words: Any) -> Tuple[int, int]:
+    return waiter(0)(words) + w.CHANNEL, record(store, "c")
+
+
+def first_of_another_channel(store: Any, words: Any) -> Tuple[int, int]:
+    return record(store, "d") + c.WAITERS, waiter(0)(words)
+
+
+def news_of_another_bell(store: Any, words: Any) -> Tuple[int, int]:
+    return bell(1)(words) + w.NEWS, words[bell(0)(words) + w.NEWS]
+
+
+def first_of_another_bell(store: Any, words: Any) -> Tuple[int, int]:
+    return bell(1)(words) + w.OF_BELL, waiter(0)(words)
+
+
+def one_bell_less(store: Any, words: Any) -> Tuple[int, int]:
+    """The ring of bells closes before the last one."""
+    return bell(1)(words) + w.NEXT_BELL, bell(0)(words)
+
+
+WAITING_DAMAGE = {
+    "bells": (header(AT_BELLS, ZERO), "WAITING of channel 'a' is 2, not 0"),
+    "bells lost": (header(AT_BELLS, ZERO), "a block of .* words at .* is lost"),
+    "ring of bells": (one_bell_less, "the item before .* in the ring of bells is"),
+    "previous bell": (word_of(bell(1), w.NEXT_BELL + 1, MORE), "the item before .* in the ring of bells is"),
+    "news": (word_of(bell(0), w.NEWS, ZERO), "the news of the bell at .* is \\[\\], not \\["),
+    "news of another": (news_of_another_bell, "the news of the bell at .* is \\[.*\\], not \\[\\]"),
+    "waiters of a bell": (word_of(bell(0), w.OF_BELL, ZERO), "WAITING of channel 'a' is 2, not 1"),
+    "waiters of another": (first_of_another_bell, "a waiter at .* is a waiter, too"),
+    "called": (word_of(waiter(0), w.CALLED, ONE), "those who wait for channel 'a' is"),
+    "not called": (word_of(waiter(1), w.CALLED, ZERO), "those who wait for channel 'b' is \\[\\], not"),
+    "bell": (to_another_bell, "BELL of the waiter at .* is"),
+    "channel": (to_another_channel, "WAITING of channel 'c' is 1, not 2"),
+    "no channel": (word_of(waiter(0), w.CHANNEL, lambda word: 5), "a waiter waits for 5, which is no channel"),
+    "next called": (word_of(waiter(2), w.NEXT, ZERO), "the news of the bell at"),
+    "previous": (word_of(waiter(0), w.NEXT + 1, MORE), "the ring of those who wait for channel 'a' is"),
+    "previous of bell": (word_of(waiter(0), w.NEXT_OF_BELL + 1, MORE), "the ring of waiters of the bell at .* is"),
+    "waiters": (field("a", c.WAITERS, ZERO), "those who wait for channel 'a' is \\[\\], not"),
+    "waiters of none": (first_of_another_channel, "those who wait for channel 'd' is"),
+    "waiting": (field("a", c.WAITING, MORE), "WAITING of channel 'a' is 3, not 2"),
+    "waiting of an inbox": (field("p!", c.WAITING, ZERO), "WAITING of channel 'p!' is 0, not 1"),
+    "owner of none": (field("a", c.OWNER, ONE), "OWNER of channel 'a', which is no inbox, is 1, not 0"),
+    "owner of a local": (field("p!1", c.OWNER, ONE), "OWNER of channel 'p!1', which is no inbox, is 1, not 0"),
+    "individual of none": (field("a", c.INDIVIDUAL, ONE), "INDIVIDUAL of channel 'a', which is no inbox, is 1, not 0"),
+    "individual": (field("p!", c.INDIVIDUAL, lambda word: 2), "INDIVIDUAL of channel 'p!' is 2"),
+}
+
+
+@pytest.mark.parametrize("name", WAITING_DAMAGE)
+def test_the_audit_names_each_damaged_word_of_those_who_wait(waiting: WaitingStore, name: str) -> None:
+    damage, sentence = WAITING_DAMAGE[name]
+    waited_for(waiting)
+    _damage_and_look(waiting, audit_messages, damage, sentence)
 
 
 # -- group segments ------------------------------------------------------------------------------------------

@@ -27,11 +27,14 @@ from asgi_ipc import IPCChannelLayer, exceptions
 from asgi_ipc.memory import guard as guards
 from asgi_ipc.memory import layout as at
 from asgi_ipc.memory import segment as segments
+from asgi_ipc.memory.doorbell import Doorbell
 from asgi_ipc.stores import channels as ch
 from asgi_ipc.stores import contents as qu
 from asgi_ipc.stores import members as mb
+from asgi_ipc.stores import waiters as wt
 from asgi_ipc.stores.audit import audit_groups, audit_messages
 from asgi_ipc.stores.base import Store
+from asgi_ipc.stores.waits import Hung
 
 DOCUMENTED = (exceptions.ChannelFull, exceptions.MessageTooLarge, exceptions.SegmentError)
 #: Seconds after which a case hangs: a hundred times what the longest takes.
@@ -121,7 +124,9 @@ class Victim:
         bodies: Set[int] = set()
         pages: Set[int] = set()
         for record in records:
-            if words[record + ch.INBOX]:
+            if words[record + ch.WAITING]:
+                kind = "awaited"
+            elif words[record + ch.INBOX]:
                 kind = "local"
             elif words[record + ch.LOCALS]:
                 kind = "inbox"
@@ -140,6 +145,18 @@ class Victim:
         for page in sorted(pages):
             self.object("page", page, 4)
             self.place("free record", words[page + 2], words[page + 2] + 2)
+        bell = first_bell = words[at.AT_BELLS]
+        while bell:
+            self.object("bell", bell, wt.BELL_WORDS)
+            waiter = first = words[bell + wt.OF_BELL]
+            while waiter:
+                self.object("waiter", waiter, wt.WAITER_WORDS)
+                waiter = words[waiter + wt.NEXT_OF_BELL]
+                if waiter == first:
+                    break
+            bell = words[bell + wt.NEXT_BELL]
+            if bell == first_bell:
+                break
 
     def restore(self, number: int) -> None:
         """
@@ -232,9 +249,10 @@ def aimed_cases(kind: str) -> List[Case]:
 
     return [
         link_to(link, target, counts)
-        for link, object_kind in LINKS["both"] + LINKS[kind]
+        for links, all_counts in ((LINKS["both"] + LINKS[kind], COUNTS[kind]), WAITING[kind])
+        for link, object_kind in links
         for target in ("itself", "value", object_kind)
-        for counts in COUNTS[kind]
+        for counts in all_counts
     ]
 
 
@@ -253,6 +271,21 @@ LINKS = {
         ("group[5]", "member"), ("member[0]", "member"), ("member[2]", "group"), ("member[4]", "member"),
         ("member[5]", "member"),
     ],
+}  # fmt: skip
+#: The same of those who wait, with what is overwritten at the same time.
+WAITING: Dict[str, Tuple[List[Tuple[str, str]], List[Counts]]] = {
+    "messages": (
+        [
+            ("bell[0]", "bell"), ("bell[4]", "waiter"), ("bell[5]", "waiter"), ("waiter[0]", "waiter"),
+            ("waiter[2]", "channel"), ("waiter[3]", "bell"), ("waiter[5]", "waiter"), ("awaited[17]", "waiter"),
+            ("inbox[17]", "waiter"), ("channel[17]", "waiter"),
+        ],
+        [
+            [], [("awaited[18]", 0)], [("awaited[18]", 2**62)], [("waiter[4]", 0)], [("waiter[4]", 1)],
+            [("inbox[19]", 2**62 + 1)], [("inbox[19]", 0), ("inbox[20]", 7)], [("bell[3]", 2**20)],
+        ],
+    ),
+    "groups": ([], []),
 }  # fmt: skip
 #: Words that count or date, overwritten in all objects of their kind at the same time, and with what.
 COUNTS: Dict[str, List[Counts]] = {
@@ -279,15 +312,19 @@ class Bench:
     CHANNELS = ("plain-0", "plain-1", "plain-2", "single?x", "in!", "out!")
     LOCALS = ("in!0", "in!1", "in!2", "out!0", "out!1")
     GROUPS = ("group-0", "group-1", "group-2")
+    #: What this process waits for at its doorbells.
+    AWAITED = (("wait-0", "wait-1", "lone!"), ("wait-0", "wait-2"), ("wait-3",), ("wait-0", "lone!", "wait-3"))
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.time = time.monotonic_ns()
         self.layer = self.make_layer()
         self.wrong: List[str] = []
+        self.bells: List[Doorbell] = []
+        self.places: List[Tuple[Any, int, int, int]] = []
 
     def make_layer(self) -> IPCChannelLayer:
-        layer = IPCChannelLayer(self.prefix, **OPTIONS)
+        layer = IPCChannelLayer(self.prefix, block_timeout=0.0001, **OPTIONS)
         layer.message_store.clock = layer.group_store.clock = self.clock
         return layer
 
@@ -310,9 +347,39 @@ class Bench:
             layer.send_group(group, {"group": group, "data": dice.randbytes(200)})
         for channel in ("plain-0", "in!"):
             layer.receive([channel])
+        for awaited in self.AWAITED:
+            self.bells.append(layer.message_store.new_bell())
+            assert isinstance(layer.message_store.pop_again(awaited, self.bells[-1]), Hung)
+        for channel in ("wait-0", "lone!1", "wait-2"):  # each calls somebody
+            layer.send(channel, {"n": 1})
+        self.places = [(bell.home, bell.record, bell.round, bell.life) for bell in self.bells]
         for number in range(30):  # so that there is more than a page of channel records
             layer.send(f"idle-{number}", {"n": number})
             layer.receive([f"idle-{number}"])
+
+    def settle(self) -> None:
+        """Let the doorbells be as they were when the memory was sound."""
+        for bell, place in zip(self.bells, self.places):
+            bell.home, bell.record, bell.round, bell.life = place
+            bell.drain()
+
+    def wait(self, number: int, dice: random.Random) -> None:
+        """Whatever one who waits does at his doorbell."""
+        store, bell, awaited = self.layer.message_store, self.bells[number], self.AWAITED[number]
+        steps: List[Callable[[], Any]] = [
+            lambda: store.pop_again(awaited, bell),
+            lambda: store.pop_or_hang(awaited, bell),
+            lambda: store.news(bell),
+            lambda: store.look(bell, len(awaited)),
+            lambda: store.take_all_down(bell),
+            lambda: store.give_up(bell, bell.life, [], awaited),
+            lambda: store.take_down_deserted(bell.token),
+            lambda: self.layer.receive(awaited, block=True),
+        ]
+        dice.shuffle(steps)
+        for step in steps:
+            self.attempt("wait", step)
+            self.attempt("send", lambda: self.layer.send(dice.choice(("wait-0", "wait-3", "lone!2")), {"n": 2}))
 
     def attempt(self, what: str, operation: Callable[[], Any], check: Callable[[Any], bool] = lambda _: True) -> Any:
         """Run an operation that may raise what is documented, and nothing else."""
@@ -375,6 +442,7 @@ class Bench:
     def use(self, dice: random.Random) -> None:
         """Every operation, in some order."""
         steps = self.operations()
+        steps += [lambda number=number: self.wait(number, dice) for number in dice.sample(range(len(self.bells)), 2)]
         dice.shuffle(steps)
         for step in steps:
             step()
@@ -436,11 +504,26 @@ class Bench:
             assert layer.receive(["in!"]) == ("in!1", {"all": 1})
             layer.group_discard("group-0", "in!1")
             assert layer.group_channels("group-0") == ["plain-2"]
+            self.must_wait()
             assert layer.global_statistics()["messages_pending"] == 1
             assert audit_messages(layer.message_store) == []
             assert audit_groups(layer.group_store) == []
         except BaseException:
             self.wrong.append(f"after the flush: {traceback.format_exc()}")
+
+    def must_wait(self) -> None:
+        """Whoever waits is rung, and gets what he waits for."""
+        store = self.layer.message_store
+        bell = store.new_bell()
+        for channel in ("awaited", "late!1"):
+            outcome = store.pop_again(["awaited", "late!"], bell)
+            assert isinstance(outcome, Hung)
+            assert len(outcome.waiters) in (1, 2)
+            self.layer.send(channel, {"n": 1})
+            assert bell.sleep(0)
+            taken = store.pop_again(["awaited", "late!"], bell)
+            assert taken[0] == channel
+        store.dismiss(bell)
 
     def run(self, writes: Callable[[], Writes], dice: random.Random, neighbour: Neighbour, visits: bool) -> List[str]:
         """One case; what went wrong in it. With ``visits`` another process comes by, before and after the flush."""
@@ -575,6 +658,7 @@ def run_cases(prefix: str, kind: str, cases: List[Case], first: int, say: int) -
         signal.alarm(2 * HANGS)  # nobody may watch any more
         for victim in victims.values():
             victim.restore(number)
+        bench.settle()
         bench.time = start
         found: Writes = []
 

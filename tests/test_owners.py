@@ -20,6 +20,7 @@ from helpers.waiting import OPTIONS, until
 from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
 from asgi_ipc.memory.layout import AT_SLOTS, SLOT_WORDS
 from asgi_ipc.memory.presence import ALIVE_FOR
+from asgi_ipc.stores.owners import CLAIMED
 
 
 def owns(talk, prefix, inbox):
@@ -262,6 +263,39 @@ def test_an_owner_registers_anew_after_a_flush(layer, owner):
     die(owner)
     assert layer.group_channels("h") == []
     assert layer.receive(["p!"]) == (None, None)
+
+
+def test_inboxes_that_a_process_uses_once_do_not_fill_the_memory(make_layer):
+    """Records of inboxes are kept as long as their owners live; so a process gives up those of long ago."""
+    layer = make_layer(message_memory=65536)
+    for number in range(5000):
+        layer.send(f"p{number}!x", {"n": number})
+        assert layer.receive([f"p{number}!"]) == (f"p{number}!x", {"n": number})
+    assert_sound(layer)
+
+
+def test_an_inbox_with_unread_messages_is_not_given_up(layer, start, prefix):
+    child = start(owns_many, prefix, 3 * CLAIMED)
+    child.hear()
+    layer.send("p0!x", {})
+    child.say()
+    child.hear()
+    layer.group_add("g", "p0!x")
+    die(child)
+    assert layer.group_channels("g") == []
+    assert layer.receive(["p0!"]) == (None, None)
+
+
+def owns_many(talk, prefix, count):
+    """A child that receives from one inbox and, when it is told to, from many others."""
+    layer = IPCChannelLayer(prefix, **OPTIONS)
+    layer.receive(["p0!"])
+    talk.say("one")
+    talk.hear()
+    for number in range(1, count):
+        layer.receive([f"p{number}!"])
+    talk.say("many")
+    talk.hear()
 
 
 # -- groups ---------------------------------------------------------------------------------------------------------

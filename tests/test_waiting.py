@@ -21,6 +21,7 @@ from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, 
 from asgi_ipc import IPCChannelLayer, SegmentGone
 from asgi_ipc.memory.doorbell import Doorbell
 from asgi_ipc.memory.layout import AT_ROUND
+from asgi_ipc.stores.waiting import WaitingStore
 
 #: Longer than any test.
 LONG = {"block_timeout": 3600}
@@ -90,6 +91,19 @@ def test_any_iterable_of_names_will_do(make_layer):
     until_waiting(layer, "b", 1)
     layer.send("b", {})
     assert sleeper.result() == ("b", {})
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer, monkeypatch):
+    layer = make_layer(**LONG)
+    take_bell = WaitingStore.take_bell
+
+    def late(store):
+        layer.send("a", {"n": 1})
+        return take_bell(store)
+
+    monkeypatch.setattr(WaitingStore, "take_bell", late)
+    assert layer.receive(["a"], block=True) == ("a", {"n": 1})
 
 
 @pytest.mark.usefixtures("no_looks")

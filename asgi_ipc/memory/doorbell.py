@@ -132,9 +132,6 @@ class Doorbell:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-        home, self.home = self.home, None
-        if home is not None and self.pid == os.getpid():
-            home.presence.lost.append(self.token)
 
     def remove_name(self) -> None:
         """Remove its file, unless this is a forked child, to which it does not belong."""

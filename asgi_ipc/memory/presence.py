@@ -10,8 +10,7 @@ from __future__ import annotations
 
 __all__ = ["NOBODY", "SEVERAL", "Presence"]
 
-from collections import deque
-from typing import Deque, Dict
+from typing import Dict
 
 from .guard import Guard
 from .layout import AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS
@@ -36,9 +35,6 @@ class Presence:
         self.words = segment.words
         self.guard = guard
         self._alive_until: Dict[int, int] = {}
-        #: Tokens of doorbells of this process that were closed while they had a record: finalisers, which do that,
-        #: cannot enter the guard, and to the others their owner lives.
-        self.lost: Deque[int] = deque()
 
     def me(self) -> int:
         """This process as an owner. The caller holds the guard, and so has a slot."""

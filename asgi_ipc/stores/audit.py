@@ -205,6 +205,11 @@ class _MessageAudit(_Audit):
             self.expect(f"LOCALS of {what}", words[record + c.LOCALS], len(mine))
             if name.endswith("!"):
                 self.expect(f"HEAD of {what}, which is an inbox,", words[record + c.HEAD], 0)
+                if words[record + c.INDIVIDUAL] > 1:
+                    self.wrong.append(f"INDIVIDUAL of {what} is {words[record + c.INDIVIDUAL]}")
+            else:
+                self.expect(f"OWNER of {what}, which is no inbox,", words[record + c.OWNER], 0)
+                self.expect(f"INDIVIDUAL of {what}, which is no inbox,", words[record + c.INDIVIDUAL], 0)
             soonest = min((self.soonest[local] for local in mine), default=NEVER)
             if count and soonest < words[record + c.SOONEST]:
                 self.wrong.append(f"SOONEST of {what} is {words[record + c.SOONEST]}, later than {soonest}")

@@ -142,25 +142,10 @@ class MessageStore(Store):
         self._sweep_due = now + SWEEP_PERIOD
         try:
             self.ring(self._run("sweep", now))
-            self._take_lost_down()
         except TROUBLE as error:
             if not is_trouble(error):
                 raise
             logger.warning("%s: could not be swept: %s", self.name, error)
-
-    def _take_lost_down(self) -> None:
-        """Take down the bells that this process has closed, or lost to the garbage collector, with waiters on them."""
-        arena = self._arena
-        while arena is not None and arena.presence.lost:
-            try:
-                token = arena.presence.lost.popleft()
-            except IndexError:  # another thread was faster
-                return
-            try:
-                self.take_down_deserted(token)
-            except BaseException:
-                arena.presence.lost.append(token)
-                raise
 
     def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
         """Find memory for a message that was refused for want of it, or raise what its refusal means."""
@@ -224,7 +209,7 @@ class MessageStore(Store):
         """
         Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down.
 
-        Never fails: the message that calls somebody is sent. What cannot be taken down now is, at the next sweep.
+        Never fails: the message that calls somebody is sent. What cannot be taken down now is, by a sweep.
         """
         pending = [token for token in tokens if token]
         while pending:
@@ -235,7 +220,7 @@ class MessageStore(Store):
                 except TROUBLE as error:
                     if not is_trouble(error):
                         raise
-                    arena.presence.lost.append(token)
+                    logger.warning("%s: a bell that nobody hears could not be taken down: %s", self.name, error)
 
     def take_down_deserted(self, token: int) -> None:
         """Take down a bell that nobody hears any more, and pass on what its waiters were called for."""

@@ -300,6 +300,7 @@ class Trial:
         begin = time.monotonic()
         found = world.snapshot()
         took = time.monotonic() - begin
+        world.must_have_rung()
         self.longest = max(self.longest, took)
         assert took < PATIENCE, f"{label}: the next operation took {took:.1f} s"
         assert world.holder_of_care() is None, f"{label}: nobody could recover, as the care byte is locked"

@@ -10,8 +10,8 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from asgi_ipc.memory import guard, heap, slab
-from asgi_ipc.stores import audit, contents, heap_audit, messages, queues
+from asgi_ipc.memory import doorbell, guard, heap, slab
+from asgi_ipc.stores import audit, contents, heap_audit, messages, owners, queues, waiters, waiting
 
 from . import steps
 from .cases import PAGE_RECORDS
@@ -43,6 +43,11 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PAGE_RECORDS", PAGE_RECORDS)
     monkeypatch.setattr(contents, "EXPIRED_SLICE", SLICE)
     monkeypatch.setattr(messages, "SEND_SLICE", SLICE)
+    monkeypatch.setattr(owners, "DROP_SLICE", SLICE)
+    monkeypatch.setattr(waiters, "BURY_SLICE", SLICE)
+    for module in (waiters, waiting):
+        monkeypatch.setattr(module, "LOOK_SLICE", SLICE)
+    monkeypatch.setattr(doorbell, "STILLBORN_AGE", -1.0)
     draw, random_bits = random.Random(1), secrets.randbits
     # The same keys of the hash each time, so that the same records share a bucket; names still are random.
     monkeypatch.setattr(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["recovery"]
 
+from asgi_ipc.memory.doorbell import sweep_bells
+
 from .cases import PAGE_RECORDS, Act, case, first, only_new
 from .group_cases import add, discard, members
 from .message_cases import append, crowd, flush, ours, pop, received, sent, to_many
@@ -22,6 +24,7 @@ def recovery(kind: str, name: str, prepare: Act, operate: Act, at: int) -> None:
         quietly(world)
         garble(world, name)
         die_inside(world, operate, at)
+        sweep_bells(world.store.name)  # as at every other time
 
     case(kind, f"recovery of {name}", die, look, fresh=True, lawful=only_new, dead=True)
 

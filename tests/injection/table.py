@@ -4,8 +4,8 @@ from __future__ import annotations
 
 __all__ = ["CASES"]
 
-from . import group_cases, message_cases, recovery_cases
+from . import group_cases, message_cases, recovery_cases, waiting_cases
 from .cases import CASES
 
 #: Each of these modules enters its operations into the table.
-TABLES = (message_cases, group_cases, recovery_cases)
+TABLES = (message_cases, group_cases, recovery_cases, waiting_cases)

@@ -10,17 +10,19 @@ __all__ = ["World", "die_inside", "garble", "quietly", "strip"]
 import contextlib
 import os
 import random
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from posix_ipc import BusyError
 
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.memory.access import SHM_DIRECTORY
+from asgi_ipc.memory.doorbell import Doorbell
 from asgi_ipc.memory.layout import (
     AT_EPOCH,
     AT_GENERATION,
     AT_PAGES,
     AT_RESERVED,
+    AT_ROUND,
     AT_SEQ,
     AT_SLOTS,
     AT_SWEEP_DUE,
@@ -35,7 +37,8 @@ from asgi_ipc.stores.audit import _GroupAudit, _MessageAudit, audit_groups, audi
 from asgi_ipc.stores.groups import GroupStore
 from asgi_ipc.stores.heap_audit import HeapAudit, Reached
 from asgi_ipc.stores.members import MEMBER_NAME
-from asgi_ipc.stores.messages import MessageStore
+from asgi_ipc.stores.waiting import WaitingStore
+from asgi_ipc.stores.waits import Hung
 
 from .steps import STEPS
 
@@ -76,7 +79,7 @@ class World:
     def __init__(self, prefix: str, kind: str, clock: Clock) -> None:
         self.prefix, self.kind, self.clock = prefix, kind, clock
         if kind == "messages":
-            self.messages = MessageStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
+            self.messages = WaitingStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
         else:
             self.groups = GroupStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
         self.store: Any = self.messages if kind == "messages" else self.groups
@@ -84,6 +87,10 @@ class World:
         self.dead = False
         #: Channels that this process remembers the places of.
         self.known: List[str] = []
+        #: Doorbells at which the process that judges waits, what they had hung up, and where they were then.
+        self.bells: List[Doorbell] = []
+        self.hung: List[Hung] = []
+        self._places: List[Tuple[Any, int, int, int]] = []
 
     @property
     def words(self) -> memoryview:
@@ -101,6 +108,7 @@ class World:
         """Take the state that ``restore`` comes back to; ``dead``: with the token gone, as its holder died."""
         self.image = bytes(self.data[:])
         self.dead = dead
+        self._places = [(bell.home, bell.record, bell.round, bell.life) for bell in self.bells]
         if self.kind == "messages" and not dead:
             audit = _MessageAudit(self.store._arena)
             audit.run()
@@ -125,6 +133,16 @@ class World:
             token.close()
         for channel in self.known:
             self.store._bound[1][0].locate(channel, False)
+        self.store._arena.presence._alive_until.clear()
+        for bell, place in zip(self.bells, self._places):
+            bell.home, bell.record, bell.round, bell.life = place
+            bell.drain()
+
+    def must_have_rung(self) -> None:
+        """Whoever waited when the store was repaired must hear of it: what he had hung up is gone."""
+        sleepers = [bell for bell in self.bells if bell.fd >= 0]  # none in a forked child
+        if sleepers and self.words[AT_ROUND] != self._places[0][2]:
+            assert all(bell.sleep(0) for bell in sleepers), "the store was repaired, and a sleeper not rung"
 
     def semaphores(self) -> List[str]:
         """The semaphores of the segment that can be seen."""
@@ -157,6 +175,7 @@ class World:
         """Use the store in every way, and see that what it held comes out of it, once and in order."""
         if self.kind == "messages":
             go_on_with_messages(self)
+            wait_anew(self)
         else:
             go_on_with_groups(self)
         wrong = self.audit()
@@ -190,6 +209,24 @@ def go_on_with_messages(world: World) -> None:
     store.append("after", PLENTY, b"d")
     assert store.pop(["after"]) == ("after", b"d")
     assert store.pop(["large"]) == ("large", bytes(9000))
+
+
+def wait_anew(world: World) -> None:
+    """Wait at every doorbell of this process, or at a new one, for a message that comes then."""
+    store = world.messages
+    sleepers = [bell for bell in world.bells if bell.fd >= 0]
+    new = [] if sleepers else [store.new_bell()]
+    for bell in new or sleepers:
+        store.take_all_down(bell)
+        outcome = store.pop_again(["waited", "p!"], bell)
+        assert isinstance(outcome, Hung), "what was received came once more"
+        bell.drain()
+        store.append("waited", PLENTY, b"w")
+        if outcome.waiters:  # else there was no memory for them
+            assert bell.sleep(0), "a doorbell was not rung"
+        assert store.pop_again(["waited", "p!"], bell) == ("waited", b"w")
+    for bell in new:
+        store.dismiss(bell)
 
 
 def go_on_with_groups(world: World) -> None:
