@@ -213,8 +213,8 @@ def child_does(talk, name, prefix):
 @pytest.mark.parametrize("what", [removes, unlinks, flushes])
 @pytest.mark.parametrize("who", ["thread", "process"])
 def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, monkeypatch, what, who):
-    """Removed or emptied under them, time and again. A flush rings them; the rest they see at their next look."""
-    if what is flushes:
+    """Removed or emptied under them, time and again. All ring them but rm, which they see at their next look."""
+    if what is not removes:
         never_look(monkeypatch.setattr)
     layer = make_async()
 
