@@ -54,13 +54,13 @@ class AsyncIPCChannelLayer:
     ) -> None:
         _join_channels()
         self._layer = Layer(
-            prefix,
-            expiry,
-            group_expiry,
-            capacity,
-            channel_capacity,
-            message_memory,
-            group_memory,
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            message_memory=message_memory,
+            group_memory=group_memory,
             mode=mode,
             message_limit=message_limit,
             patience=patience,

@@ -68,13 +68,13 @@ class IPCChannelLayer(Layer):
     ) -> None:
         self.block_timeout = check_seconds("block_timeout", block_timeout)
         super().__init__(
-            prefix,
-            expiry,
-            group_expiry,
-            capacity,
-            channel_capacity,
-            message_memory,
-            group_memory,
+            prefix=prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            message_memory=message_memory,
+            group_memory=group_memory,
             mode=mode,
             message_limit=message_limit,
             patience=patience,
@@ -93,12 +93,14 @@ class IPCChannelLayer(Layer):
         With no channels it returns at once. Raises ``TypeError`` for wrong names.
         """
         wanted = self.wanted(channels)
-        if not wanted:
-            return None, None
-        taken = self.message_store.pop(wanted)
-        if taken is None and block:
+        taken = self.message_store.pop(wanted) if wanted else None
+        if taken is None:
+            if not block or not wanted:
+                return None, None
             taken = threads.receive(self.message_store, wanted, self.block_timeout)
-        return (None, None) if taken is None else self.received(taken)
+            if taken is None:
+                return None, None
+        return self.received(taken)
 
     async def receive_async(self, channels: Iterable[str]) -> Tuple[Optional[str], Optional[Message]]:
         """

@@ -13,11 +13,11 @@ import logging
 import random
 import time
 from collections.abc import Iterable as IterableType
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Set, Tuple
 
 from . import capacity as capacities
 from . import codec, exceptions, names
-from .options import MIB, check_options
+from .options import check_options
 from .stores.groups import GroupStore
 from .stores.waiting import WaitingStore
 
@@ -33,38 +33,14 @@ Message = Dict[str, Any]
 
 class Layer:
     """
-    A channel layer that never waits. The options are those of ``IPCChannelLayer``, checked here.
+    A channel layer that never waits. Takes all the options of ``IPCChannelLayer`` that ``check_options`` checks.
     """
 
-    def __init__(
-        self,
-        prefix: str = "asgi",
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: Optional[Mapping[Any, int]] = None,
-        message_memory: int = 100 * MIB,
-        group_memory: int = 20 * MIB,
-        *,
-        mode: int = 0o600,
-        message_limit: Optional[int] = None,
-        patience: float = 10,
-    ) -> None:
-        options = check_options(
-            prefix=prefix,
-            expiry=expiry,
-            group_expiry=group_expiry,
-            capacity=capacity,
-            channel_capacity=channel_capacity,
-            message_memory=message_memory,
-            group_memory=group_memory,
-            mode=mode,
-            message_limit=message_limit,
-            patience=patience,
-        )
+    def __init__(self, **given: Any) -> None:
+        options = check_options(**given)
         self.prefix = options.prefix
-        self.expiry = expiry
-        self.group_expiry = group_expiry
+        self.expiry: float = given["expiry"]
+        self.group_expiry: float = given["group_expiry"]
         self.capacity = options.capacity
         self.channel_capacity = options.capacities
         self.message_store = WaitingStore(

@@ -4,7 +4,7 @@ A host process, as the one who conducts sees it: started in a peer's Python, ask
 
 from __future__ import annotations
 
-__all__ = ["MALLOC", "Failed", "Player", "command", "surroundings"]
+__all__ = ["MALLOC", "Failed", "Player", "TooSlow", "command", "surroundings"]
 
 import contextlib
 import json
@@ -26,6 +26,10 @@ PATIENCE = 20.0
 
 class Failed(Exception):
     """It gave no figures; the text says why."""
+
+
+class TooSlow(Failed):
+    """It did not answer in time, and would not with more to do."""
 
 
 def command(python: str, mode: str, *words: str) -> List[str]:
@@ -86,7 +90,7 @@ class Player:
         while b"\n" not in self.heard:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([there], [], [], left)[0]:
-                raise Failed(f"gave no answer within {self.patience:.0f} s")
+                raise TooSlow(f"gave no answer within {self.patience:.0f} s")
             more = os.read(there, 1 << 20)
             if not more:
                 raise Failed(self.last_words())

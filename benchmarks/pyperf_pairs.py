@@ -33,7 +33,7 @@ def timed_by_pyperf(
     quick: bool,
     order: Callable[[str], Dict[str, Any]],
     python: Callable[[str], Tuple[str, Optional[str]]],
-    leave_out: Callable[[str, Params, str], None],
+    fail: Callable[[str, Params, Exception], None],
 ) -> List[Tuple[Cell, List[float]]]:
     """µs for a pair, all values of all passes, for each peer and its settings."""
     values: Dict[int, List[float]] = {number: [] for number in range(len(cells))}
@@ -44,7 +44,7 @@ def timed_by_pyperf(
                 values[number] += one_pass({**order(name), **params}, python(name), QUICK if quick else FULL)
             except RuntimeError as error:
                 del values[number]
-                leave_out(name, params, str(error))
+                fail(name, params, error)
     return [(cells[number], figures) for number, figures in values.items()]
 
 

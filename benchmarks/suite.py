@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from . import environments, measure
 from .adapters import PEERS
-from .player import Failed, Player, command, surroundings
+from .player import Failed, Player, TooSlow, command, surroundings
 from .pyperf_pairs import timed_by_pyperf
 from .redis_server import redis_server
 from .report import line, told
@@ -35,6 +35,8 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 BY_PYPERF = ("pair", "payload")
 
 Say = Callable[[str], None]
+#: Is told who failed, with which settings, and how.
+Fail = Callable[[str, Params, Exception], None]
 
 
 class Suite:
@@ -140,16 +142,17 @@ class Suite:
     # -- workloads ----------------------------------------------------------------------------------------------------
 
     def play(self, workload: Workload) -> None:
+        self.too_much: Dict[str, List[Params]] = {}
         for batch in workload.grid(self.quick):
             cells = [(name, params) for params in batch for name in self.fit(workload, params)]
             rounds = self.rounds or (workload.quick_rounds if self.quick else workload.rounds)
             if workload.name in BY_PYPERF and self.document["environment"]["packages"].get("pyperf"):
-                passes = timed_by_pyperf(cells, rounds, self.quick, self.order, self.python, self.left_out_of(workload))
+                passes = timed_by_pyperf(cells, rounds, self.quick, self.order, self.python, self.failed_in(workload))
                 for (name, params), values in passes:
                     self.add(workload, name, params, {"pair": values})
                 continue
             players = [(name, params, self.player(workload, params)) for name, params in cells]
-            for (name, params), figures in interleave(players, rounds, self.left_out_of(workload)):
+            for (name, params), figures in interleave(players, rounds, self.failed_in(workload)):
                 self.add(workload, name, params, figures)
 
     def fit(self, workload: Workload, params: Params) -> List[str]:
@@ -160,14 +163,22 @@ class Suite:
             if (workload.only and name not in workload.only) or (spec.only and workload.name not in spec.only):
                 continue
             lacking = [spec.lacks[need] for need in workload.needs(params) if need in spec.lacks]
+            lacking += [
+                f"was too slow with {told(less)} already" for less in self.too_much.get(name, ()) if more(params, less)
+            ]
             if lacking:
                 self.leave_out(name, lacking[0], workload.name, params)
             else:
                 fit.append(name)
         return fit
 
-    def left_out_of(self, workload: Workload) -> Callable[[str, Params, str], None]:
-        return lambda name, params, reason: self.leave_out(name, reason, workload.name, params)
+    def failed_in(self, workload: Workload) -> Fail:
+        def fail(name: str, params: Params, error: Exception) -> None:
+            if isinstance(error, TooSlow):
+                self.too_much.setdefault(name, []).append(params)
+            self.leave_out(name, str(error), workload.name, params)
+
+        return fail
 
     def python(self, name: str) -> Tuple[str, Optional[str]]:
         return self.pythons[PEERS[name].environment]
@@ -200,7 +211,7 @@ class Suite:
 def interleave(
     players: Sequence[Tuple[str, Params, Callable[[str], Player]]],
     rounds: int,
-    leave_out: Callable[[str, Params, str], None],
+    fail: Fail,
 ) -> List[Tuple[Tuple[str, Params], Dict[str, List[float]]]]:
     """
     Start all players, let them take turns for some rounds, end them: the figures of each, in the order of the players.
@@ -215,13 +226,13 @@ def interleave(
                 playing[number] = start(name)
                 figures[number] = {}
             except Failed as error:
-                leave_out(name, params, str(error))
+                fail(name, params, error)
         for turn in range(rounds):
             for number in list(playing)[:: -1 if turn % 2 else 1]:
                 try:
                     answer = playing[number].round()
                 except Failed as error:
-                    leave_out(players[number][0], players[number][1], str(error))
+                    fail(players[number][0], players[number][1], error)
                     playing.pop(number).end()
                     del figures[number]
                     continue
@@ -232,6 +243,14 @@ def interleave(
         for player in playing.values():
             player.end()
     return [(players[number][:2], told_figures) for number, told_figures in sorted(figures.items())]
+
+
+def more(params: Params, less: Params) -> bool:
+    """Whether settings ask for at least as much as others in every number, and are else the same."""
+    return params.keys() == less.keys() and all(
+        value == less[name] or (isinstance(value, (int, float)) and value > less[name])
+        for name, value in params.items()
+    )
 
 
 def sweep(prefix: str) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 __all__ = ["Target", "judged"]
 
+import statistics
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 Document = Dict[str, Any]
-#: Looks a figure up: workload, peer, metric, and settings that the result must have.
+#: Looks a figure up: workload, peer, metric, and settings that the result must have; ``over`` another peer's, it is
+#: the median of the ratios round by round.
 Look = Callable[..., float]
 
 
@@ -30,7 +32,7 @@ class Missing(Exception):
 
 
 def ratio(peer: str, other: str, workload: str = "pair", metric: str = "pair") -> Callable[[Look], float]:
-    return lambda look: look(workload, peer, metric) / look(workload, other, metric)
+    return lambda look: look(workload, peer, metric, over=other)
 
 
 def trip(peer: str, floor: str, pair_of: str) -> Callable[[Look], float]:
@@ -61,8 +63,8 @@ def last_member(look: Look) -> float:
     return look("fanout", "asgi_ipc", "last", members=1000, processes=2)
 
 
-def full(peer: str) -> Callable[[Look], float]:
-    return lambda look: look("backlog", peer, "pair", unread=100_000) / look("backlog", peer, "pair", unread=0)
+def full(look: Look) -> float:
+    return look("backlog", "asgi_ipc", "pair", unread=100_000) / look("backlog", "asgi_ipc", "pair", unread=0)
 
 
 def recovery(look: Look) -> float:
@@ -97,7 +99,7 @@ TARGETS = (
     Target("send to a group of 1,000 in two processes, each", each_member, 1.5, "µs"),
     Target("the last one of them has it after", last_member, 7, "ms"),
     Target("p99.9 of pairs beside that", lambda look: look("hammer", "asgi_ipc", "p99.9", beside="group"), 1000, "µs"),
-    Target("pair beside 100,000 unread messages, over none", full("asgi_ipc"), 1.1),
+    Target("pair beside 100,000 unread messages, over none", full, 1.1),
     Target("CPU of a process that waits", lambda look: look("idle", "asgi_ipc", "cpu", waiting=1), 0.1, "%"),
     Target("first pair after a kill, 10,000 messages waiting", recovery, 100, "ms"),
 )
@@ -106,11 +108,14 @@ TARGETS = (
 def judged(document: Document) -> Iterator[str]:
     """A line for each target that the run has the figures for."""
 
-    def look(workload: str, peer: str, metric: str, **params: Any) -> float:
-        found: Optional[float] = find(document["results"], workload, peer, metric, params)
-        if found is None:
-            raise Missing
-        return found
+    def look(workload: str, peer: str, metric: str, over: Optional[str] = None, **params: Any) -> float:
+        values = find(document["results"], workload, peer, metric, params)
+        if over is None:
+            return statistics.median(values)
+        others = find(document["results"], workload, over, metric, params)
+        if len(others) != len(values):
+            return statistics.median(values) / statistics.median(others)
+        return statistics.median(value / other for value, other in zip(values, others))
 
     for target in TARGETS:
         try:
@@ -126,7 +131,8 @@ def judged(document: Document) -> Iterator[str]:
 
 def find(
     results: List[Dict[str, Any]], workload: str, peer: str, metric: str, params: Dict[str, Any]
-) -> Optional[float]:
+) -> List[float]:
+    """All values of a figure; ``Missing`` if there is none."""
     for result in results:
         if (
             result["workload"] == workload
@@ -134,5 +140,5 @@ def find(
             and metric in result["metrics"]
             and params.items() <= result["params"].items()
         ):
-            return float(result["metrics"][metric]["median"])
-    return None
+            return list(result["metrics"][metric]["values"])
+    raise Missing

@@ -38,7 +38,7 @@ ROWS = [
     ["stores.contents", "stores.orphans"],
     ["stores.waiters", "stores.owners"],
     ["stores.queues", "stores.waiter_audit"],
-    ["stores.upkeep", "stores.waits"],
+    ["stores.upkeep", "stores.waits", "stores.fanout"],
     ["stores.message_mending", "stores.group_mending"],
     ["stores.messages", "stores.groups"],
     ["stores.audit", "stores.waiting"],

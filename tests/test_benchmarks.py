@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional
 import pytest
 
 from benchmarks import host, measure, report, targets
+from benchmarks import suite as suite_module
 from benchmarks.adapters import PEERS, Spec
 from benchmarks.environments import Unmade, old_environment
 from benchmarks.workloads import WORKLOADS
@@ -186,6 +187,14 @@ def test_targets_are_judged_by_the_figures_of_the_run() -> None:
         "MISSED   pair, over the floor: 5 x (at most 4)",
         "reached  pair, over multiprocessing.Pipe: 0.833 x (at most 1)",
     ]
+
+
+def test_a_peer_that_was_too_slow_is_not_asked_for_more() -> None:
+    less = {"members": 1000, "processes": 2, "beside": "group"}
+    assert suite_module.more({**less, "members": 10_000}, less)
+    assert suite_module.more(less, less)
+    assert not suite_module.more({**less, "processes": 1}, less)
+    assert not suite_module.more({**less, "members": 10_000, "beside": "nothing"}, less)
 
 
 def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:

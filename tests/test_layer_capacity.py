@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 import pytest
@@ -104,7 +105,8 @@ def test_the_helpers_of_the_era_are_there(make_layer):
     compiled = layer.compile_capacities({"a": 5, re.compile("b"): 6})
     assert [(bool(pattern.match("a")), capacity) for pattern, capacity in compiled] == [(True, 5), (False, 6)]
     assert (layer.capacity, layer.expiry, layer.group_expiry) == (100, 60, 86400)
-    assert layer.extensions == ["groups", "flush", "statistics"]
+    assert layer.extensions[:4] == ["groups", "flush", "statistics", "async"]
+    assert ("twisted" in layer.extensions) == bool(importlib.util.find_spec("twisted"))
     assert layer.valid_channel_name("a!b")
     assert layer.valid_channel_names(["a", "b!"], receive=True)
     assert layer.valid_group_name("g")

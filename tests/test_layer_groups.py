@@ -8,7 +8,8 @@ import struct
 import pytest
 from helpers.layers import Clock, assert_sound, drain, state, until_full
 
-from asgi_ipc import GroupStoreFull, IPCChannelLayer, core
+from asgi_ipc import GroupStoreFull, IPCChannelLayer
+from asgi_ipc import layer as layer_module
 from asgi_ipc.memory.slab import TAG
 
 
@@ -27,7 +28,7 @@ def seconds(monkeypatch):
     class Time:
         monotonic = staticmethod(clock.seconds)
 
-    monkeypatch.setattr(core, "time", Time)
+    monkeypatch.setattr(layer_module, "time", Time)
     return clock
 
 
@@ -154,7 +155,7 @@ def test_full_members_are_logged_once_a_second_for_each_group(make_layer, info, 
 
 
 def test_groups_that_were_logged_are_not_remembered_without_end(make_layer, monkeypatch):
-    monkeypatch.setattr(core, "REMEMBERED", 5)
+    monkeypatch.setattr(layer_module, "REMEMBERED", 5)
     layer = make_layer(capacity=1)
     layer.send("a", {})
     for number in range(20):

@@ -91,7 +91,10 @@ class Arena:
     def is_gone(self) -> bool:
         """Whether the segment was removed, its name leads to another one now, or it is closed here already."""
         segment = self.segment
-        return segment.fd < 0 or segment.words[AT_EPOCH] == TOMBSTONE or not segment.still_named()
+        try:
+            return segment.fd < 0 or segment.words[AT_EPOCH] == TOMBSTONE or not segment.still_named()
+        except (AttributeError, ValueError):  # another thread is closing it just now
+            return True
 
     def release(self) -> None:
         """

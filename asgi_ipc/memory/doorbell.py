@@ -12,7 +12,7 @@ be guessed, and the bell records in the segment (``stores.waiters``) lead to the
 
 from __future__ import annotations
 
-__all__ = ["Doorbell", "Ringer", "remove_bell", "ring_everybody", "sweep_bells"]
+__all__ = ["Doorbell", "Ringer", "every", "is_here", "remove_bell", "ring_everybody", "sweep_bells"]
 
 import atexit
 import contextlib
@@ -28,7 +28,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from ..exceptions import SegmentRefused
 from .access import SHM_DIRECTORY, check_trust
@@ -41,12 +41,19 @@ OPEN_BELLS = 64
 STILLBORN_AGE = 5.0
 
 _DRAIN = 65536
-_ours: weakref.WeakSet[Doorbell] = weakref.WeakSet()
+_TO_RING = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+#: By token. No set: others may add to it while one thread goes through it, and a dict can be listed in one step.
+_ours: weakref.WeakValueDictionary[int, Doorbell] = weakref.WeakValueDictionary()
 _ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
 
 
 def _path(segment: str, token: int) -> str:
     return os.path.join(DIRECTORY, f"{segment}.bell.{token:x}")
+
+
+def every(bells: weakref.WeakValueDictionary[int, Doorbell]) -> List[Doorbell]:
+    """Those doorbells that are still there, whatever other threads add meanwhile."""
+    return [bell for reference in bells.valuerefs() for bell in [reference()] if bell is not None]
 
 
 class Doorbell:
@@ -67,7 +74,7 @@ class Doorbell:
         self.life = 0
         self.token = secrets.randbits(62)
         self.path = _path(segment, self.token)
-        _ours.add(self)
+        _ours[self.token] = self
         unnamed = self.path + "~"
         try:
             os.mkfifo(unnamed, 0o600)
@@ -102,9 +109,13 @@ class Doorbell:
             os.read(self.fd, _DRAIN)
 
     def ring(self) -> None:
-        """Wake its own sleeper."""
+        """Wake its own sleeper, from any thread: by its name, as he may close the descriptor just now."""
         with contextlib.suppress(OSError):
-            os.write(self.fd, b"\0")
+            fd = os.open(self.path, _TO_RING)
+            try:
+                _write(fd)
+            finally:
+                os.close(fd)
 
     def is_spoiled(self) -> bool:
         """Whether nobody can ring it any more, as its file was removed."""
@@ -115,7 +126,8 @@ class Doorbell:
         return (found.st_dev, found.st_ino) != self._identity
 
     def close(self) -> None:
-        """Remove it. Others who ring it learn that nobody is there."""
+        """Remove it. Its record in the segment is of no use any more, and whoever sweeps there takes it away."""
+        self.home = None
         self.remove_name()
         fd, self.fd = self.fd, -1
         if fd >= 0:
@@ -142,6 +154,7 @@ class Ringer:
         _ringers.add(self)
 
     def _forget(self) -> None:
+        self._closed = False
         #: Held while a descriptor is in use, so that no other thread closes it. Re-entrant for signal handlers only.
         self._lock = threading.RLock()
         self._busy = False
@@ -150,7 +163,9 @@ class Ringer:
     def ring(self, token: int) -> bool:
         """Ring the doorbell with this token; False if it is proven that nobody has it open. Never waits or raises."""
         with self._lock:
-            if self._busy:  # a signal handler that has interrupted this very method: the descriptors are not its own
+            # A signal handler that has interrupted this very method may not touch its descriptors, and once this was
+            # closed, nobody would close them.
+            if self._busy or self._closed:
                 return self._ring_once(token)
             self._busy = True
             try:
@@ -164,14 +179,14 @@ class Ringer:
             if _write(fd):
                 self._open.move_to_end(token)
                 return True
-            del self._open[token]  # nobody has it open now; that is looked at again with a fresh one
-            os.close(fd)
+            # Nobody has it open now, or somebody has closed it under us: that is looked at with a fresh one.
+            self._drop(self._open.pop(token, -1))
         fd, there = self._open_bell(token)
         if fd is None:
             return there
         self._open[token] = fd
         if len(self._open) > OPEN_BELLS:
-            os.close(self._open.popitem(last=False)[1])
+            self._drop(self._open.popitem(last=False)[1])
         return _write(fd)
 
     def _ring_once(self, token: int) -> bool:
@@ -186,9 +201,7 @@ class Ringer:
     def _open_bell(self, token: int) -> Tuple[Optional[int], bool]:
         """A descriptor to write to, or None and whether there may be somebody all the same."""
         try:
-            fd = os.open(
-                _path(self.segment, token), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-            )
+            fd = os.open(_path(self.segment, token), _TO_RING)
         except OSError as error:
             return None, error.errno != errno.ENXIO  # gone, or not ours to open: its owner will look by itself
         found = os.fstat(fd)
@@ -205,8 +218,14 @@ class Ringer:
     def close(self) -> None:
         """Close what is kept open."""
         with self._lock:
+            self._closed = True
             while self._open:
-                os.close(self._open.popitem()[1])
+                self._drop(self._open.popitem()[1])
+
+    @staticmethod
+    def _drop(fd: int) -> None:
+        with contextlib.suppress(OSError):  # a program that becomes a daemon closes every descriptor it finds
+            os.close(fd)
 
 
 def _write(fd: int) -> bool:
@@ -254,8 +273,12 @@ def _files(segment: str) -> Iterator[Tuple[str, str]]:
 
 
 def ring_everybody(ringer: Ringer) -> None:
-    """Ring every doorbell of a segment, and remove those whose owners are gone."""
-    for path, token in list(_files(ringer.segment)):
+    """Ring every doorbell of a segment, and remove those whose owners are gone. Never raises."""
+    try:
+        bells = list(_files(ringer.segment))
+    except OSError:  # no descriptor left, say: whoever sleeps looks for himself
+        return
+    for path, token in bells:
         if not token.endswith("~") and not ringer.ring(int(token, 16)):
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -265,6 +288,12 @@ def remove_bell(segment: str, token: int) -> None:
     """Remove the doorbell of an owner that is proven dead."""
     with contextlib.suppress(OSError):
         os.unlink(_path(segment, token))
+
+
+def is_here(token: int) -> bool:
+    """Whether the doorbell with this token belongs to this process and is not closed."""
+    bell = _ours.get(token)
+    return bell is not None and bell.fd >= 0
 
 
 def sweep_bells(segment: str) -> None:
@@ -281,7 +310,7 @@ def _is_stillborn(path: str) -> bool:
 
 def _is_deserted(path: str) -> bool:
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)))
+        os.close(os.open(path, _TO_RING))
     except OSError as error:
         return error.errno == errno.ENXIO
     return False
@@ -294,9 +323,10 @@ def _after_fork_in_child() -> None:
     """A child rings with descriptors of its own, and sleeps at no doorbell of its parent."""
     for ringer in list(_ringers):
         for fd in ringer._open.values():
-            os.close(fd)
+            Ringer._drop(fd)
         ringer._forget()
-    for bell in list(_ours):
+    for bell in every(_ours):
+        bell.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
         fd, bell.fd = bell.fd, -1
         if fd >= 0:
             os.close(fd)
@@ -304,7 +334,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     """Files outlive their process: only names are removed here, as other threads may still sleep."""
-    for bell in list(_ours):
+    for bell in every(_ours):
         bell.remove_name()
 
 

@@ -66,6 +66,7 @@ AT_GONE_REFUSED = 28
 AT_FULL_SWEEP = 29  # ns: when everything was last swept for want of memory
 AT_BELLS = 30  # one of the bells, which form a ring
 AT_ROUND = 31  # moves when bells, waiters and owners that a process remembers are void (flush, recovery)
+AT_CHANGES = 32  # moves with every change of the members of a group: lists that a process remembers are void
 AT_SCRATCH = 63  # stands for the slot of a process that has none yet
 HEADER_WORDS = 64
 

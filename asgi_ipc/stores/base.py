@@ -49,7 +49,9 @@ class Store:
         self._arena: Optional[Arena] = None
         #: The segment is gone and given back, and attaching to another one has failed so far.
         self._lost = False
-        self._bound: Tuple[Guard, Tuple[Any, ...], Dict[str, Callable[..., Any]]]
+        self._bound: Tuple[Guard, Tuple[Any, ...]]
+        #: Methods of those parts that were asked for, by name.
+        self._sections: Tuple[Tuple[Any, ...], Dict[str, Callable[..., Any]]] = (), {}
         self._attach()
 
     def _attach(self) -> None:
@@ -60,7 +62,7 @@ class Store:
             self._finalizer = weakref.finalize(self, arena.release)
             self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
             self._arena = arena
-            self._bound = arena.guard, self._parts(arena), {}
+            self._bound = arena.guard, self._parts(arena)
             try:
                 self._attached(arena)
             except BaseException as error:
@@ -92,7 +94,11 @@ class Store:
                 self._attach_anew()
 
     def _run_here(self, section: str, args: Tuple[Any, ...]) -> Any:
-        guard, parts, sections = self._bound  # in one read: another thread may attach anew between two
+        guard, parts = self._bound  # in one read: another thread may attach anew between two
+        of_parts, sections = self._sections
+        if of_parts is not parts:
+            sections = {}
+            self._sections = parts, sections
         method = sections.get(section)
         if method is None:
             method = next(getattr(part, section) for part in parts if hasattr(part, section))

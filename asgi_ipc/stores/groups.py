@@ -88,7 +88,7 @@ class GroupStore(Store):
             if orphans:
                 self._run("drop_orphans", group, orphans)
                 found, _ = self._run("list", group, self.clock())
-        return found  # type: ignore[no-any-return]
+        return list(found)  # the store remembers its own
 
     def snapshot(self) -> Dict[str, Dict[str, int]]:
         """

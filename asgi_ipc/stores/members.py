@@ -28,11 +28,11 @@ from __future__ import annotations
 
 __all__ = ["Members"]
 
-from typing import Dict, Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ..memory.directory import HASH, Directory
 from ..memory.heap import Heap
-from ..memory.layout import AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
+from ..memory.layout import AT_CHANGES, AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ..memory.segment import Segment
 from ..names import valid_channel_name
 
@@ -58,6 +58,17 @@ SWEEP_PERIOD = 1_000_000
 Owner = Tuple[int, int]
 #: Names of members that a process remembers; past this it forgets them all and begins anew.
 REMEMBERED = 65536
+#: Groups whose members a process remembers, likewise.
+REMEMBERED_LISTS = 256
+
+
+class Listed(NamedTuple):
+    """What ``list`` has found: good while ``state`` is what the segment says, and until a membership ends."""
+
+    state: Tuple[int, int]
+    until: int
+    found: List[str]
+    owners: Set[Owner]
 
 
 def name_words(length: int) -> int:
@@ -78,6 +89,7 @@ class Members:
         self.most = geometry.end // MEMBER_NAME
         #: Names of members that were looked at and are channel names.
         self._known: Set[str] = set()
+        self._listed: Dict[str, Listed] = {}
 
     # -- finding ----------------------------------------------------------------------------------------------
 
@@ -111,6 +123,7 @@ class Members:
         if member:
             # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
             words[record + SOONEST] = min(words[record + SOONEST], expires)
+            self._changed()
             # Both orders are lawful halves: an owner is believed only together with his home.
             words[member + HOME] = owner[1]
             words[member + OWNER] = owner[0]
@@ -137,7 +150,12 @@ class Members:
         words[record + LAST] = member
         words[record + COUNT] += 1
         self.index.insert(member)
+        self._changed()
         return None
+
+    def _changed(self) -> None:
+        """Nobody may believe what he remembers of groups. (A kill before this moves the generation.)"""
+        self.words[AT_CHANGES] = (self.words[AT_CHANGES] + 1) % COUNTED
 
     def discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group, if it is in there."""
@@ -179,6 +197,7 @@ class Members:
         else:
             words[record + LAST] = before
         words[record + COUNT] -= 1
+        self._changed()
         self.index.remove(member)
         self.heap.free(member)
 
@@ -186,16 +205,26 @@ class Members:
 
     def list(self, group: str, now: int) -> Tuple[List[str], Set[Owner]]:
         """The channels of a group, in the order in which they came, and the processes that receive from them."""
+        words = self.words
+        state = words[AT_CHANGES], words[AT_GENERATION]
+        listed = self._listed.get(group)
+        if listed is not None and listed.state == state and now < listed.until:
+            return listed.found, listed.owners
         record = self.find_group(group)
         if not record:
             return [], set()
-        if self.words[record + SOONEST] <= now and not self.drop_expired(record, now):
-            return [], set()
+        if words[record + SOONEST] <= now:
+            if not self.drop_expired(record, now):
+                return [], set()
+            state = words[AT_CHANGES], words[AT_GENERATION]
         owners: Dict[int, int] = {}
         found = self._names(record, owners)
         if not self._known.issuperset(found):
             self._check_names(found)
-        return found, set(owners.items())
+        if len(self._listed) >= REMEMBERED_LISTS:
+            self._listed.clear()
+        listed = self._listed[group] = Listed(state, words[record + SOONEST], found, set(owners.items()))
+        return listed.found, listed.owners
 
     def _names(self, record: int, owners: Dict[int, int]) -> List[str]:
         words, name_at = self.words, self.index.name

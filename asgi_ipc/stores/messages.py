@@ -7,18 +7,20 @@ refusals into exceptions outside of it, and finds memory when it runs short.
 
 from __future__ import annotations
 
-__all__ = ["MessageStore"]
+__all__ = ["TROUBLE", "MessageStore", "is_trouble"]
 
 import logging
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
-from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
+from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentError, SegmentGone
 from ..memory.arena import Arena
+from ..memory.frames import is_ours
 from ..memory.guard import BusyError
 from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
 from .contents import EXPIRED_SLICE, Again
+from .fanout import Fanout
 from .message_mending import MessageMender
 from .owners import Owner
 from .queues import Queues, Refusal
@@ -27,10 +29,19 @@ from .waits import Waits
 
 logger = logging.getLogger("asgi_ipc")
 
+#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
+TROUBLE = (SegmentError, RuntimeError, OSError)
 #: Members that one section of a group send serves before it lets others in.
 SEND_SLICE = 64
+#: Slices of a group send between two rings: a thousand members take some 1.5 ms.
+RING_SLICES = 16
 #: A message of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
 ALWAYS_ACCEPTED = 1024 * 1024
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
+    return isinstance(error, SegmentError) or is_ours(error)
 
 
 class MessageStore(Store):
@@ -61,7 +72,7 @@ class MessageStore(Store):
 
     def _parts(self, arena: Arena) -> Tuple[Any, ...]:
         queues = Queues(arena.segment, arena.heap, arena.presence)
-        return queues, Upkeep(queues), Waits(queues), queues.waiters, queues.owners
+        return queues, Upkeep(queues), Fanout(queues), Waits(queues), queues.waiters, queues.owners
 
     def _attached(self, arena: Arena) -> None:
         asked = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
@@ -83,8 +94,8 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        bound = self._bound
-        guard, queues = bound[0], bound[1][0]
+        guard, parts = self._bound
+        queues = parts[0]
         mine = None
         try:  # Guard.run, line by line: two calls less for the operation that everything waits for
             with guard.lock:
@@ -123,8 +134,18 @@ class MessageStore(Store):
             self._sweep(now)
 
     def _sweep(self, now: int) -> None:
+        """
+        Do a share of the upkeep.
+
+        Behind an operation that is done: what is wrong here must not deny it, and the next one meets it again.
+        """
         self._sweep_due = now + SWEEP_PERIOD
-        self.ring(self._run("sweep", now))
+        try:
+            self.ring(self._run("sweep", now))
+        except TROUBLE as error:
+            if not is_trouble(error):
+                raise
+            logger.warning("%s: could not be swept: %s", self.name, error)
 
     def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
         """Find memory for a message that was refused for want of it, or raise what its refusal means."""
@@ -150,23 +171,29 @@ class MessageStore(Store):
         Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that had no room for it.
 
         In slices: others get in between. Each slice stores the body once. Raises ``MessageTooLarge``, nothing else.
+        Those who wait are rung after several slices, so that they do not run for the guard against the sender.
         """
         if len(body) > self.limit:
             raise MessageTooLarge(len(body), self.limit)
         missed: List[str] = []
+        to_ring: Set[int] = set()
         swept = False
         for first in range(0, len(targets), SEND_SLICE):
+            if first % (SEND_SLICE * RING_SLICES) == 0:
+                self.ring(to_ring)
+                to_ring.clear()
             waiting = targets[first : first + SEND_SLICE]
             while True:
                 now = self.clock()
                 full, reached, shortage, calls = self._run("append_each", waiting, body, now, now + self.expiry)
-                self.ring(calls)
+                to_ring.update(calls)
                 missed += full
                 waiting = waiting[reached:]
                 if not shortage or swept or not self._sweep_everything(now):
                     break
                 swept = True
             missed += [channel for channel, _ in waiting]
+        self.ring(to_ring)
         return missed
 
     def _sweep_everything(self, now: int) -> bool:
@@ -179,12 +206,21 @@ class MessageStore(Store):
         return True
 
     def ring(self, tokens: Iterable[int]) -> None:
-        """Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down."""
+        """
+        Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down.
+
+        Never fails: the message that calls somebody is sent. What cannot be taken down now is, by a sweep.
+        """
         pending = [token for token in tokens if token]
         while pending:
             arena, token = self._arena, pending.pop()
             if arena is not None and not arena.ringer.ring(token):
-                pending += self._take_down(token)
+                try:
+                    pending += self._take_down(token)
+                except TROUBLE as error:
+                    if not is_trouble(error):
+                        raise
+                    logger.warning("%s: a bell that nobody hears could not be taken down: %s", self.name, error)
 
     def take_down_deserted(self, token: int) -> None:
         """Take down a bell that nobody hears any more, and pass on what its waiters were called for."""
@@ -209,8 +245,8 @@ class MessageStore(Store):
         now = self.clock()
         if now >= self._look_due:
             self._look()
-        bound = self._bound
-        guard, queues = bound[0], bound[1][0]
+        guard, parts = self._bound
+        queues = parts[0]
         mine = None
         try:  # Guard.run, line by line
             with guard.lock:

@@ -20,6 +20,8 @@ from .contents import Contents
 
 #: Messages of a dead process that one section drops.
 DROP_SLICE = 256
+#: Such slices that a sender drops at the most: a few thousand messages, some milliseconds. The next one goes on.
+MIND_SLICES = 16
 #: Inboxes that a process owns at a time.
 CLAIMED = 64
 
@@ -99,9 +101,10 @@ class Owners:
         owner = words[inbox + OWNER]
         if owner in (NOBODY, SEVERAL) or self.presence is None or not self.presence.was_dead(owner, now):
             return
-        while not self._drop_unread(inbox):
-            pass
-        words[inbox + OWNER] = NOBODY  # commit
+        for _ in range(MIND_SLICES):
+            if self._drop_unread(inbox):
+                words[inbox + OWNER] = NOBODY  # commit
+                return
 
     def _drop_unread(self, inbox: int) -> bool:
         """Drop a slice of an inbox's messages; whether that was all."""

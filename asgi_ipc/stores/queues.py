@@ -9,7 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Queues", "Refusal"]
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..memory.heap import QUICK_DEPTH, Heap
 from ..memory.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
@@ -34,16 +34,13 @@ from .contents import (
     AGAIN,
     BODY,
     BODY_DATA,
-    BODY_LENGTH,
     CAME,
     EXPIRES,
     LENGTH,
     NEXT,
-    REFERENCES,
     SHARED,
     Again,
     Contents,
-    body_words,
 )
 from .owners import Owners
 from .waiters import Waiters
@@ -80,8 +77,8 @@ class Queues:
         self.contents = Contents(segment, heap, self.channels)
         self.owners = Owners(self.channels, self.contents, presence, segment.semaphores.nonce)
         self.waiters = Waiters(segment, heap, self.channels, presence)
-        self._generation = 0
-        self._seen: Dict[str, Place] = {}
+        self.generation = 0
+        self.seen: Dict[str, Place] = {}
 
     def largest_body(self) -> int:
         """The bytes of the largest body that a segment with nothing else in it has room for, in a group send too."""
@@ -91,19 +88,19 @@ class Queues:
 
     # -- finding channels -------------------------------------------------------------------------------------
 
-    def _locate(self, channel: str, make: bool) -> Optional[Place]:
+    def locate(self, channel: str, make: bool) -> Optional[Place]:
         """Where the record of a channel lies, for ``append`` and ``pop`` to remember; None if there is none."""
         words = self.words
-        if words[AT_GENERATION] != self._generation:
-            self._generation = words[AT_GENERATION]
-            self._seen.clear()
+        if words[AT_GENERATION] != self.generation:
+            self.generation = words[AT_GENERATION]
+            self.seen.clear()
             self.owners.forget()
         record = self.channels.make(channel) if make else self.channels.find(channel)
         if not record:
             return None
-        if len(self._seen) >= REMEMBERED:
-            self._seen.clear()
-        place = self._seen[channel] = (
+        if len(self.seen) >= REMEMBERED:
+            self.seen.clear()
+        place = self.seen[channel] = (
             words[record + TAG],
             record + TAG,
             record,
@@ -117,9 +114,9 @@ class Queues:
 
     def record_of(self, channel: str) -> int:
         """The record of a channel, made if there is none; 0 if there is no memory for it."""
-        place = self._seen.get(channel)
-        if place is None or self.words[AT_GENERATION] != self._generation or self.words[place[1]] != place[0]:
-            place = self._locate(channel, True)
+        place = self.seen.get(channel)
+        if place is None or self.words[AT_GENERATION] != self.generation or self.words[place[1]] != place[0]:
+            place = self.locate(channel, True)
         return 0 if place is None else place[2]
 
     # -- sending ----------------------------------------------------------------------------------------------
@@ -133,20 +130,20 @@ class Queues:
         Returns the token of a bell, if one is to be rung.
         """
         words = self.words
-        place = self._seen.get(channel)
-        if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
-            place = self._locate(channel, True)
+        place = self.seen.get(channel)
+        if place is None or words[AT_GENERATION] != self.generation or words[place[1]] != place[0]:
+            place = self.locate(channel, True)
             if place is None:
                 return Refusal(0, capacity, self.heap.shortage)
         _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
         sent, meter = words[sent_at], record
         if inbox:
-            meter = self._meter(record, inbox, now)
+            meter = self.meter_of(record, inbox, now)
             waiting = words[meter + SENT] - words[meter + TAKEN]
         else:
             waiting = sent - words[taken_at]
         if waiting >= capacity and not self.contents.make_room(meter, capacity, now):
-            self._count_refused(record, inbox)
+            self.count_refused(record, inbox)
             return Refusal(waiting, capacity)
         length = len(body)
         total = (length + BODY_ROUND) >> 3
@@ -177,101 +174,50 @@ class Queues:
         words[tail_at] = message
         words[sent_at] = sent + 1
         if inbox:
-            self._count_in(inbox, expires)
+            self.count_in(inbox, expires)
         if words[record + WAITERS]:
             return self.waiters.call(record) or None
         if inbox and words[inbox + WAITERS]:
             return self.waiters.call(inbox) or None
         return None
 
-    def _meter(self, record: int, inbox: int, now: int) -> int:
+    def meter_of(self, record: int, inbox: int, now: int) -> int:
         """The record whose messages count for a process-local channel. Drops what a dead owner has left there."""
         self.owners.mind(inbox, now)
         return record if self.words[inbox + INDIVIDUAL] else inbox
 
-    def _count_refused(self, record: int, inbox: int) -> None:
+    def count_refused(self, record: int, inbox: int) -> None:
+        """Count a message for which there was no room."""
         words = self.words
         words[record + REFUSED] += 1
         if inbox:
             words[inbox + REFUSED] += 1
 
-    def _count_in(self, inbox: int, expires: int) -> None:
+    def count_in(self, inbox: int, expires: int) -> None:
         """Count a message that one of its channels has got."""
         words = self.words
         if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + SOONEST]:
             words[inbox + SOONEST] = expires
         words[inbox + SENT] += 1
 
-    def append_each(
-        self, targets: Sequence[Tuple[str, int]], body: bytes, now: int, expires: int
-    ) -> Tuple[List[str], int, Optional[str], List[int]]:
-        """
-        Put one message, its body stored once, into the queue of each ``(channel, capacity)``.
-
-        Returns the channels that were full, how many targets were reached, the shortage if memory ran out there, and
-        the tokens of bells to ring.
-        """
-        words = self.words
-        length = len(body)
-        shared = self.heap.allocate(BODY_DATA + body_words(length))
-        if not shared:
-            return [], 0, self.heap.shortage, []
-        words[shared + REFERENCES] = 0
-        words[shared + BODY_LENGTH] = length
-        start = (shared + BODY_DATA) * WORD
-        self.data[start : start + length] = body
-        full: List[str] = []
-        calls: List[int] = []
-        reached = 0
-        for channel, capacity in targets:
-            place = self._seen.get(channel)
-            if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
-                place = self._locate(channel, True)
-            message = self.heap.allocate(BODY + 1) if place else 0
-            if place is None or not message:
-                break
-            record = place[2]
-            reached += 1
-            inbox = words[record + INBOX]
-            meter = self._meter(record, inbox, now) if inbox else record
-            if words[meter + SENT] - words[meter + TAKEN] >= capacity and not self.contents.make_room(
-                meter, capacity, now
-            ):
-                self._count_refused(record, inbox)
-                self.heap.free(message)
-                full.append(channel)
-                continue
-            words[message + LENGTH] = length + SHARED
-            words[message + BODY] = shared
-            words[shared + REFERENCES] += 1
-            self._link(record, message, now, expires)
-            if words[record + WAITERS]:
-                calls.append(self.waiters.call(record))
-            elif inbox and words[inbox + WAITERS]:
-                calls.append(self.waiters.call(inbox))
-        if not words[shared + REFERENCES]:
-            self.heap.free(shared)
-        return full, reached, self.heap.shortage if reached < len(targets) else None, calls
-
-    def _link(self, record: int, message: int, now: int, expires: int) -> None:
+    def link(self, place: Place, message: int, expires: int) -> None:
         """Make a message that is written otherwise part of a queue (as ``append`` does with its own)."""
         words = self.words
+        _, _, record, head_at, tail_at, sent_at, _, inbox = place
         words[message + NEXT] = 0
-        words[message + EXPIRES] = expires
-        words[message + CAME] = now
-        inbox = words[record + INBOX]
-        if words[record + HEAD]:
-            words[words[record + TAIL] + NEXT] = message  # commit
-            words[record + SOONEST] = min(expires, words[record + SOONEST])
+        if words[head_at]:
+            words[words[tail_at] + NEXT] = message  # commit
+            if expires < words[record + SOONEST]:
+                words[record + SOONEST] = expires
         else:
-            words[record + HEAD] = message  # commit
+            words[head_at] = message  # commit
             words[record + SOONEST] = expires
             if inbox:
                 self.channels.line_up(inbox, record)
-        words[record + TAIL] = message
-        words[record + SENT] += 1
+        words[tail_at] = message
+        words[sent_at] += 1
         if inbox:
-            self._count_in(inbox, expires)
+            self.count_in(inbox, expires)
 
     # -- receiving --------------------------------------------------------------------------------------------
 
@@ -283,9 +229,9 @@ class Queues:
         """
         words = self.words
         for channel in channels:
-            place = self._seen.get(channel)
-            if place is None or words[AT_GENERATION] != self._generation or words[place[1]] != place[0]:
-                place = self._locate(channel, "!" in channel)
+            place = self.seen.get(channel)
+            if place is None or words[AT_GENERATION] != self.generation or words[place[1]] != place[0]:
+                place = self.locate(channel, "!" in channel)
                 if place is None:
                     continue
             head_at = place[3]

@@ -9,7 +9,7 @@ Who waits for messages, and at which doorbell to wake whom.  The caller holds th
                    5  WAITERS       all its waiters form a ring, too
                    6  SHARES        not 0: on a channel of its waiters somebody else may wait, too
     waiter    word 0  NEXT          the ring of those who wait for one channel; once called: the one called before
-                   1  (previous)
+                   1  BEFORE        the previous one; once called: the one called next, 0 for the last
                    2  CHANNEL       the record of the channel, or of the inbox
                    3  BELL          the bell
                    4  CALLED        1 once it was called: it stands in the news of its bell then, not in the ring
@@ -32,7 +32,7 @@ __all__ = ["Waiters"]
 from typing import List, Optional, Tuple
 
 from ..memory import rings
-from ..memory.doorbell import Doorbell, remove_bell
+from ..memory.doorbell import Doorbell, is_here, remove_bell
 from ..memory.heap import Heap
 from ..memory.layout import AT_BELLS, AT_ROUND
 from ..memory.presence import Presence
@@ -48,6 +48,7 @@ SHARES = 6
 BELL_WORDS = 7
 
 NEXT = 0
+BEFORE = 1
 CHANNEL = 2
 BELL = 3
 CALLED = 4
@@ -56,8 +57,8 @@ WAITER_WORDS = 7
 
 #: Waiters of a dead process that one section takes down.
 BURY_SLICE = 256
-#: Waiters that one section of a look visits.
-LOOK_SLICE = 512
+#: Called waiters that one section tells of, and waiters that one section of a look visits.
+NEWS_SLICE = LOOK_SLICE = 256
 
 
 class Waiters:
@@ -94,15 +95,6 @@ class Waiters:
         bell.life += 1
         return True
 
-    def discharge(self, bell: Doorbell) -> List[int]:
-        """Take all waiters of a doorbell down, and the bell itself. Returns the tokens of bells to ring."""
-        if not self.is_enlisted(bell):
-            return []
-        bell.home = None
-        calls: List[int] = []
-        self._bury(bell.record, self.most, calls)
-        return calls
-
     def _bury(self, bell: int, most: int, calls: List[int]) -> None:
         """Take waiters of a bell down, ``most`` of them at the most, and the bell itself behind the last one."""
         words = self.words
@@ -112,22 +104,23 @@ class Waiters:
                 rings.remove(words, AT_BELLS, bell, NEXT_BELL)
                 self.heap.free(bell)
                 return
-            if words[waiter + BELL] != bell:
-                raise ValueError("a waiter hangs on another bell than the one that leads to it")
-            if words[waiter + CALLED]:
-                # It stays in the news of a bell that nobody reads any more, and is not looked for there.
-                words[bell + NEWS] = 0
-            self._drop(waiter, calls)
+            self._end(bell, waiter, calls)
 
     def sweep(self, now: int) -> List[int]:
-        """See whether the owner of one bell lives, another one each time. Returns the tokens of bells to ring."""
+        """
+        See whether one bell still has its owner, another one each time. Returns the tokens of bells to ring.
+
+        One whose process is dead has not; nor has one of this very process that is closed, with a layer that was
+        dropped (finalisers do not enter the guard) or closed.
+        """
         words = self.words
         bell = words[AT_BELLS]
         calls: List[int] = []
         if bell and self.presence is not None:
             words[AT_BELLS] = words[bell + NEXT_BELL]
-            if self.presence.was_dead(words[bell + OWNER], now):
-                remove_bell(self.name, words[bell + TOKEN])
+            owner, token = words[bell + OWNER], words[bell + TOKEN]
+            if self.presence.was_dead(owner, now) or (owner == self.presence.me() and not is_here(token)):
+                remove_bell(self.name, token)
                 self._bury(bell, BURY_SLICE, calls)
         return calls
 
@@ -161,7 +154,7 @@ class Waiters:
         if first:
             # If one of them is called and killed before it takes the message, the other must look by itself.
             words[words[first + BELL] + SHARES] = words[at_bell + SHARES] = 1
-        elif self.channels.is_inbox(record):
+        elif not words[record + INBOX] and self.channels.is_inbox(record):
             words[at_bell + SHARES] = 1  # others may wait for one of its channels
         rings.append(words, record + WAITERS, waiter, NEXT)
         rings.append(words, at_bell + OF_BELL, waiter, NEXT_OF_BELL)
@@ -183,44 +176,46 @@ class Waiters:
         rings.remove(words, record + WAITERS, waiter, NEXT)
         news = words[bell + NEWS]
         words[waiter + CALLED] = 1
-        words[waiter + NEXT] = news
+        words[waiter + NEXT], words[waiter + BEFORE] = news, 0
+        if news:
+            words[news + BEFORE] = waiter
         words[bell + NEWS] = waiter
         return bool(news)
 
     def news(self, bell: Doorbell) -> Optional[List[int]]:
         """
-        The waiters of a doorbell that were called, in that order, which are gone now. None: all waiters are gone.
-        """
-        if not self.is_enlisted(bell):
-            return None
-        words = self.words
-        called: List[int] = []
-        waiter, words[bell.record + NEWS] = words[bell.record + NEWS], 0
-        while waiter:
-            if len(called) > self.most or words[waiter + BELL] != bell.record:
-                raise ValueError("the news of a bell lead to another one's")
-            called.append(waiter)
-            following = words[waiter + NEXT]
-            self._free(waiter)
-            waiter = following
-        called.reverse()
-        return called
+        A slice of the waiters of a doorbell that were called, the last one first, which are gone now.
 
-    def look(self, bell: Doorbell, first: bool) -> Optional[List[int]]:
-        """
-        The same, once a second, after calling those whose channels have messages, whoever was called for them.
-
-        Looks at a slice of the waiters, others the next time; ``first`` begins a new look at all of them.
+        Others may be left if there are ``NEWS_SLICE`` of them. None: all waiters are gone.
         """
         if not self.is_enlisted(bell):
             return None
         words, record = self.words, bell.record
+        called: List[int] = []
+        while words[record + NEWS] and len(called) < NEWS_SLICE:
+            waiter = words[record + NEWS]
+            if words[waiter + BELL] != record or not words[waiter + CALLED]:
+                raise ValueError("the news of a bell lead to another one's")
+            self._withdraw(record, waiter)
+            self._free(waiter)
+            called.append(waiter)
+        return called
+
+    def look(self, bell: Doorbell, first: bool, most: int) -> None:
+        """
+        Once a second: call those waiters of a doorbell whose channels have messages, whoever was called for them.
+
+        Looks at ``most`` of the waiters, others the next time; ``first`` begins a new look at all of them.
+        """
+        if not self.is_enlisted(bell):
+            return
+        words, record = self.words, bell.record
         if first:
             words[record + SHARES] = 0
-        for _ in range(LOOK_SLICE):
+        for _ in range(most):
             waiter = words[record + OF_BELL]
             if not waiter:
-                break
+                return
             words[record + OF_BELL] = words[waiter + NEXT_OF_BELL]
             if not words[waiter + CALLED]:
                 channel = words[waiter + CHANNEL]
@@ -228,7 +223,6 @@ class Waiters:
                     words[record + SHARES] = 1
                 if words[channel + HEAD] or words[channel + READY]:
                     self._tell(channel, waiter, record)
-        return self.news(bell)
 
     def shares(self, bell: Doorbell) -> bool:
         """Whether a look at the channels themselves is worth its time."""
@@ -243,13 +237,8 @@ class Waiters:
         calls: List[int] = []
         if not self.is_enlisted(bell) or bell.life != life:
             return calls
-        words = self.words
         for waiter in waiters:
-            if words[waiter + BELL] != bell.record:
-                raise ValueError("a waiter is not where it was hung")
-            if words[waiter + CALLED]:
-                self._withdraw(bell.record, waiter)
-            self._drop(waiter, calls)
+            self._end(bell.record, waiter, calls)
         return calls
 
     def take_all_down(self, bell: Doorbell, served: int = 0) -> List[int]:
@@ -264,15 +253,13 @@ class Waiters:
             for _ in range(self.most):
                 waiter = words[record + OF_BELL]
                 if not waiter:
-                    words[record + NEWS] = 0  # a call that was passed on may have come to this very bell
                     return calls
-                if words[waiter + BELL] != record:
-                    raise ValueError("a waiter hangs on another bell than the one that leads to it")
                 if served and words[waiter + CALLED] and words[waiter + CHANNEL] in (served, words[served + INBOX]):
                     served = 0
+                    self._withdraw(record, waiter)
                     self._free(waiter)
                 else:
-                    self._drop(waiter, calls)
+                    self._end(record, waiter, calls)
             raise ValueError("the waiters of a bell have no end")
         return calls
 
@@ -299,31 +286,32 @@ class Waiters:
     def _withdraw(self, bell: int, called: int) -> None:
         """Take a waiter out of the news of its bell."""
         words = self.words
-        link = bell + NEWS
-        for _ in range(self.most):
-            waiter = words[link]
-            if waiter == called:
-                words[link] = words[waiter + NEXT]
-                return
-            if not waiter:
-                break
-            link = waiter + NEXT
-        raise ValueError("a waiter that was called is not in the news of its bell")
+        earlier, later = words[called + NEXT], words[called + BEFORE]
+        link = later + NEXT if later else bell + NEWS
+        if words[link] != called:
+            raise ValueError("a waiter that was called is not in the news of its bell")
+        words[link] = earlier
+        if earlier:
+            words[earlier + BEFORE] = later
 
-    def _drop(self, waiter: int, calls: List[int]) -> None:
-        """End a waiter that stands in no news; if it was called, pass the call on."""
+    def _end(self, bell: int, waiter: int, calls: List[int]) -> None:
+        """End a waiter of a bell; if it was called, pass the call on."""
         words = self.words
         record = words[waiter + CHANNEL]
-        was_called = words[waiter + CALLED]
-        if not was_called:
-            rings.remove(words, record + WAITERS, waiter, NEXT)
-        self._free(waiter)
-        if was_called:
+        if words[waiter + BELL] != bell:
+            raise ValueError("a waiter hangs on another bell than the one that leads to it")
+        if words[waiter + CALLED]:
+            self._withdraw(bell, waiter)
+            self._free(waiter)
             self.pass_on(record, calls)
+        else:
+            rings.remove(words, record + WAITERS, waiter, NEXT)
+            self._free(waiter)
 
     def _free(self, waiter: int) -> None:
         """Give back a waiter that stands in no ring of a channel any more."""
         words = self.words
+        words[waiter + CALLED] = 0  # whoever comes here once more finds that out
         rings.remove(words, words[waiter + BELL] + OF_BELL, waiter, NEXT_OF_BELL)
         words[words[waiter + CHANNEL] + WAITING] -= 1
         self.heap.free(waiter)

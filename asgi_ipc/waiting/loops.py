@@ -7,7 +7,6 @@ from __future__ import annotations
 __all__ = ["receive"]
 
 import asyncio
-import contextlib
 import weakref
 from typing import Callable, Optional, Sequence
 
@@ -43,16 +42,21 @@ class LoopRoom(Room):
         if loop is not None:
             loop.call_later(seconds, self.on_look)
 
-    def call_soon(self, shut: Callable[[], None]) -> None:
+    def call_soon(self, shut: Callable[[], None]) -> bool:
         loop = self._loop()
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(shut)
+        if loop is None:
+            return False
+        try:
+            loop.call_soon_threadsafe(shut)
+        except RuntimeError:  # closed
+            return False
+        return True
 
     def clear(self) -> None:
         """The loop is over: take down what still hangs, wake nobody."""
+        self._tickets.clear()
         self._by_waiter.clear()
-        self._unhung.clear()
+        self._abandoned.clear()
         self.shut()
 
 
@@ -76,11 +80,14 @@ async def receive(store: WaitingStore, channels: Sequence[str]) -> Taken:
 
     However this is cancelled, no message is lost: it is taken in the last step, which nothing interrupts.
     """
-    taken = store.pop(channels)
-    if taken is not None:
-        return taken
+    if not store.crowded:
+        taken = store.pop(channels)
+        if taken is not None:
+            return taken
     loop = asyncio.get_running_loop()
     room = room_of(store, loop)
+    if room.is_empty():
+        store.linger(channels)  # with others waiting, this loop has better things to do
     while True:
         future: asyncio.Future[None] = loop.create_future()
         ticket = room.enter(channels, _waker(future))

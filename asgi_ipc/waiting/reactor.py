@@ -53,8 +53,9 @@ class ReactorRoom(Room):
     def call_later(self, seconds: float) -> None:
         reactor.callLater(seconds, self.on_look)
 
-    def call_soon(self, shut: Callable[[], None]) -> None:
+    def call_soon(self, shut: Callable[[], None]) -> bool:
         reactor.callFromThread(shut)
+        return True
 
 
 class _Call:

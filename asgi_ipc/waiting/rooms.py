@@ -10,12 +10,13 @@ from __future__ import annotations
 
 __all__ = ["Room", "Ticket", "Wake"]
 
-import contextlib
 import weakref
-from typing import Callable, Dict, List, Optional, Sequence, Set, Union
+from collections import deque
+from typing import Callable, Deque, Dict, List, Optional, Sequence, Union
 
 from ..exceptions import SegmentError
 from ..memory.doorbell import Doorbell
+from ..stores.waiters import LOOK_SLICE
 from ..stores.waiting import Hung, WaitingStore
 from ..stores.waits import Taken
 from .threads import LOOK, SHORT
@@ -36,6 +37,9 @@ class Ticket:
         self.called_for: List[str] = []
         self.wake = wake
 
+#: With more calls than this waiting in a loop, the next one will most likely wait, too.
+CROWD = 8
+
 
 class Room:
     """Where the calls in one event loop wait for messages of one store."""
@@ -44,12 +48,15 @@ class Room:
         self._store = weakref.ref(store, self._lost_store)
         self._bell: Optional[Doorbell] = None
         self._life = -1
+        #: Everybody who waits, whether waiters hang for him or there was no memory for them.
+        self._tickets: Dict[Ticket, None] = {}
         self._by_waiter: Dict[int, Ticket] = {}
-        #: Those for whom there was no memory: they look more often.
-        self._unhung: Set[Ticket] = set()
-        #: Calls that a finaliser has ended, which must not enter the guard.
-        self._abandoned: List[Ticket] = []
+        #: Those who have left, but may have waiters: a finaliser must not enter the guard, and others could not.
+        self._abandoned: Deque[Ticket] = deque()
         self._looking = False
+        #: Set while the segment and this room may not agree on who waits. An exception that comes just then (from a
+        #: signal handler) leaves it set, and whoever uses the room next begins anew with an empty one.
+        self._torn = False
 
     # -- what an event loop provides --------------------------------------------------------------------------
 
@@ -65,8 +72,8 @@ class Room:
         """Call ``on_look`` once."""
         raise NotImplementedError
 
-    def call_soon(self, shut: Callable[[], None]) -> None:
-        """Call ``shut`` in the thread of the loop, from any thread, unless the loop is over."""
+    def call_soon(self, shut: Callable[[], None]) -> bool:
+        """Call ``shut`` in the thread of the loop, from any thread; False if the loop is over."""
         raise NotImplementedError
 
     # -- for those who wait -----------------------------------------------------------------------------------
@@ -78,37 +85,55 @@ class Room:
         Whoever was woken has left already; whoever gives up before calls ``leave``.
         """
         store = self._open_store()
-        if self._abandoned:
-            self._settle(store)
+        if self._torn:
+            self.shut()
+        self._settle()
         bell = self._bell or self._move_in(store)
-        outcome = store.pop_or_hang(channels, bell)
-        if not isinstance(outcome, Hung):
-            return outcome
-        if outcome.life != self._life:
+        self._torn = True
+        try:
+            outcome = store.pop_or_hang(channels, bell)
+        except SegmentError:  # then nothing was hung up, or all waiters are gone
+            self._torn = False
+            raise
+        if isinstance(outcome, Hung):
+            return self._admit(bell, outcome, channels, wake)
+        self._torn = False
+        return outcome
+
+    def _admit(self, bell: Doorbell, hung: Hung, channels: Sequence[str], wake: Wake) -> Ticket:
+        """Note somebody whose waiters were hung up."""
+        if hung.life != self._life:
             self._wake_all()  # what they had hung up is gone
-            self._life = outcome.life
-        ticket = Ticket(bell, outcome.life, dict(zip(outcome.waiters, dict.fromkeys(channels))), wake)
-        for waiter in outcome.waiters:
+            self._life = hung.life
+        ticket = Ticket(bell, hung.life, dict(zip(hung.waiters, dict.fromkeys(channels))), wake)
+        self._tickets[ticket] = None
+        store = self._store()
+        if store is not None:
+            store.crowded = len(self._tickets) > CROWD
+        for waiter in hung.waiters:
             self._by_waiter[waiter] = ticket
-        if not outcome.waiters:
-            self._unhung.add(ticket)
         if not self._looking:
-            self._looking = True
-            self.call_later(SHORT if self._unhung else LOOK)
+            self._look_later(LOOK if hung.waiters else SHORT)
+        self._torn = False
         return ticket
+
+    def is_empty(self) -> bool:
+        """Whether nobody waits here."""
+        return not self._tickets
 
     def leave(self, ticket: Ticket) -> None:
         """
         Give up waiting, and pass on what one was called for.
 
         Whatever is wrong with the segment, or that the layer was closed, must not take the place of the cancellation
-        that has led here: then the looks of the others heal what could not be passed on.
+        that has led here: what could not be taken down is, at the next look.
         """
-        self._forget(ticket)
-        store = self._store()
-        if store is not None and (ticket.waiters or ticket.called_for):
-            with contextlib.suppress(SegmentError, RuntimeError, OSError):
-                store.give_up(ticket.bell, ticket.life, list(ticket.waiters), ticket.called_for)
+        if self._torn:
+            self.shut()
+        if not self._give_up(ticket):
+            self.abandon(ticket)
+            if not self._looking:
+                self._look_later(LOOK)
 
     def abandon(self, ticket: Ticket) -> None:
         """The same from a finaliser: it takes effect when the room is next used."""
@@ -116,9 +141,10 @@ class Room:
 
     def pass_on(self, ticket: Ticket, taken: str) -> None:
         """Somebody who was called has taken a message from the channel ``taken``: others may be called in turn."""
-        store, rest = self._store(), [channel for channel in ticket.called_for if channel != taken]
-        if rest and store is not None:
-            store.give_up(ticket.bell, ticket.life, [], rest)
+        rest = [channel for channel in ticket.called_for if channel != taken]
+        if rest:
+            ticket.called_for = rest
+            self._give_up(ticket)
 
     # -- for the event loop -----------------------------------------------------------------------------------
 
@@ -133,31 +159,37 @@ class Room:
     def on_look(self) -> None:
         """The look that heals what was lost: a ring, a receiver who was killed, the segment itself."""
         self._looking = False
-        bell, store = self._bell, self._store()
-        if bell is None or store is None:
+        store = self._store()
+        if store is None:
             return
-        self._settle(store)
-        for ticket in list(self._unhung):
-            self._wake(ticket)
-        if bell.is_spoiled():
-            self.shut()
-            return
-        self._tell(lambda: store.look(bell, len(self._by_waiter)))
-        if self._by_waiter and not self._looking:
-            self._looking = True
-            self.call_later(LOOK)
+        unhung: List[Ticket] = []
+        try:
+            self._settle()
+            unhung = [ticket for ticket in self._tickets if not ticket.waiters]
+            for ticket in unhung:
+                self._wake(ticket)
+            bell = self._bell
+            if bell is None or bell.is_spoiled():
+                self.shut()
+            else:
+                self._tell(lambda: store.look(bell, len(self._by_waiter)))
+        finally:
+            if (self._tickets or self._abandoned or unhung) and not self._looking:
+                self._look_later(SHORT if unhung else LOOK)
 
     def shut(self, error: Optional[BaseException] = None) -> None:
         """Close the doorbell and wake everybody; whoever waits on takes a new one."""
-        bell, self._bell = self._bell, None
+        self._torn = True
+        bell, store = self._bell, self._store()
         if bell is not None:
             if bell.fd >= 0:
                 self.unwatch(bell.fd)
-            store = self._store()
+            self._bell = None
             if store is not None:
                 store.dismiss(bell)
             bell.close()
         self._wake_all(error)
+        self._torn = False
 
     # -- within -----------------------------------------------------------------------------------------------
 
@@ -169,12 +201,24 @@ class Room:
 
     def _move_in(self, store: WaitingStore) -> Doorbell:
         bell = store.new_bell()
-        self.watch(bell.fd)
         self._bell, self._life = bell, -1
+        try:
+            self.watch(bell.fd)
+        except BaseException:
+            self.shut()
+            raise
         return bell
+
+    def _look_later(self, seconds: float) -> None:
+        self.call_later(seconds)
+        self._looking = True  # behind it: a look too many does no harm
 
     def _tell(self, ask: Callable[[], Optional[List[int]]]) -> None:
         """Wake those whose waiters were called; everybody, if all waiters are gone or nobody can tell."""
+        if self._torn:
+            self.shut()
+            return
+        self._torn = True
         try:
             called = ask()
         except (SegmentError, RuntimeError, OSError) as error:
@@ -182,43 +226,91 @@ class Room:
             return
         if called is None:
             self._wake_all()
-            return
-        left: Dict[int, List[int]] = {}
-        for waiter in called:
+        else:
+            self._hand_over(called)
+        self._torn = False
+
+    def _hand_over(self, called: List[int]) -> None:
+        """Wake those whose waiters were called, and take down what else hangs for them."""
+        tickets: Dict[Ticket, None] = {}
+        strays = False
+        for waiter in called:  # all of them first: who was called for two channels has no waiter for either any more
             ticket = self._by_waiter.pop(waiter, None)
-            if ticket is not None:
+            if ticket is None:
+                strays = True
+            else:
                 ticket.called_for.append(ticket.waiters.pop(waiter))
-                self._wake(ticket)
-                left.setdefault(ticket.life, []).extend(ticket.waiters)
-                ticket.waiters.clear()
-        store, bell = self._store(), self._bell
-        for life, waiters in left.items():
-            if waiters and store is not None and bell is not None:
-                with contextlib.suppress(SegmentError):
-                    store.give_up(bell, life, waiters)
+                tickets[ticket] = None
+        for ticket in tickets:
+            self._wake(ticket)
+        left = [waiter for ticket in tickets for waiter in ticket.waiters]
+        for ticket in tickets:
+            ticket.waiters.clear()
+        if self._bell is not None:
+            for first in range(0, len(left), LOOK_SLICE):
+                self._take_down(self._bell, left[first : first + LOOK_SLICE])
+        if strays:  # an exception came between a section and its note here: the others look for themselves
+            self.shut()
+
+    def _take_down(self, bell: Doorbell, waiters: List[int]) -> None:
+        """Take down what hangs for those who were woken."""
+        rest = Ticket(bell, self._life, dict.fromkeys(waiters, ""), _nobody)
+        if not self._give_up(rest):
+            self._by_waiter.update(dict.fromkeys(waiters, rest))
+            self.abandon(rest)
+
+    def _give_up(self, ticket: Ticket) -> bool:
+        """Take down what hangs for somebody, and pass on what he was called for; False if that has to wait."""
+        store = self._store()
+        if store is None or not (ticket.waiters or ticket.called_for):
+            self._forget(ticket)
+            return True
+        was_torn, self._torn = self._torn, True
+        given_up = True
+        try:
+            store.give_up(ticket.bell, ticket.life, list(ticket.waiters), ticket.called_for)
+        except SegmentError:
+            given_up = False
+        except (RuntimeError, OSError):  # the layer was closed, or the segment is gone and another cannot be had
+            pass
+        if given_up:
+            self._forget(ticket)
+            ticket.waiters.clear()
+            ticket.called_for.clear()
+        self._torn = was_torn
+        return given_up
 
     def _wake(self, ticket: Ticket, error: Optional[BaseException] = None) -> None:
-        self._forget(ticket)
         ticket.wake(error)
+        self._forget(ticket)
 
     def _wake_all(self, error: Optional[BaseException] = None) -> None:
         """Wake everybody: what they had hung up is gone."""
-        for ticket in [*dict.fromkeys(self._by_waiter.values()), *self._unhung]:
+        for ticket in list(self._tickets):
             self._wake(ticket, error)
             ticket.waiters.clear()
+        self._by_waiter.clear()
 
     def _forget(self, ticket: Ticket) -> None:
-        self._unhung.discard(ticket)
+        self._tickets.pop(ticket, None)
         for waiter in ticket.waiters:
             if self._by_waiter.get(waiter) is ticket:
                 del self._by_waiter[waiter]
 
-    def _settle(self, store: WaitingStore) -> None:
+    def _settle(self) -> None:
+        """Take down what hangs for those who have left without doing it."""
         while self._abandoned:
-            self.leave(self._abandoned.pop())
+            ticket = self._abandoned.popleft()
+            if not self._give_up(ticket):
+                self._abandoned.appendleft(ticket)
+                return
 
     def _lost_store(self, _: object) -> None:
         """Nobody has the layer any more, and so nobody waits."""
         bell = self._bell
-        if bell is not None and bell.fd >= 0:
-            self.call_soon(self.shut)
+        if bell is not None and bell.fd >= 0 and not self.call_soon(self.shut):
+            bell.close()
+
+
+def _nobody(_: Optional[BaseException]) -> None:
+    """Wakes nobody."""

@@ -25,6 +25,7 @@ def receive(store: WaitingStore, channels: Sequence[str], seconds: float) -> Opt
     Whatever a signal handler raises ends the sleep, and no message is taken then.
     """
     deadline = time.monotonic() + seconds
+    store.linger(channels)
     bell = store.take_bell()
     hangs = False
     try:
@@ -41,6 +42,4 @@ def receive(store: WaitingStore, channels: Sequence[str], seconds: float) -> Opt
                 store.dismiss(bell)
                 bell = store.new_bell()
     finally:
-        if hangs:
-            store.take_all_down(bell)
-        store.give_bell(bell)
+        store.give_bell(bell, hangs)

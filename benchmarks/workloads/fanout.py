@@ -84,5 +84,5 @@ FANOUT = Workload(
     rounds=5,
     quick_rounds=2,
     needs=needs,
-    patience=40,
+    patience=90,
 )

@@ -44,7 +44,6 @@ def main() -> None:
 def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
     """A morning in the lobby."""
     ada = enter(browser, chat, "Ada")
-    take(ada, "chat-empty.png")
     grace = enter(browser, chat, "Grace", ada.worker)
     linus = enter(browser, chat, "Linus", ada.worker, grace.worker)
     enter(browser, chat, "Barbara", ada.worker, grace.worker)

@@ -49,15 +49,21 @@ class Talk:
 
 
 class Child:
-    """A process that runs ``function(talk, *args)``. ``through`` is a command that starts it, as ``unshare``."""
+    """
+    A process that runs ``function(talk, *args)``.
 
-    def __init__(self, function: Callable[..., None], *args: Any, through: Sequence[str] = ()) -> None:
+    ``through`` is a command that starts it, as ``unshare``; ``python`` an interpreter that can import the package.
+    """
+
+    def __init__(
+        self, function: Callable[..., None], *args: Any, through: Sequence[str] = (), python: str = sys.executable
+    ) -> None:
         self.name = function.__qualname__
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by clean_up
         self._heard = b""
         path = os.pathsep.join([*map(str, _PATHS), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [*through, sys.executable, "-c", _BOOT, function.__module__, function.__qualname__, json.dumps(args)],
+            [*through, python, "-c", _BOOT, function.__module__, function.__qualname__, json.dumps(args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -133,9 +139,11 @@ class Children:
     def __init__(self) -> None:
         self.started: List[Child] = []
 
-    def __call__(self, function: Callable[..., None], *args: Any, through: Sequence[str] = ()) -> Child:
+    def __call__(
+        self, function: Callable[..., None], *args: Any, through: Sequence[str] = (), python: str = sys.executable
+    ) -> Child:
         """Start a child that runs ``function(talk, *args)``, a function of a module that can be imported."""
-        child = Child(function, *args, through=through)
+        child = Child(function, *args, through=through, python=python)
         self.started.append(child)
         return child
 

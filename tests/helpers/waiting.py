@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any, Awaitable, Callable, Dict, List, TypeVar, Union
+from typing import Any, Awaitable, Callable, Coroutine, Dict, List, TypeVar, Union
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 from asgi_ipc.memory import rings
@@ -103,3 +103,19 @@ async def ended(task: asyncio.Task[Any]) -> bool:
     except asyncio.CancelledError:
         return True
     return False
+
+
+def run_in(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
+    """As ``asyncio.run``, in a loop of another kind, which is closed behind it."""
+
+    async def cancel_the_rest() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(cancel_the_rest())
+        loop.close()

@@ -1,0 +1,414 @@
+"""
+What may happen to those who wait in an event loop.
+
+The layer is closed or dropped, its memory is removed or flushed, others are killed in whatever they were doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+
+import pytest
+from helpers import holders
+from helpers.waiting import (
+    OPTIONS,
+    assert_sound,
+    bells,
+    ended,
+    files_of,
+    never_look,
+    store_of,
+    until,
+    until_async,
+    until_waiting,
+    waiters,
+    within,
+)
+
+from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentRefused
+from asgi_ipc.memory import doorbell
+from asgi_ipc.memory.doorbell import Ringer
+
+ROUNDS = 1000
+
+
+@pytest.fixture
+def no_looks(monkeypatch):
+    never_look(monkeypatch.setattr)
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def watched():
+    """How many descriptors the event loops of this process watch."""
+    found = 0
+    for fd in os.listdir("/proc/self/fdinfo"):
+        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as info:
+            found += sum(line.startswith("tfd:") for line in info)
+    return found
+
+
+# -- closed ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_close_ends_every_receive_with_an_error(make_async, prefix):
+    layer = make_async()
+
+    async def main():
+        tasks = [asyncio.create_task(layer.receive(name)) for name in ("a", "a", "b", "specific.process!x")]
+        await until_waiting(layer, "a", 2)
+        await layer.close()
+        for task in tasks:
+            with pytest.raises(RuntimeError, match=f"{prefix}-messages: this layer was closed; make a new one"):
+                await within(task)
+        assert files_of(prefix) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_close_in_another_thread_ends_every_receive_with_an_error(make_layer):
+    layer = make_layer()
+
+    async def main():
+        task = asyncio.create_task(layer.receive_async(["a", "b"]))
+        await until_waiting(layer, "a", 1)
+        await asyncio.to_thread(layer.close)
+        with pytest.raises(RuntimeError, match="this layer was closed"):
+            await within(task)
+
+    asyncio.run(main())
+
+
+def test_every_call_on_a_closed_layer_says_so(make_async, prefix):
+    layer = make_async()
+
+    async def main():
+        name = await layer.new_channel()
+        await layer.close()
+        await layer.close()
+        for call in (
+            layer.send("a", {}),
+            layer.receive("a"),
+            layer.new_channel(),
+            layer.group_add("g", name),
+            layer.group_discard("g", name),
+            layer.group_channels("g"),
+            layer.group_send("g", {}),
+            layer.flush(),
+            layer.unlink(),
+        ):
+            with pytest.raises(RuntimeError, match=f"{prefix}-(messages|groups): this layer was closed"):
+                await call
+
+    asyncio.run(main())
+
+
+def test_layer_is_closed_by_leaving_its_block(prefix, make_async):
+    make_async()  # keeps the segments to the end of the test
+
+    async def main():
+        async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
+            await layer.send("a", {"n": 1})
+        with pytest.raises(RuntimeError, match="closed"):
+            await layer.receive("a")
+
+    asyncio.run(main())
+
+
+# -- dropped -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("close", [False, True], ids=["dropped", "closed"])
+def test_layers_leave_nothing_behind(make_layer, prefix, close):
+    """A thousand of them in one loop, each of which was waited for at."""
+    other = make_layer()
+
+    async def use(number):
+        layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
+        task = asyncio.create_task(layer.receive("a"))
+        await asyncio.sleep(0)
+        if number % 2:
+            other.send("a", {"n": number})
+            assert await within(task) == {"n": number}
+        else:
+            assert await ended(task)
+        if close:
+            await layer.close()
+
+    async def main():
+        await use(0)
+        gc.collect()
+        await asyncio.sleep(0)
+        before = open_files(), watched()
+        for number in range(ROUNDS):
+            await use(number)
+        gc.collect()
+        await until_async(lambda: files_of(prefix) == [])
+        assert open_files() <= before[0] + doorbell.OPEN_BELLS + 2
+        await until_async(lambda: watched() <= before[1])
+
+    asyncio.run(main())
+    assert waiters(other, "a") == 0
+    assert_sound(other)
+    # Whoever uses the layer sweeps the records of bells without owners away, little by little.
+    until(lambda: other.receive(["a"]) == (None, None) and bells(other) <= 1)
+    assert_sound(other)
+
+
+def test_layers_of_many_loops_leave_nothing_behind(make_layer, prefix):
+    other = make_layer()
+
+    def use():
+        layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
+
+        async def main():
+            task = asyncio.create_task(layer.receive("a"))
+            await asyncio.sleep(0)
+            other.send("a", {})
+            await within(task)
+
+        asyncio.run(main())
+
+    use()
+    gc.collect()
+    before = open_files()
+    for _ in range(200):
+        use()
+    gc.collect()
+    assert files_of(prefix) == []
+    assert open_files() <= before + doorbell.OPEN_BELLS + 2
+    assert_sound(other)
+
+
+# -- the segment is removed or emptied ---------------------------------------------------------------------------
+
+
+def removes(prefix):
+    for kind in ("messages", "groups"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"/dev/shm/{prefix}-{kind}")
+
+
+def unlinks(prefix):
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        layer.unlink()
+
+
+def flushes(prefix):
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        layer.flush()
+
+
+def child_does(talk, name, prefix):
+    globals()[name](prefix)
+
+
+@pytest.mark.parametrize("what", [removes, unlinks, flushes])
+@pytest.mark.parametrize("who", ["thread", "process"])
+def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, monkeypatch, what, who):
+    """Removed or emptied under them, time and again. All ring them but rm, which they see at their next look."""
+    if what is not removes:
+        never_look(monkeypatch.setattr)
+    layer = make_async()
+
+    async def main():
+        sender = make_async()
+        tasks = {number: asyncio.create_task(layer.receive(f"a{number}")) for number in range(20)}
+        await until_waiting(layer, "a19", 1)
+        for number in range(2):
+            if who == "thread":
+                await asyncio.to_thread(what, prefix)
+            else:
+                child = start(child_does, what.__name__, prefix)
+                await asyncio.to_thread(child.end)
+            if what is removes:  # nothing tells; a look once a second does
+                await until_async(lambda: os.path.exists(f"/dev/shm/{prefix}-messages"))
+                sender = make_async()  # the other one might not have looked yet
+            await sender.send(f"a{number}", {"n": number})
+            assert await within(tasks.pop(number)) == {"n": number}
+            assert waiters(sender, f"a{number}") == 0
+        await until_waiting(sender, "a19", 1)
+        for number, task in tasks.items():
+            await sender.send(f"a{number}", {"n": number})
+            assert await within(task) == {"n": number}
+        assert_sound(layer)
+
+    asyncio.run(main())
+
+
+def test_flush_drops_messages_and_members(make_async):
+    layer = make_async()
+
+    async def main():
+        await layer.send("a", {"n": 1})
+        await layer.group_add("g", "a")
+        await layer.flush()
+        assert await layer.group_channels("g") == []
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(layer.receive("a"), 0.01)
+
+    asyncio.run(main())
+
+
+def test_removed_doorbell_is_replaced(make_async, prefix, monkeypatch):
+    """By somebody who tidies /dev/shm: what was rung meanwhile arrives all the same."""
+    layer = make_async()
+
+    async def main():
+        tasks = [asyncio.create_task(layer.receive("a")) for _ in range(3)]
+        await until_waiting(layer, "a", 3)
+        [bell] = files_of(prefix)
+        os.unlink(f"/dev/shm/{bell}")
+        Ringer.close(store_of(layer)._arena.ringer)
+        await layer.send("a", {"n": 1})
+        done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result() for task in done] == [{"n": 1}]
+        await until_async(lambda: files_of(prefix) not in ([bell], []))
+        await until_waiting(layer, "a", 2)
+        never_look(monkeypatch.setattr)
+        for _ in range(2):
+            await layer.send("a", {"n": 2})
+        left = [task for task in tasks if task not in done]
+        assert await within(asyncio.gather(*left)) == [{"n": 2}] * 2
+
+    asyncio.run(main())
+
+
+# -- others die --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_holder_is_killed_while_others_wait(make_async, prefix, start):
+    """The one who repairs the segment forgets who waits, and rings everybody."""
+    layer = make_async()
+
+    async def main():
+        tasks = [asyncio.create_task(layer.receive("a")) for _ in range(5)]
+        await until_waiting(layer, "a", 5)
+        for number in range(5):
+            holder = start(holders.holds, prefix, "message_store")
+            await asyncio.to_thread(holder.hear)
+            await asyncio.to_thread(holder.die)
+            await layer.send("a", {"n": number})
+            done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            assert [task.result() for task in done] == [{"n": number}]
+            tasks = [task for task in tasks if task not in done]
+            await until_waiting(layer, "a", len(tasks))
+        assert_sound(layer)
+
+    asyncio.run(main())
+
+
+def sends_and_dies(talk, prefix):
+    """A child: it is killed between the commit of its message and the ring."""
+    Ringer.ring = lambda *_: os.kill(os.getpid(), 9)
+    IPCChannelLayer(prefix, **OPTIONS).send("a", {"n": 1})
+
+
+def sends_and_does_not_ring(talk, prefix):
+    """A child: the ring is lost."""
+    Ringer.ring = lambda *_: True
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        layer.send("a", {"n": 1})
+
+
+@pytest.mark.parametrize("sends", [sends_and_dies, sends_and_does_not_ring])
+@pytest.mark.parametrize("count", [1, 3])
+def test_message_whose_ring_was_lost_arrives(make_async, prefix, start, sends, count):
+    layer = make_async()
+
+    async def main():
+        tasks = [asyncio.create_task(layer.receive("a")) for _ in range(count)]
+        await until_waiting(layer, "a", count)
+        child = start(sends, prefix)
+        await asyncio.to_thread(child._wait)
+        done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result() for task in done] == [{"n": 1}]
+
+    asyncio.run(main())
+
+
+def waits_and_dies(talk, prefix):
+    """A child: it is killed when it is called, before it takes the message."""
+    from asgi_ipc.waiting.rooms import Room
+
+    Room.on_ring = lambda self: os.kill(os.getpid(), 9)
+
+    async def main():
+        async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
+            talk.say("waits")
+            await layer.receive("a")
+
+    asyncio.run(main())
+
+
+def test_message_for_a_receiver_who_was_killed_goes_to_the_next(make_async, prefix, start):
+    layer = make_async()
+
+    async def main():
+        child = start(waits_and_dies, prefix)
+        await until_waiting(layer, "a", 1)
+        task = asyncio.create_task(layer.receive("a"))
+        await until_waiting(layer, "a", 2)
+        await layer.send("a", {"n": 1})
+        assert await within(task) == {"n": 1}
+        assert await asyncio.to_thread(child._wait) == -9
+        await until_async(lambda: send_is_fine(layer) and bells(layer) == 1)
+
+    def send_is_fine(layer):  # whoever sends sweeps the dead one's bell away
+        store_of(layer).append("b", 1 << 20, b"\x80")
+        return True
+
+    asyncio.run(main())
+    assert_sound(layer)
+
+
+# -- no memory, no room ------------------------------------------------------------------------------------------
+
+
+def test_receive_works_without_memory_for_a_waiter(make_async):
+    layer = make_async(message_memory=1 << 16)
+
+    async def main():
+        size = 1 << 14
+        while size:
+            try:
+                await layer.send("filler", {"": b"x" * size})
+            except layer.ChannelFull:
+                size //= 2
+        task = asyncio.create_task(layer.receive("a"))
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        await layer.receive("filler")
+        await layer.receive("filler")
+        await layer.send("a", {"n": 1})
+        assert await within(task) == {"n": 1}
+        assert_sound(layer)
+
+    asyncio.run(main())
+
+
+def test_no_room_for_a_doorbell_is_an_error_that_says_so(make_async, monkeypatch):
+    layer = make_async()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    async def main():
+        with monkeypatch.context() as patch:
+            patch.setattr(doorbell.os, "mkfifo", fail)
+            with pytest.raises(SegmentRefused, match="no room for its doorbell"):
+                await layer.receive("a")
+        task = asyncio.create_task(layer.receive("a"))
+        await until_waiting(layer, "a", 1)
+        await layer.send("a", {"n": 1})
+        assert await within(task) == {"n": 1}
+
+    asyncio.run(main())

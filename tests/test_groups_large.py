@@ -1,0 +1,224 @@
+"""Groups of thousands in several processes, as both specifications want them: who gets what, who is skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from helpers.waiting import assert_sound, waiters
+
+from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
+
+PROCESSES, SOCKETS = 5, 1000
+OPTIONS = {"message_memory": 16 << 20, "group_memory": 8 << 20}
+
+
+@pytest.fixture
+def script(prefix):
+    """The layer of a script: synchronous, with the default capacity."""
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        yield layer
+
+
+@pytest.fixture
+def info(caplog):
+    """What the package has logged at level INFO."""
+    caplog.set_level(logging.INFO, logger="asgi_ipc")
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+
+
+def serves(talk, prefix, sockets, waits, options):
+    """
+    A child: a server with so many sockets in a group; with ``waits``, each of them waits in a task all the time.
+
+    Says its names. It hears a number of messages, receives so many on each socket, and says what they were; 0 ends it.
+    """
+
+    async def main():
+        layer = AsyncIPCChannelLayer(prefix, **options)
+        names = [await layer.new_channel() for _ in range(sockets)]
+        for name in names:
+            await layer.group_add("g", name)
+        tasks = {name: asyncio.create_task(layer.receive(name)) for name in names} if waits else {}
+        await asyncio.sleep(0)
+        talk.say(names)
+        while True:
+            count = await asyncio.to_thread(talk.hear)
+            if not count:
+                break
+            got = {}
+            for name in names:
+                got[name] = []
+                for _ in range(count):
+                    got[name].append(await (tasks.pop(name, None) or layer.receive(name)))
+            if waits:
+                tasks = {name: asyncio.create_task(layer.receive(name)) for name in names}
+                await asyncio.sleep(0)
+            kinds = {repr(each) for each in got.values()}
+            talk.say(got[names[0]] if len(kinds) == 1 else sorted(kinds))
+        for task in tasks.values():
+            task.cancel()
+        await layer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "unread"])
+def test_five_thousand_members_in_several_processes(script, prefix, start, info, waits):
+    servers = [start(serves, prefix, SOCKETS, waits, OPTIONS) for _ in range(PROCESSES)]
+    names = [server.hear() for server in servers]
+    everybody = {name for each in names for name in each}
+    assert len(everybody) == PROCESSES * SOCKETS
+    assert set(script.group_channels("g")) == everybody
+
+    for number in range(3):
+        script.send_group("g", {"n": number})
+    for server in servers:
+        server.say(3)
+    for server in servers:
+        assert server.hear() == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert info() == []
+
+    # One process dies: its members are gone at once, and nobody else has lost anything.
+    servers[2].die()
+    alive = everybody - set(names[2])
+    script.send_group("g", {"n": 3})
+    assert set(script.group_channels("g")) == alive
+    for server in (*servers[:2], *servers[3:]):
+        server.say(1)
+    for server in (*servers[:2], *servers[3:]):
+        assert server.hear() == [{"n": 3}]
+    assert script.global_statistics()["messages_pending"] == 0
+    assert all(waiters(script, name) == 0 for name in names[2])
+
+    for server in (*servers[:2], *servers[3:]):
+        server.say(0)
+    for server in (*servers[:2], *servers[3:]):
+        server.end()
+    assert script.group_channels("g") == []
+    assert_sound(script)
+
+
+def test_server_sends_to_all(prefix, script, start):
+    """The other way round: an asynchronous ``group_send`` reaches members of the synchronous face."""
+    mine = [f"script!{number}" for number in range(SOCKETS)]
+    for name in mine:
+        script.group_add("g", name)
+
+    async def main():
+        # Who sends decides how much the inbox may hold: its channels count together.
+        async with AsyncIPCChannelLayer(prefix, capacity=SOCKETS, **OPTIONS) as layer:
+            await layer.group_send("g", {"n": 1})
+
+    asyncio.run(main())
+    got = [script.receive(["script!"]) for _ in range(SOCKETS)]
+    assert sorted(name for name, _ in got) == sorted(mine)
+    assert all(message == {"n": 1} for _, message in got)
+    assert script.receive(["script!"]) == (None, None)
+
+
+# -- capacity ----------------------------------------------------------------------------------------------------
+
+
+def test_script_reaches_a_thousand_sockets_of_one_process(script, prefix, start, info):
+    """With the default capacity of 100: each socket counts for itself, as its server has made the names."""
+    server = start(serves, prefix, SOCKETS, False, OPTIONS)
+    server.hear()
+    for number in range(100):
+        script.send_group("g", {"n": number})
+    assert info() == []
+    script.send_group("g", {"n": 100})
+    assert info() == [f"{SOCKETS} of {SOCKETS} channels over capacity in group g"]
+    server.say(100)
+    assert server.hear() == [{"n": number} for number in range(100)]
+    server.say(0)
+    server.end()
+
+
+def test_slow_sockets_never_cost_their_neighbours_a_message(script, prefix, start, info):
+    """The full members are skipped and counted; the others get everything."""
+
+    async def main():
+        async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
+            names = [await layer.new_channel() for _ in range(300)]
+            slow = names[::10]
+            for name in names:
+                await layer.group_add("g", name)
+            for name in slow:
+                for number in range(100):
+                    await layer.send(name, {"early": number})
+            script.send_group("g", {"n": 1})
+            await layer.group_send("g", {"n": 2})
+            for name in names:
+                if name not in slow:
+                    assert [await layer.receive(name) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+            for name in slow:
+                assert [await layer.receive(name) for _ in range(100)] == [{"early": number} for number in range(100)]
+            script.send_group("g", {"n": 3})
+            for name in names:
+                assert await layer.receive(name) == {"n": 3}
+
+    asyncio.run(main())
+    # Each layer logs its own sends.
+    assert info() == ["30 of 300 channels over capacity in group g"] * 2
+
+
+# -- death -------------------------------------------------------------------------------------------------------
+
+
+def joins(talk, prefix, face):
+    """A child: its channels join groups, get messages that it does not read, and then it is killed."""
+
+    async def names_of(layer):
+        return [await layer.new_channel() for _ in range(3)]
+
+    if face == "async":
+        layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
+        names = asyncio.run(names_of(layer))
+        layer = layer._layer
+    else:
+        layer = IPCChannelLayer(prefix, **OPTIONS)
+        names = [f"sync.{number}!x" for number in range(3)]
+        layer.receive([f"sync.{number}!" for number in range(3)])
+    for name in names:
+        layer.group_add("g", name)
+        layer.group_add("h", name)
+        layer.send(name, {"unread": True})
+    layer.group_add("g", "plain")
+    talk.say(names)
+    talk.hear()
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_members_of_a_killed_process_are_gone_at_once(script, prefix, start, face):
+    child = start(joins, prefix, face)
+    names = child.hear()
+    script.group_add("g", "mine")
+    assert script.group_channels("g") == [*names, "plain", "mine"]
+    child.die()
+    assert script.group_channels("g") == ["plain", "mine"], "a plain channel is everybody's"
+    script.send_group("h", {"n": 1})
+    assert script.group_channels("h") == []
+    assert asyncio.run(AsyncIPCChannelLayer(prefix, **OPTIONS).group_channels("g")) == ["plain", "mine"]
+    for name in names:
+        script.send(name, {"n": 2})  # whoever sends to a dead inbox drops what it has not read
+        assert script.channel_statistics(name)["messages_pending"] == 1
+    assert_sound(script)
+
+
+def test_members_of_a_process_that_ends_in_order_are_gone_too(script, prefix, start):
+    child = start(joins, prefix, "async")
+    child.hear()
+    child.say()
+    child.end()
+    assert script.group_channels("g") == ["plain"]
+
+
+def test_members_are_no_orphans_while_another_process_receives_for_them(script, prefix, start):
+    """A shared inbox has no owner whose death says anything."""
+    child = start(joins, prefix, "sync")
+    names = child.hear()
+    assert script.receive(["sync.0!"])[1] == {"unread": True}
+    child.die()
+    assert script.group_channels("g") == [names[0], "plain"]

@@ -1,0 +1,46 @@
+"""Both faces in different processes, and different Pythons, talk to each other over one prefix."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from helpers.players import ASK, ECHO, version
+from helpers.pythons import interpreter
+from helpers.waiting import OPTIONS, assert_sound
+
+from asgi_ipc import IPCChannelLayer
+
+ROUNDS = 200
+THIS = "{}.{}".format(*sys.version_info)
+
+
+@pytest.fixture(scope="session")
+def python(request, tmp_path_factory):
+    """Interpreters by version, each with an environment that lives in pytest's cache, where there is one."""
+    cache = getattr(request.config, "cache", None)
+    place = cache.mkdir("pythons") if cache else tmp_path_factory.mktemp("pythons")
+    return lambda wanted: interpreter(wanted, place)
+
+
+@pytest.mark.parametrize("asker", ASK)
+@pytest.mark.parametrize(
+    ("first", "second"), [(THIS, THIS), ("3.9", "3.13"), ("3.13", "3.9")], ids=["this Python", "3.9 3.13", "3.13 3.9"]
+)
+def test_one_asks_and_the_others_answer(start, prefix, python, asker, first, second):
+    """Through a channel, an inbox and a group; the asker in one Python, those on both faces who answer in the other."""
+    askers, others = (sys.executable if each == THIS else python(each) for each in (first, second))
+    for each, wanted in ((askers, first), (others, second)):
+        child = start(version, python=each)
+        assert child.hear() == wanted
+    with IPCChannelLayer(prefix, **OPTIONS) as layer:
+        echoes = [start(echo, prefix, f"to.{face}", python=others) for face, echo in ECHO.items()]
+        for echo in echoes:
+            assert echo.hear() == "ready"
+        asking = start(ASK[asker], prefix, [f"to.{face}" for face in ECHO], ROUNDS, python=askers)
+        assert asking.hear() == len(ECHO)
+        asking.end()
+        for echo in echoes:
+            assert echo.hear() == "done"
+            echo.end()
+        assert_sound(layer)
