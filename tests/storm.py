@@ -238,8 +238,8 @@ class Worker:
         self.watches = [Watched(self.scratch, number, self.index, self.dice) for number in (0, 1)]
         if self.index % 2:  # the other half runs as everybody does, with a watched section now and then
             for store, watched in zip((layer.message_store, layer.group_store), self.watches):
-                guard, parts, _ = store._bound
-                store._bound = guard, tuple(WatchedPart(part, watched) for part in parts), {}
+                guard, parts = store._bound
+                store._bound = guard, tuple(WatchedPart(part, watched) for part in parts)
         append_each = layer.message_store.append_each
 
         def noted(targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
@@ -428,6 +428,7 @@ class Storm:
                 self.go_on(pid, since)
         for pid in self.ended():
             self.wrong.append(f"worker {self.crew.pop(pid)} has ended of itself")
+            self.stopped.pop(pid, None)
         if not self.crew:
             return
         pid = self.dice.choice(list(self.crew))
