@@ -243,6 +243,25 @@ def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, mon
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_looks")
+def test_those_who_wait_learn_of_a_flush_from_one_who_comes_after_it(make_async, make_layer):
+    """He is there before the ring is, and hangs on the same doorbell: the others hang on nothing any more."""
+    layer, other = make_async(), make_layer()
+
+    async def main():
+        for _ in range(10):
+            tasks = [asyncio.create_task(layer.receive("a")) for _ in range(3)]
+            await until_waiting(layer, "a", 3)
+            other.flush()
+            late = asyncio.create_task(layer.receive("b"))
+            await until_waiting(layer, "a", 3)
+            for channel in "aaab":
+                other.send(channel, {"to": channel})
+            assert await within(asyncio.gather(*tasks, late)) == [{"to": channel} for channel in "aaab"]
+
+    asyncio.run(main())
+
+
 def test_flush_drops_messages_and_members(make_async):
     layer = make_async()
 

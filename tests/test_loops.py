@@ -370,7 +370,7 @@ def test_ten_thousand_wait_at_once_at_no_cost(prefix, start, kind, seconds):
         pytest.importorskip("uvloop", reason="needs uvloop")
     child = start(holds_ten_thousand, prefix, kind, seconds)
     used = child.hear()
-    assert used < seconds / 5, "they use the processor while nothing happens"
+    assert used < seconds / 20, "they use the processor while nothing happens"
     names = child.hear()
     with IPCChannelLayer(prefix) as layer:
         assert len(files_of(prefix)) == 1
