@@ -78,7 +78,10 @@ def source(revision: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="asgi-ipc-revision-") as folder:
         place = os.path.join(folder, "files")
-        git("worktree", "add", "--detach", place, revision)
+        try:
+            git("worktree", "add", "--detach", place, revision)
+        except NoRevision as error:
+            raise NoRevision(f"{revision} cannot be had: {error}") from None
         try:
             yield place
         finally:

@@ -122,6 +122,16 @@ def test_an_owner_who_is_gone_is_proven_by_a_fresh_look_only(bell, ringer, dispo
     assert os.read(bell.fd, 9)
 
 
+def test_a_doorbell_that_was_made_anew_is_opened_anew(bell, ringer):
+    assert ringer.ring(bell.token)
+    os.close(bell.fd)
+    os.unlink(bell.path)
+    os.mkfifo(bell.path, 0o600)
+    bell.fd = os.open(bell.path, os.O_RDWR | os.O_NONBLOCK)
+    assert ringer.ring(bell.token)
+    assert os.read(bell.fd, 9)
+
+
 def test_a_sigpipe_that_was_pending_already_is_left_to_whom_it_belongs(bell, ringer):
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])

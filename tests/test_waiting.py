@@ -95,7 +95,7 @@ def test_any_iterable_of_names_will_do(make_layer):
 
 @pytest.mark.usefixtures("no_looks")
 def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer, monkeypatch):
-    layer = make_layer(**LONG)
+    layer = make_layer(block_timeout=LIMIT)
     take_bell = WaitingStore.take_bell
 
     def late(store):
@@ -193,6 +193,21 @@ def test_a_handler_that_exits_ends_the_wait_and_leaves_nothing_behind(layer, pre
     assert_sound(layer)
 
 
+def ends_while_a_thread_sleeps(talk, prefix):
+    """A child whose main thread returns while another one, a daemon, is in a receive."""
+    layer = IPCChannelLayer(prefix, **LONG, **OPTIONS)
+    Sleeper(layer, ["a"])
+    talk.hear()
+
+
+def test_a_process_that_ends_while_a_thread_sleeps_takes_its_doorbell_with_it(layer, prefix, start):
+    child = start(ends_while_a_thread_sleeps, prefix)
+    until_waiting(layer, "a", 1)
+    child.say()
+    child.end()
+    assert files_of(prefix) == []
+
+
 class Enough(Exception):
     """What a handler raises."""
 
@@ -212,7 +227,7 @@ def on_alarm():
 
 @pytest.mark.usefixtures("no_looks")
 def test_a_handler_may_raise_and_the_layer_goes_on(make_layer, on_alarm):
-    layer = make_layer(**LONG)
+    layer = make_layer(block_timeout=LIMIT)
 
     def stop(*_):
         raise Enough
@@ -229,7 +244,7 @@ def test_a_handler_may_raise_and_the_layer_goes_on(make_layer, on_alarm):
 
 @pytest.mark.usefixtures("no_looks")
 def test_a_handler_may_send_the_message_that_is_waited_for(make_layer, on_alarm):
-    layer = make_layer(**LONG)
+    layer = make_layer(block_timeout=LIMIT)
     on_alarm(lambda *_: layer.send("a", {"from": "handler"}))
     assert layer.receive(["a"], block=True) == ("a", {"from": "handler"})
 
@@ -237,7 +252,7 @@ def test_a_handler_may_send_the_message_that_is_waited_for(make_layer, on_alarm)
 @pytest.mark.usefixtures("no_looks")
 def test_whoever_is_interrupted_after_he_was_called_passes_on(make_layer, monkeypatch):
     """The signal comes when his doorbell has rung, and before he looks."""
-    layer = make_layer(**LONG)
+    layer = make_layer(block_timeout=LIMIT)
     sleep, mine = Doorbell.sleep, threading.current_thread()
 
     def interrupted(bell, seconds):

@@ -182,7 +182,8 @@ class Trial:
         return STEPS.count_noted()
 
     def _begin(self) -> None:
-        """Claim a slot, unless claiming one belongs to the case."""
+        """Claim a slot, unless claiming one belongs to the case; wait where the parent waits."""
+        self.world.stand_in()
         if not self.case.fresh:
             self.world.store.snapshot()
 

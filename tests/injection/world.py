@@ -134,9 +134,14 @@ class World:
         for channel in self.known:
             self.store._bound[1][0].locate(channel, False)
         self.store._arena.presence._alive_until.clear()
+        self.stand_in()
+        for bell in self.bells:
+            bell.drain()
+
+    def stand_in(self) -> None:
+        """Be where the bells were hung: also in a forked child, which does for its parent what is cut short."""
         for bell, place in zip(self.bells, self._places):
             bell.home, bell.record, bell.round, bell.life = place
-            bell.drain()
 
     def must_have_rung(self) -> None:
         """Whoever waited when the store was repaired must hear of it: what he had hung up is gone."""
