@@ -272,16 +272,6 @@ class Waiters:
                 calls.append(self.call(record))
             elif inbox and words[inbox + WAITERS]:
                 calls.append(self.call(inbox))
-            elif words[record + READY]:
-                self._pass_into(record, calls)
-
-    def _pass_into(self, inbox: int, calls: List[int]) -> None:
-        """The same from an inbox to a channel of it that has messages and is waited for itself."""
-        words = self.words
-        for local in self.channels.ring(inbox):
-            if words[local + WAITERS]:
-                calls.append(self.call(local))
-                return
 
     def _withdraw(self, bell: int, called: int) -> None:
         """Take a waiter out of the news of its bell."""
