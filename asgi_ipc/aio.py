@@ -102,7 +102,9 @@ class AsyncIPCChannelLayer:
             if len(self._receivable) >= REMEMBERED:
                 self._receivable.clear()
             self._receivable.add(channel)
-        return self._layer.received(await loops.receive(self._layer.message_store, [channel]))[1]
+        store, wanted = self._layer.message_store, [channel]
+        taken = loops.take(store, wanted) or await loops.wait(store, wanted)
+        return self._layer.received(taken)[1]
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """

@@ -111,7 +111,8 @@ class IPCChannelLayer(Layer):
         wanted = self.wanted(channels)
         if not wanted:
             return None, None
-        return self.received(await loops.receive(self.message_store, wanted))
+        taken = loops.take(self.message_store, wanted) or await loops.wait(self.message_store, wanted)
+        return self.received(taken)
 
     def receive_twisted(self, channels: Iterable[str]) -> Any:
         """

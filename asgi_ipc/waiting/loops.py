@@ -4,7 +4,7 @@ Waiting in an asyncio event loop (uvloop's are such, too): any number of loops, 
 
 from __future__ import annotations
 
-__all__ = ["receive"]
+__all__ = ["take", "wait"]
 
 import asyncio
 import weakref
@@ -74,16 +74,21 @@ def room_of(store: WaitingStore, loop: asyncio.AbstractEventLoop) -> LoopRoom:
     return room
 
 
-async def receive(store: WaitingStore, channels: Sequence[str]) -> Taken:
+def take(store: WaitingStore, channels: Sequence[str]) -> Optional[Taken]:
+    """
+    Take a message from one of the channels, if one is there: the first thing to try, as no coroutine is needed for it.
+
+    Not tried where many wait: ``wait`` does it in one section with hanging up a waiter then.
+    """
+    return None if store.crowded else store.pop(channels)
+
+
+async def wait(store: WaitingStore, channels: Sequence[str]) -> Taken:
     """
     Take a message from one of the channels, waiting for it as long as it takes.
 
     However this is cancelled, no message is lost: it is taken in the last step, which nothing interrupts.
     """
-    if not store.crowded:
-        taken = store.pop(channels)
-        if taken is not None:
-            return taken
     loop = asyncio.get_running_loop()
     room = room_of(store, loop)
     if room.is_empty():
