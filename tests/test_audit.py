@@ -226,7 +226,7 @@ def quick_head(store: Any, words: Any) -> Tuple[int, int]:
     return AT_QUICK + total, 0
 
 
-def quick_depth(store: Any, words: Any) -> Tuple[int, int]:
+def quick_count(store: Any, words: Any) -> Tuple[int, int]:
     _, block = quick_block(words)
     return block + 1, words[block + 1] + 1
 
@@ -312,7 +312,7 @@ MESSAGE_DAMAGE = {
     "bitmap of powers": (header(AT_POWER_MAP, FLIP), "bit 0 of the bitmap of powers is wrong"),
     "bitmap beyond": (header(AT_POWER_MAP, lambda word: word | 1 << 50), "bits beyond the last power"),
     "head of a quick list": (quick_head, "a block of .* words at .* is lost"),
-    "depth of a quick list": (quick_depth, "the quick list of .* words has the depths"),
+    "count of a quick list": (quick_count, "the quick list of .* words counts"),
     "quick list of what is in use": (quick_in_use, "waits in a quick list, and is none or in use"),
     "quick list of another size": (quick_of_another_size, "the quick list of .* words leads to"),
     "end of the heap": (last_block, "the block at .* that ends the heap is not empty"),

@@ -123,18 +123,18 @@ def listed_free(heap: Heap) -> List[int]:
 
 
 def waiting_blocks(heap: Heap) -> Iterator[int]:
-    """The blocks in the quick lists, after a look at size and depth of each."""
+    """The blocks in the quick lists, after a look at size and count of each."""
     words = heap.words
     for total in range(QUICK_WORDS + 1):
         block, above = words[AT_QUICK + total], None
         while block:
             assert words[block - 1] >> 2 == total, f"block {block} waits in the quick list of {total} words"
-            depth = words[block + 1]
-            assert above is None or depth == above - 1, f"block {block} has a wrong depth"
-            assert 1 <= depth <= heaps.QUICK_DEPTH, f"block {block} has depth {depth}"
+            count = words[block + 1]
+            assert above is None or count == above - total, f"block {block} counts wrongly"
+            assert total <= count <= heaps.QUICK_MOST, f"block {block} counts {count} words"
             yield block
-            block, above = words[block], depth
-            assert bool(block) == (above > 1), "a quick list is not as deep as it says"
+            block, above = words[block], count
+            assert bool(block) == (above > total), "a quick list is not as long as it says"
 
 
 class Model:

@@ -12,7 +12,7 @@ Sizes count words and include the header; a block has at least four.  Free block
 segregated fit: Masmano et al., ECRTS 2004), neighbours are merged at once, and everything takes constant time.
 Splitting and merging on every message would cost as much as the rest of its section, so blocks of up to
 ``QUICK_WORDS`` words are not merged when they are freed: they wait, marked as used, in a *quick list* of their exact
-size, at most ``QUICK_DEPTH`` each, and all go back before memory is reported to be full.
+size, at most ``QUICK_MOST`` words of each, and all go back before memory is reported to be full.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from .segment import Segment
 _FREE = 1
 _AFTER_FREE = 2
 MIN_WORDS = 4
-#: Blocks of one size that wait unmerged: more than a channel of default capacity holds.
-QUICK_DEPTH = 128
+#: Words in blocks of one size that wait unmerged (64 KiB): those of a group send to a thousand members, or of a few
+#: channels that are full.
+QUICK_MOST = 64 * 1024 // WORD
 #: Blocks that are cut at once for a quick list that is empty.
 QUICK_BATCH = 16
 #: Memory is taken from the system in pieces of this many words (256 KiB): zeroing one takes some 50 µs.
@@ -91,10 +92,10 @@ class Heap:
         total = words[block - 1] >> 2
         if total <= QUICK_WORDS:
             head = words[AT_QUICK + total]
-            depth = words[head + 1] + 1 if head else 1  # each block knows how many lie below it
-            if depth <= QUICK_DEPTH:
+            waiting = words[head + 1] + total if head else total  # each block knows how many words wait, its own included
+            if waiting <= QUICK_MOST:
                 words[block] = head
-                words[block + 1] = depth
+                words[block + 1] = waiting
                 words[AT_QUICK + total] = block
                 return
         self._merge(block - 1, total)
@@ -110,28 +111,38 @@ class Heap:
         header = batch - 1
         spare = (words[header] >> 2) - total * QUICK_BATCH  # what was too little to split off
         words[header] = total << 2 | (words[header] & _AFTER_FREE)
-        for depth in range(1, QUICK_BATCH):
+        for number in range(1, QUICK_BATCH):
             header += total
-            size = total + spare if depth == QUICK_BATCH - 1 else total
+            size = total + spare if number == QUICK_BATCH - 1 else total
             words[header] = size << 2
             if size == total:
-                words[header + 1], words[header + 2] = words[AT_QUICK + total], depth
+                words[header + 1], words[header + 2] = words[AT_QUICK + total], number * total
                 words[AT_QUICK + total] = header + 1
             else:
                 self._merge(header, size)
         return batch
 
-    def _merge_quick(self) -> None:
-        """Give every waiting block back, so that sizes nobody asks for any more do not fill the memory."""
+    def _merge_quick(self, wanted: int) -> int:
+        """
+        Give waiting blocks back, size by size, until a free block of ``wanted`` words is found: its header, or 0.
+
+        So that sizes nobody asks for any more do not fill the memory.
+        """
         words = self.words
-        for total in range(MIN_WORDS, QUICK_WORDS + 1):
+        for total in range(QUICK_WORDS, MIN_WORDS - 1, -1):
             block, words[AT_QUICK + total] = words[AT_QUICK + total], 0
-            for _ in range(QUICK_DEPTH + QUICK_BATCH):
+            if not block:
+                continue
+            for _ in range(QUICK_MOST // total + QUICK_BATCH):
                 if not block:
                     break
                 following = words[block]
                 self._merge(block - 1, words[block - 1] >> 2)
                 block = following
+            header = self._search(wanted)
+            if header:
+                return header
+        return 0
 
     # -- segregated fit ---------------------------------------------------------------------------------------
 
@@ -141,8 +152,7 @@ class Heap:
         if not header and self._grow(total):
             header = self._search(total)
         if not header:
-            self._merge_quick()
-            header = self._search(total) or self._search_below(total)
+            header = self._merge_quick(total) or self._search_below(total)
         if not header:
             return 0
         self._unlink(header)

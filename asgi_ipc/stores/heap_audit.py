@@ -10,7 +10,7 @@ __all__ = ["HeapAudit", "Reached"]
 
 from typing import Any, Dict, List, Set, Tuple
 
-from ..memory.heap import MIN_WORDS, QUICK_DEPTH, size_class
+from ..memory.heap import MIN_WORDS, QUICK_MOST, size_class
 from ..memory.layout import AT_FREE_HEADS, AT_POWER_MAP, AT_QUICK, AT_SPLIT_MAPS, POWERS, QUICK_WORDS, SPLITS
 
 #: Payload offset -> (payload words, what it is) of the blocks in use.
@@ -117,15 +117,15 @@ class HeapAudit:
             mine: List[int] = []
             what = f"the quick list of {total} words"
             while block:
-                if self.used.get(block - 1) != total or len(mine) >= QUICK_DEPTH:
-                    too_long = len(mine) >= QUICK_DEPTH
+                too_long = len(mine) >= QUICK_MOST // total
+                if self.used.get(block - 1) != total or too_long:
                     why = "is too long" if too_long else f"leads to {block}, where no such block is"
                     self.wrong.append(f"{what} {why}")
                     break
                 mine.append(block - 1)
                 block = words[block]
-            depths = [words[header + 2] for header in mine]
-            if depths != list(range(len(mine), 0, -1)):
-                self.wrong.append(f"{what} has the depths {depths}")
+            counts = [words[header + 2] for header in mine]
+            if counts != list(range(len(mine) * total, 0, -total)):
+                self.wrong.append(f"{what} counts {counts}")
             waiting += mine
         return waiting

@@ -11,7 +11,7 @@ __all__ = ["Queues", "Refusal"]
 
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ..memory.heap import QUICK_DEPTH, Heap
+from ..memory.heap import QUICK_MOST, Heap
 from ..memory.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
 from ..memory.presence import Presence
 from ..memory.segment import Segment
@@ -262,9 +262,9 @@ class Queues:
             words[head_at] = words[message]  # commit
             words[place[6]] += 1
             head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
-            if head and words[head + 1] < QUICK_DEPTH:  # what ``Heap.free`` does first, without the call
+            if head and words[head + 1] + total <= QUICK_MOST:  # what ``Heap.free`` does first, without the call
                 words[message] = head
-                words[message + 1] = words[head + 1] + 1
+                words[message + 1] = words[head + 1] + total
                 words[AT_QUICK + total] = message
             else:
                 self.heap.free(message)

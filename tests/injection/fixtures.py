@@ -24,7 +24,7 @@ MakeTrial = Callable[[str], Trial]
 MakeLife = Callable[[str, str], LifeTrial]
 
 #: Small enough that a small world has several of everything.
-QUICK_BATCH, QUICK_DEPTH, SLICE = 4, 8, 2
+QUICK_BATCH, QUICK_MOST, SLICE = 4, 64, 2
 #: Words of memory that are reserved at once.
 PIECE = 1024
 
@@ -38,7 +38,7 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "PIECE", PIECE)
     monkeypatch.setattr(heap, "QUICK_BATCH", QUICK_BATCH)
     for module in (heap, queues, heap_audit):
-        monkeypatch.setattr(module, "QUICK_DEPTH", QUICK_DEPTH)
+        monkeypatch.setattr(module, "QUICK_MOST", QUICK_MOST)
     for module in (slab, audit):
         monkeypatch.setattr(module, "PAGE_RECORDS", PAGE_RECORDS)
     monkeypatch.setattr(contents, "EXPIRED_SLICE", SLICE)
