@@ -86,13 +86,32 @@ class Heap:
             return self._cut_batch(total)
         return self._find(total)
 
+    def allocate_several(self, payload: int, count: int) -> List[int]:
+        """So many such blocks, or as many as there are."""
+        words, total = self.words, max(payload + 1, MIN_WORDS)
+        blocks: List[int] = []
+        if total <= QUICK_WORDS:
+            block = words[AT_QUICK + total]
+            while block and len(blocks) < count:
+                if words[block - 1] >> 2 != total:
+                    raise ValueError(f"a free list of {total} words leads to a block of another size")
+                blocks.append(block)
+                block = words[block]
+            words[AT_QUICK + total] = block
+        while len(blocks) < count:
+            block = self.allocate(payload)
+            if not block:
+                break
+            blocks.append(block)
+        return blocks
+
     def free(self, block: int) -> None:
         """Give back the block whose payload starts at ``block``."""
         words = self.words
         total = words[block - 1] >> 2
         if total <= QUICK_WORDS:
             head = words[AT_QUICK + total]
-            waiting = words[head + 1] + total if head else total  # each block knows how many words wait, its own included
+            waiting = words[head + 1] + total if head else total  # each block knows how much waits from it on
             if waiting <= QUICK_MOST:
                 words[block] = head
                 words[block + 1] = waiting

@@ -11,9 +11,9 @@ Everything here is derived: a recovery forgets the rings and makes them anew.
 
 from __future__ import annotations
 
-__all__ = ["append", "remove", "walk"]
+__all__ = ["append", "extend", "remove", "walk"]
 
-from typing import Iterator, MutableSequence, Union
+from typing import Iterator, MutableSequence, Sequence, Union
 
 Words = Union["MutableSequence[int]", memoryview]
 
@@ -28,6 +28,21 @@ def append(words: Words, head_at: int, item: int, at: int) -> None:
     last = words[first + at + 1]
     words[item + at], words[item + at + 1] = first, last
     words[last + at] = words[first + at + 1] = item
+
+
+def extend(words: Words, head_at: int, items: Sequence[int], at: int) -> None:
+    """Put several items at the end of a ring, in their order."""
+    if not items:
+        return
+    first = words[head_at] or items[0]
+    last = words[first + at + 1] if words[head_at] else 0
+    words[head_at] = first
+    for item in items:
+        if last:
+            words[last + at] = item
+        words[item + at + 1] = last
+        last = item
+    words[last + at], words[first + at + 1] = first, last
 
 
 def remove(words: Words, head_at: int, item: int, at: int) -> None:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 __all__ = ["Channels"]
 
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from ..memory import rings
 from ..memory.directory import Directory
@@ -188,6 +188,10 @@ class Channels:
     def line_up(self, inbox: int, record: int) -> None:
         """Put a channel that has just got its first message at the end of its inbox's ring."""
         rings.append(self.words, inbox + READY, record, AFTER)
+
+    def line_up_all(self, inbox: int, records: Sequence[int]) -> None:
+        """The same with several channels, in this order."""
+        rings.extend(self.words, inbox + READY, records, AFTER)
 
     def ring(self, inbox: int) -> List[int]:
         """The channels in an inbox's ring, the one whose turn it is first."""

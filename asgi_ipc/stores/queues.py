@@ -37,7 +37,6 @@ from .contents import (
     CAME,
     EXPIRES,
     LENGTH,
-    NEXT,
     SHARED,
     Again,
     Contents,
@@ -88,13 +87,17 @@ class Queues:
 
     # -- finding channels -------------------------------------------------------------------------------------
 
-    def locate(self, channel: str, make: bool) -> Optional[Place]:
-        """Where the record of a channel lies, for ``append`` and ``pop`` to remember; None if there is none."""
-        words = self.words
-        if words[AT_GENERATION] != self.generation:
-            self.generation = words[AT_GENERATION]
+    def settle(self) -> None:
+        """Forget where channels were seen, if the generation has moved."""
+        if self.words[AT_GENERATION] != self.generation:
+            self.generation = self.words[AT_GENERATION]
             self.seen.clear()
             self.owners.forget()
+
+    def locate(self, channel: str, make: bool) -> Optional[Place]:
+        """Where the record of a channel lies, for ``append`` and ``pop`` to remember; None if there is none."""
+        self.settle()
+        words = self.words
         record = self.channels.make(channel) if make else self.channels.find(channel)
         if not record:
             return None
@@ -193,31 +196,12 @@ class Queues:
         if inbox:
             words[inbox + REFUSED] += 1
 
-    def count_in(self, inbox: int, expires: int) -> None:
-        """Count a message that one of its channels has got."""
+    def count_in(self, inbox: int, expires: int, count: int = 1) -> None:
+        """Count messages that its channels have got."""
         words = self.words
         if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + SOONEST]:
             words[inbox + SOONEST] = expires
-        words[inbox + SENT] += 1
-
-    def link(self, place: Place, message: int, expires: int) -> None:
-        """Make a message that is written otherwise part of a queue (as ``append`` does with its own)."""
-        words = self.words
-        _, _, record, head_at, tail_at, sent_at, _, inbox = place
-        words[message + NEXT] = 0
-        if words[head_at]:
-            words[words[tail_at] + NEXT] = message  # commit
-            if expires < words[record + SOONEST]:
-                words[record + SOONEST] = expires
-        else:
-            words[head_at] = message  # commit
-            words[record + SOONEST] = expires
-            if inbox:
-                self.channels.line_up(inbox, record)
-        words[tail_at] = message
-        words[sent_at] += 1
-        if inbox:
-            self.count_in(inbox, expires)
+        words[inbox + SENT] += count
 
     # -- receiving --------------------------------------------------------------------------------------------
 
