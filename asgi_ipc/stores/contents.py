@@ -106,11 +106,15 @@ class Contents:
     def free(self, message: int) -> None:
         words = self.words
         if words[message + LENGTH] >= SHARED:
-            shared = words[message + BODY]
-            words[shared + REFERENCES] -= 1
-            if not words[shared + REFERENCES]:
-                self.heap.free(shared)
+            self.release(words[message + BODY])
         self.heap.free(message)
+
+    def release(self, shared: int) -> None:
+        """One message less shares a body."""
+        words = self.words
+        words[shared + REFERENCES] -= 1
+        if not words[shared + REFERENCES]:
+            self.heap.free(shared)
 
     # -- expiry -----------------------------------------------------------------------------------------------
 

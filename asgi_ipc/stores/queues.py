@@ -218,33 +218,49 @@ class Queues:
                 place = self.locate(channel, "!" in channel)
                 if place is None:
                     continue
-            head_at = place[3]
-            message = words[head_at]
-            inbox = place[7]
+            _, _, record, head_at, _, _, taken_at, inbox = place
             if inbox:
-                if not self._is_ours(inbox, inbox != place[2]):
-                    return AGAIN
-                if inbox == place[2] and words[inbox + READY]:
-                    taken = self._pop_inbox(inbox, now)
-                    if taken is not None:
-                        return taken
-                    continue
-                message = words[head_at]
+                owners = self.owners
+                if words[inbox + TAG] not in (owners.claimed if inbox == record else owners.individual):
+                    if not owners.claim(inbox, inbox != record):  # there is more to do first
+                        return AGAIN
+                if inbox == record:
+                    record = words[inbox + READY]
+                    if not record:
+                        continue
+                    words[inbox + READY] = words[record + AFTER]  # its neighbours come first next time
+                    head_at, taken_at = record + HEAD, record + TAKEN
+                    if not words[head_at]:
+                        raise ValueError("a ready ring leads to a channel without messages")
+                    channel = self.channels.name(record)
+            message = words[head_at]
             if not message:
                 continue
-            length = words[message + LENGTH]
-            if length >= SHARED or inbox or words[message + EXPIRES] <= now:
-                body = self.contents.take(place[2], now)
-                if body is None:
+            if words[message + EXPIRES] <= now:
+                taken = self._pop_behind_expired(channel, record, inbox if inbox == place[2] else 0, now)
+                if taken is None:
                     continue
-                return AGAIN if isinstance(body, Again) else (channel, body)
-            start = (message + BODY) << 3
-            taken_body = self.data[start : start + length]
+                return taken
+            length, at, shared = words[message + LENGTH], message + BODY, 0
             total = words[message - 1] >> 2
-            if len(taken_body) != length or total < length >> 3:
+            if length >= SHARED:
+                length -= SHARED
+                shared = words[at]
+                at = shared + BODY_DATA
+            elif total < length >> 3:
                 raise ValueError(f"a message claims to have {length} bytes")
-            words[head_at] = words[message]  # commit
-            words[place[6]] += 1
+            body = self.data[at << 3 : (at << 3) + length]
+            if len(body) != length:
+                raise ValueError(f"a message claims to have {length} bytes")
+            following = words[message]
+            words[head_at] = following  # commit
+            words[taken_at] += 1
+            if inbox:
+                words[inbox + TAKEN] += 1
+                if not following:
+                    self.channels.step_out(inbox, record)
+            if shared:
+                self.contents.release(shared)
             head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
             if head and words[head + 1] + total <= QUICK_MOST:  # what ``Heap.free`` does first, without the call
                 words[message] = head
@@ -252,27 +268,23 @@ class Queues:
                 words[AT_QUICK + total] = message
             else:
                 self.heap.free(message)
-            return channel, taken_body
+            return channel, body
         return None
 
-    def _is_ours(self, inbox: int, individual: bool) -> bool:
-        """Have it known that this process receives from an inbox. False: there is more to do first, come again."""
-        tag = self.words[inbox + TAG]
-        if tag in (self.owners.individual if individual else self.owners.claimed):
-            return True
-        return self.owners.claim(inbox, individual)
-
-    def _pop_inbox(self, inbox: int, now: int) -> Union[None, Again, Tuple[str, bytes]]:
-        """Take a message from the channel of a process whose turn it is."""
+    def _pop_behind_expired(
+        self, channel: str, record: int, inbox: int, now: int
+    ) -> Union[None, Again, Tuple[str, bytes]]:
+        """The same where the first message has expired: in one channel, or else in the others of an inbox, too."""
         words = self.words
         for _ in range(self.channels.directory.longest):
-            local = words[inbox + READY]
-            if not local:
-                return None
-            if not words[local + HEAD]:
-                raise ValueError("a ready ring leads to a channel without messages")
-            words[inbox + READY] = words[local + AFTER]  # its neighbours come first next time
-            body = self.contents.take(local, now)
+            body = self.contents.take(record, now)
             if body is not None:
-                return AGAIN if isinstance(body, Again) else (self.channels.name(local), body)
+                return AGAIN if isinstance(body, Again) else (channel, body)
+            record = words[inbox + READY] if inbox else 0
+            if not record:
+                return None
+            if not words[record + HEAD]:
+                raise ValueError("a ready ring leads to a channel without messages")
+            words[inbox + READY] = words[record + AFTER]
+            channel = self.channels.name(record)
         raise ValueError("a ready ring has no end")
