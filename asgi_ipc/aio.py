@@ -12,7 +12,7 @@ __all__ = ["AsyncIPCChannelLayer"]
 from types import TracebackType
 from typing import Any, List, Mapping, Optional, Set, Type
 
-from . import exceptions, names
+from . import codec, exceptions, names
 from .layer import Layer, Message
 from .options import MIB
 from .waiting import loops
@@ -103,8 +103,13 @@ class AsyncIPCChannelLayer:
                 self._receivable.clear()
             self._receivable.add(channel)
         store, wanted = self._layer.message_store, [channel]
-        taken = loops.take(store, wanted) or await loops.wait(store, wanted)
-        return self._layer.received(taken)[1]
+        taken = None if store.crowded else store.pop(wanted)
+        if taken is None:
+            taken = await loops.wait(store, wanted)
+        try:
+            return codec.decode(taken[1])
+        except ValueError as error:
+            raise self._layer.spoiled(channel, error) from error
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """

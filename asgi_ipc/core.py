@@ -111,7 +111,9 @@ class IPCChannelLayer(Layer):
         wanted = self.wanted(channels)
         if not wanted:
             return None, None
-        taken = loops.take(self.message_store, wanted) or await loops.wait(self.message_store, wanted)
+        taken = None if self.message_store.crowded else self.message_store.pop(wanted)
+        if taken is None:
+            taken = await loops.wait(self.message_store, wanted)
         return self.received(taken)
 
     def receive_twisted(self, channels: Iterable[str]) -> Any:

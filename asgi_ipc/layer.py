@@ -100,6 +100,11 @@ class Layer:
 
         Any iterable of names; of a process-local channel the name must end at the ``!``. ``TypeError`` for others.
         """
+        try:
+            if type(channels) is list and len(channels) == 1 and channels[0] in self._receivable:
+                return channels
+        except TypeError:  # one is no str, nor anything else that can be looked up
+            pass
         wanted = channels if type(channels) is list else self._listed(channels)
         known = True
         try:
@@ -123,9 +128,13 @@ class Layer:
         try:
             return channel, codec.decode(body)
         except ValueError as error:
-            raise exceptions.SegmentCorrupt(
-                self.message_store.name, f"a message on channel {channel!r} is none any more ({error}); it is gone"
-            ) from error
+            raise self.spoiled(channel, error) from error
+
+    def spoiled(self, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
+        """What to raise for bytes that are no message any more."""
+        return exceptions.SegmentCorrupt(
+            self.message_store.name, f"a message on channel {channel!r} is none any more ({error}); it is gone"
+        )
 
     def _listed(self, channels: Iterable[str]) -> List[str]:
         if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, IterableType):

@@ -11,6 +11,7 @@ __all__ = ["Queues", "Refusal"]
 
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
+from ..memory import rings
 from ..memory.heap import QUICK_MOST, Heap
 from ..memory.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
 from ..memory.presence import Presence
@@ -78,6 +79,8 @@ class Queues:
         self.waiters = Waiters(segment, heap, self.channels, presence)
         self.generation = 0
         self.seen: Dict[str, Place] = {}
+        #: Names of channels of this process's inboxes, by tag.
+        self.names: Dict[int, str] = {}
 
     def largest_body(self) -> int:
         """The bytes of the largest body that a segment with nothing else in it has room for, in a group send too."""
@@ -92,6 +95,7 @@ class Queues:
         if self.words[AT_GENERATION] != self.generation:
             self.generation = self.words[AT_GENERATION]
             self.seen.clear()
+            self.names.clear()
             self.owners.forget()
 
     def locate(self, channel: str, make: bool) -> Optional[Place]:
@@ -150,8 +154,8 @@ class Queues:
             return Refusal(waiting, capacity)
         length = len(body)
         total = (length + BODY_ROUND) >> 3
-        if total <= QUICK_WORDS and words[AT_QUICK + total]:  # what ``Heap.allocate`` does first, without the call
-            message = words[AT_QUICK + total]
+        message = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
+        if message:  # what ``Heap.allocate`` does first, without the call
             if words[message - 1] >> 2 != total:
                 raise ValueError(f"a free list of {total} words leads to a block of another size")
             words[AT_QUICK + total] = words[message]
@@ -220,10 +224,9 @@ class Queues:
                     continue
             _, _, record, head_at, _, _, taken_at, inbox = place
             if inbox:
-                owners = self.owners
-                if words[inbox + TAG] not in (owners.claimed if inbox == record else owners.individual):
-                    if not owners.claim(inbox, inbox != record):  # there is more to do first
-                        return AGAIN
+                known = self.owners.claimed if inbox == record else self.owners.individual
+                if words[inbox + TAG] not in known and not self.owners.claim(inbox, inbox != record):
+                    return AGAIN  # there is more to do first
                 if inbox == record:
                     record = words[inbox + READY]
                     if not record:
@@ -232,7 +235,7 @@ class Queues:
                     head_at, taken_at = record + HEAD, record + TAKEN
                     if not words[head_at]:
                         raise ValueError("a ready ring leads to a channel without messages")
-                    channel = self.channels.name(record)
+                    channel = self.names.get(words[record + TAG]) or self._name(record)
             message = words[head_at]
             if not message:
                 continue
@@ -258,7 +261,7 @@ class Queues:
             if inbox:
                 words[inbox + TAKEN] += 1
                 if not following:
-                    self.channels.step_out(inbox, record)
+                    rings.remove(words, inbox + READY, record, AFTER)
             if shared:
                 self.contents.release(shared)
             head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
@@ -270,6 +273,13 @@ class Queues:
                 self.heap.free(message)
             return channel, body
         return None
+
+    def _name(self, record: int) -> str:
+        """The name of a channel, which is remembered: to make a string of it costs as much as a third of a section."""
+        if len(self.names) >= REMEMBERED:
+            self.names.clear()
+        name = self.names[self.words[record + TAG]] = self.channels.name(record)
+        return name
 
     def _pop_behind_expired(
         self, channel: str, record: int, inbox: int, now: int
@@ -286,5 +296,5 @@ class Queues:
             if not words[record + HEAD]:
                 raise ValueError("a ready ring leads to a channel without messages")
             words[inbox + READY] = words[record + AFTER]
-            channel = self.channels.name(record)
+            channel = self._name(record)
         raise ValueError("a ready ring has no end")

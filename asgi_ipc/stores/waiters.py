@@ -190,15 +190,22 @@ class Waiters:
         """
         if not self.is_enlisted(bell):
             return None
-        words, record = self.words, bell.record
+        words, record, free = self.words, bell.record, self.heap.free
         called: List[int] = []
-        while words[record + NEWS] and len(called) < NEWS_SLICE:
-            waiter = words[record + NEWS]
+        waiter = words[record + NEWS]
+        while waiter and len(called) < NEWS_SLICE:
             if words[waiter + BELL] != record or not words[waiter + CALLED]:
                 raise ValueError("the news of a bell lead to another one's")
-            self._withdraw(record, waiter)
-            self._free(waiter)
             called.append(waiter)
+            following = words[waiter + NEXT]
+            words[waiter + CALLED] = 0  # whoever comes here once more finds that out
+            rings.remove(words, record + OF_BELL, waiter, NEXT_OF_BELL)
+            words[words[waiter + CHANNEL] + WAITING] -= 1
+            free(waiter)
+            waiter = following
+        words[record + NEWS] = waiter
+        if waiter:
+            words[waiter + BEFORE] = 0
         return called
 
     def look(self, bell: Doorbell, first: bool, most: int) -> None:

@@ -4,7 +4,7 @@ Waiting in an asyncio event loop (uvloop's are such, too): any number of loops, 
 
 from __future__ import annotations
 
-__all__ = ["take", "wait"]
+__all__ = ["wait"]
 
 import asyncio
 import weakref
@@ -72,15 +72,6 @@ def room_of(store: WaitingStore, loop: asyncio.AbstractEventLoop) -> LoopRoom:
                 other.clear()
         room = store.rooms[id(loop)] = LoopRoom(store, loop)
     return room
-
-
-def take(store: WaitingStore, channels: Sequence[str]) -> Optional[Taken]:
-    """
-    Take a message from one of the channels, if one is there: the first thing to try, as no coroutine is needed for it.
-
-    Not tried where many wait: ``wait`` does it in one section with hanging up a waiter then.
-    """
-    return None if store.crowded else store.pop(channels)
 
 
 async def wait(store: WaitingStore, channels: Sequence[str]) -> Taken:
