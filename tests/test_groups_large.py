@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from types import SimpleNamespace
 
 import pytest
 from helpers.waiting import assert_sound, waiters
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
+from asgi_ipc.memory import guard
+from asgi_ipc.memory.layout import AT_NAPS
+from asgi_ipc.stores.messages import SEND_SLICE
 
 PROCESSES, SOCKETS = 5, 1000
 OPTIONS = {"message_memory": 16 << 20, "group_memory": 8 << 20}
@@ -222,3 +227,19 @@ def test_members_are_no_orphans_while_another_process_receives_for_them(script, 
     assert script.receive(["sync.0!"])[1] == {"unread": True}
     child.die()
     assert script.group_channels("g") == [names[0], "plain"]
+
+
+def test_a_long_group_send_gives_way_once_to_those_who_nap_before_the_guard(script, monkeypatch):
+    for number in range(4 * SEND_SLICE):
+        script.group_add("g", f"c{number}")
+    held, naps = script.message_store._bound[0], []
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
+    script.send_group("g", {})
+    assert naps == []  # nobody is there
+    held.words[AT_NAPS] += 1  # as another process does
+    script.send_group("g", {})
+    assert naps == [guard.FIRST_NAP]
+    held.words[AT_NAPS] += 1
+    held._naps += 1  # as this process does itself
+    script.send_group("g", {})
+    assert len(naps) == 1

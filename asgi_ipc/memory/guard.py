@@ -32,7 +32,7 @@ from posix_ipc import BusyError
 
 from ..exceptions import SegmentBusy, SegmentCorrupt, SegmentGone, TooManyProcesses
 from .frames import is_nested, is_ours, stands_on
-from .layout import AT_EPOCH, AT_SCRATCH, AT_SEQ, AT_SLOTS, SLOT_WORDS, SLOTS, TOMBSTONE
+from .layout import AT_EPOCH, AT_NAPS, AT_SCRATCH, AT_SEQ, AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS, TOMBSTONE
 from .segment import CARE_BYTE, FIRST_EPOCH, Segment
 
 logger = logging.getLogger("asgi_ipc")
@@ -82,6 +82,7 @@ class Guard:
         self._semaphore: Any = None
         self.token: Callable[[float], None] = _no_token
         self.post: Callable[[], None] = _no_post
+        self._naps = self._given_way = 0  # of this process; of others, by the count that it last gave way to
 
     def run(self, section: Callable[..., R], *args: Any) -> R:
         """
@@ -153,8 +154,17 @@ class Guard:
             elif now - looked > SUSPICION:
                 looked = now
                 self._recover(epoch & ~1)
+            words[AT_NAPS] = (words[AT_NAPS] + 1) % COUNTED  # without the guard: one that is lost does no harm
+            self._naps += 1
             time.sleep(nap)
             nap = min(2 * nap, LONGEST_NAP)
+
+    def give_way(self) -> None:
+        """Between two sections of one long operation: let those in who nap, or they would wait for all of it."""
+        others = self.words[AT_NAPS] - self._naps
+        if others != self._given_way:
+            self._given_way = others
+            time.sleep(FIRST_NAP)
 
     def _take(self) -> bool:
         for _ in range(SPINS):

@@ -142,11 +142,7 @@ class Heap:
         return batch
 
     def _merge_quick(self, wanted: int) -> int:
-        """
-        Give waiting blocks back, size by size, until a free block of ``wanted`` words is found: its header, or 0.
-
-        So that sizes nobody asks for any more do not fill the memory.
-        """
+        """Give waiting blocks back, size by size, until there is a free block of ``wanted`` words: its header, or 0."""
         words = self.words
         for total in range(QUICK_WORDS, MIN_WORDS - 1, -1):
             block, words[AT_QUICK + total] = words[AT_QUICK + total], 0

@@ -35,7 +35,7 @@ WORD = 8
 #: Spells "asgi_ipc" when the bytes are in the order of the machine that wrote it.
 MAGIC = int.from_bytes(b"asgi_ipc", "big")
 #: Moves with every change of anything drawn in this module.
-VERSION = 201
+VERSION = 202
 #: A time (in ns of the monotonic clock) that does not come.
 NEVER = 2**63 - 1
 #: A counter this high was not counted by anybody, but overwritten.
@@ -67,6 +67,7 @@ AT_FULL_SWEEP = 29  # ns: when everything was last swept for want of memory
 AT_BELLS = 30  # one of the bells, which form a ring
 AT_ROUND = 31  # moves when bells, waiters and owners that a process remembers are void (flush, recovery)
 AT_CHANGES = 32  # moves with every change of the members of a group: lists that a process remembers are void
+AT_NAPS = 33  # counts, roughly, the naps of those who wait for the guard: long operations give way to them
 AT_SCRATCH = 63  # stands for the slot of a process that has none yet
 HEADER_WORDS = 64
 

@@ -105,6 +105,10 @@ class Store:
             sections[section] = method
         return guard.run(method, *args)
 
+    def _give_way(self) -> None:
+        """Between two slices: let others in (``Guard.give_way``)."""
+        self._bound[0].give_way()
+
     def _guarded(self, section: Callable[..., Any], *args: Any) -> Any:
         """Run any function as a section: for whoever looks at the segment's words itself (audits, tests)."""
         return self._bound[0].run(section, *args)

@@ -110,6 +110,7 @@ class GroupStore(Store):
             owners |= self._run("owners_slice", first, first + SLICE)
             if not following:
                 break
+            self._give_way()
             first = following
         dead = self.find_dead(owners)
         for begin in range(0, first + 1, SLICE) if dead else ():

@@ -179,6 +179,8 @@ class MessageStore(Store):
         to_ring: Set[int] = set()
         swept = False
         for first in range(0, len(targets), SEND_SLICE):
+            if first:
+                self._give_way()
             if first % (SEND_SLICE * RING_SLICES) == 0:
                 self.ring(to_ring)
                 to_ring.clear()
@@ -202,6 +204,7 @@ class MessageStore(Store):
             return False
         following = self._run("sweep_slice", 0, now)
         while following:
+            self._give_way()
             following = self._run("sweep_slice", following, now)
         return True
 
@@ -323,6 +326,7 @@ class MessageStore(Store):
             return self._run("figures", channel, now)  # type: ignore[no-any-return]
         following, total = self._run("figures_slice", 0, now)
         while following:
+            self._give_way()
             following, more = self._run("figures_slice", following, now)
             total += more
         return total  # type: ignore[no-any-return]
