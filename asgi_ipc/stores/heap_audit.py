@@ -10,7 +10,7 @@ __all__ = ["HeapAudit", "Reached"]
 
 from typing import Any, Dict, List, Set, Tuple
 
-from ..memory.heap import MIN_WORDS, QUICK_MOST, size_class
+from ..memory.heap import MIN_WORDS, QUICK_BATCH, QUICK_MOST, size_class
 from ..memory.layout import AT_FREE_HEADS, AT_POWER_MAP, AT_QUICK, AT_SPLIT_MAPS, POWERS, QUICK_WORDS, SPLITS
 
 #: Payload offset -> (payload words, what it is) of the blocks in use.
@@ -117,7 +117,7 @@ class HeapAudit:
             mine: List[int] = []
             what = f"the quick list of {total} words"
             while block:
-                too_long = len(mine) >= QUICK_MOST // total
+                too_long = len(mine) >= max(QUICK_MOST // total, QUICK_BATCH - 1)  # a batch is taken in whole
                 if self.used.get(block - 1) != total or too_long:
                     why = "is too long" if too_long else f"leads to {block}, where no such block is"
                     self.wrong.append(f"{what} {why}")

@@ -36,7 +36,8 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "VISIBILITY", 0.0)
     monkeypatch.setattr(guard, "SPINS", 1)
     monkeypatch.setattr(heap, "PIECE", PIECE)
-    monkeypatch.setattr(heap, "QUICK_BATCH", QUICK_BATCH)
+    for module in (heap, heap_audit):
+        monkeypatch.setattr(module, "QUICK_BATCH", QUICK_BATCH)
     for module in (heap, queues, heap_audit):
         monkeypatch.setattr(module, "QUICK_MOST", QUICK_MOST)
     for module in (slab, audit):
