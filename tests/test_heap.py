@@ -147,8 +147,15 @@ class Model:
 
     def allocate(self, payload: int) -> Optional[int]:
         block = self.heap.allocate(payload)
-        if not block:
-            return None
+        return self._fill(block, payload) if block else None
+
+    def allocate_several(self, payload: int, count: int) -> List[int]:
+        blocks = self.heap.allocate_several(payload, count)
+        assert len(blocks) <= count
+        return [self._fill(block, payload) for block in blocks]
+
+    def _fill(self, block: int, payload: int) -> int:
+        """Write something of its own into a new block."""
         assert self.heap.start < block, "a block outside of the heap"
         assert block + payload < self.heap.words[AT_RESERVED], "a block in memory that was not reserved"
         self.stamp += 1
@@ -241,6 +248,11 @@ class HeapMachine(RuleBasedStateMachine):
     def allocate_many(self, payload: int, times: int) -> None:
         for _ in range(times):
             self.model.allocate(payload)
+
+    @rule(payload=payloads, count=st.integers(0, 100))
+    def allocate_several(self, payload: int, count: int) -> None:
+        blocks = self.model.allocate_several(payload, count)
+        assert len(blocks) == count or self.model.allocate(payload) is None, "there was room for more"
 
     @precondition(lambda self: self.model.blocks)
     @rule(data=st.data())

@@ -20,6 +20,7 @@ from helpers.waiting import OPTIONS, until
 from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
 from asgi_ipc.memory.layout import AT_SLOTS, SLOT_WORDS
 from asgi_ipc.memory.presence import ALIVE_FOR
+from asgi_ipc.memory.slab import TAG
 from asgi_ipc.stores.owners import CLAIMED
 
 
@@ -250,6 +251,19 @@ def test_an_owner_outlives_a_recovery(layer, owner):
     die(owner)
     assert layer.group_channels("g") == []
     assert layer.receive(["p!"]) == (None, None)
+
+
+def test_names_that_a_process_remembers_of_its_inbox_are_not_believed_after_a_recovery(layer):
+    words, channels = layer.message_store._bound[0].words, layer.message_store._bound[1][0].channels
+    for recovered in (False, True):
+        layer.send("p!a", {"to": "p!a"})
+        layer.send("p!b", {"to": "p!b"})
+        if recovered:
+            a, b = channels.find("p!a") + TAG, channels.find("p!b") + TAG
+            words[a], words[b] = words[b], words[a]
+            break_off(layer)
+        for channel, message in (layer.receive(["p!"]), layer.receive(["p!"])):
+            assert message == {"to": channel}
 
 
 def test_an_owner_registers_anew_after_a_flush(layer, owner):
