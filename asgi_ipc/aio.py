@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, List, Mapping, Optional, Set, Type
 
 from . import codec, exceptions, names
-from .layer import Layer, Message
+from .layer import Layer, Message, spoiled
 from .options import MIB
 from .waiting import loops
 
@@ -109,7 +109,7 @@ class AsyncIPCChannelLayer:
         try:
             return codec.decode(taken[1])
         except ValueError as error:
-            raise self._layer.spoiled(channel, error) from error
+            raise spoiled(store.name, channel, error) from error
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """

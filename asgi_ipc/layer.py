@@ -7,7 +7,7 @@ stores' guards: what touches both is atomic in each.
 
 from __future__ import annotations
 
-__all__ = ["Layer", "Message"]
+__all__ = ["Layer", "Message", "spoiled"]
 
 import logging
 import random
@@ -29,6 +29,12 @@ REMEMBERED = 16384
 LOG_PERIOD = 1.0
 
 Message = Dict[str, Any]
+
+
+def spoiled(store: str, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
+    """What to raise for bytes, taken from a store, that are no message any more."""
+    why = f"a message on channel {channel!r} is none any more ({error}); it is gone"
+    return exceptions.SegmentCorrupt(store, why)
 
 
 class Layer:
@@ -128,13 +134,7 @@ class Layer:
         try:
             return channel, codec.decode(body)
         except ValueError as error:
-            raise self.spoiled(channel, error) from error
-
-    def spoiled(self, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
-        """What to raise for bytes that are no message any more."""
-        return exceptions.SegmentCorrupt(
-            self.message_store.name, f"a message on channel {channel!r} is none any more ({error}); it is gone"
-        )
+            raise spoiled(self.message_store.name, channel, error) from error
 
     def _listed(self, channels: Iterable[str]) -> List[str]:
         if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, IterableType):

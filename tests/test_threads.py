@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.layers import assert_sound
 from helpers.processes import LIMIT
 
 from asgi_ipc import IPCChannelLayer
+from asgi_ipc.memory import frames
 
 
 def test_sixteen_threads_on_one_layer_object(make_layer):
@@ -136,3 +138,11 @@ def test_threads_of_a_layer_that_is_closed_are_told_so(make_layer):
         for thread in threads:
             thread.join()
         assert [error for error in errors if not isinstance(error, RuntimeError)] == []
+
+
+@pytest.mark.parametrize(("mark", "nested"), [([], True), (None, True), (frames.OUTSIDE, False)])
+def test_only_a_call_that_may_hold_the_lock_keeps_one_inside_it_from_giving_the_lock_back(mark, nested):
+    """One that has left its section does not: its next section, interrupted, would keep out every other thread."""
+    ours = {"__name__": "asgi_ipc.made_up", "mark": mark}
+    exec("def call(inner):\n    mine = mark\n    return inner()", ours)
+    assert ours["call"](lambda: frames.is_nested(sys._getframe())) is nested

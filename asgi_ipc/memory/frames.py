@@ -1,14 +1,18 @@
 """
 What a call of the guard can tell from the stack that it stands on.
 
-A call marks itself with a list of its own in its local variable ``mine``: so a mark says whose frame it is.
+A call marks itself with a list of its own in its local variable ``mine``: so a mark says whose frame it is.  One that
+goes on behind its section, and may enter others, sets it to ``OUTSIDE`` first.
 """
 
 from __future__ import annotations
 
-__all__ = ["is_nested", "is_ours", "stands_on"]
+__all__ = ["OUTSIDE", "is_nested", "is_ours", "stands_on"]
 
-from typing import Any
+from typing import Any, List
+
+#: The mark of a call that has left its section, and the lock.
+OUTSIDE: List[None] = []
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
@@ -26,7 +30,8 @@ def is_nested(frame: Any) -> bool:
     """Whether a call of a section (its frame) has interrupted another one of its thread, which may hold the lock."""
     frame = frame.f_back
     while frame is not None:
-        if "mine" in frame.f_code.co_varnames and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        ours = frame.f_globals.get("__name__", "").startswith(_PACKAGE)
+        if ours and "mine" in frame.f_code.co_varnames and frame.f_locals.get("mine") is not OUTSIDE:
             return True
         frame = frame.f_back
     return False

@@ -63,6 +63,7 @@ class Fanout:
         content = memoryview(array("Q", (0, len(body) + SHARED, expires, now, shared)))
         full: List[str] = []
         calls: List[int] = []
+        waited_for: List[int] = []
         lots: Dict[int, Lot] = {}
         reached = 0
         queues.settle()
@@ -100,9 +101,10 @@ class Fanout:
             words[sent_at] = sent + 1
             lot.came += 1
             if words[record + WAITERS]:
-                calls.append(queues.waiters.call(record))
+                waited_for.append(record)
             elif inbox and words[inbox + WAITERS]:
                 calls.append(queues.waiters.call(inbox))
+        calls += queues.waiters.call_each(waited_for)
         self._finish(shared, reached - len(full), blocks, lots, expires)
         return Reached(full, reached, self.heap.shortage if reached < len(targets) else None, calls)
 

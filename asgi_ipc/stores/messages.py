@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set,
 
 from ..exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentError, SegmentGone
 from ..memory.arena import Arena
-from ..memory.frames import is_ours
+from ..memory.frames import OUTSIDE, is_ours
 from ..memory.guard import BusyError
 from ..memory.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from .base import Store
@@ -123,8 +123,10 @@ class MessageStore(Store):
             guard.abandon(mine, error)
             if not isinstance(error, SegmentGone):
                 raise
+            mine = OUTSIDE
             self._attach_anew()
             refusal = self._run("append", channel, capacity, body, now, now + self.expiry)
+        mine = OUTSIDE
         if refusal is not None:
             if type(refusal) is int:
                 self.ring((refusal,))
@@ -277,8 +279,10 @@ class MessageStore(Store):
             guard.abandon(mine, error)
             if not isinstance(error, SegmentGone):
                 raise
+            mine = OUTSIDE
             self._attach_anew()
             taken = self._run("pop", channels, now)
+        mine = OUTSIDE
         if isinstance(taken, Again):
             taken = self._pop_behind_expired(channels)
         if now >= self._sweep_due:

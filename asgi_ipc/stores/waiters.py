@@ -29,7 +29,7 @@ from __future__ import annotations
 
 __all__ = ["Waiters"]
 
-from typing import List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 from ..memory import rings
 from ..memory.doorbell import Doorbell, is_here, remove_bell
@@ -163,15 +163,36 @@ class Waiters:
 
     def call(self, record: int) -> int:
         """Call the first waiter of a channel, which has one: the token of its bell if it must be rung, else 0."""
-        words = self.words
-        waiter = words[record + WAITERS]
-        if words[waiter + CHANNEL] != record or words[waiter + CALLED]:
-            raise ValueError("a channel is waited for by a waiter of another one")
-        bell = words[waiter + BELL]
-        return 0 if self._tell(record, waiter, bell) else int(words[bell + TOKEN])
+        tokens = self.call_each((record,))
+        return tokens[0] if tokens else 0
 
-    def _tell(self, record: int, waiter: int, bell: int) -> bool:
-        """Move a waiter from the ring of its channel to the news of its bell. Whether there was other news."""
+    def call_each(self, records: Iterable[int]) -> List[int]:
+        """The same with several channels that have one: the tokens of the bells that must be rung."""
+        words = self.words
+        tokens: List[int] = []
+        for record in records:
+            waiter = words[record + WAITERS]
+            if not waiter:  # the channel stands there twice
+                continue
+            if words[waiter + CHANNEL] != record or words[waiter + CALLED]:
+                raise ValueError("a channel is waited for by a waiter of another one")
+            bell = words[waiter + BELL]
+            if words[waiter + NEXT] == waiter:
+                words[record + WAITERS] = 0
+            else:
+                rings.remove(words, record + WAITERS, waiter, NEXT)
+            news = words[bell + NEWS]  # from here on as ``_tell`` does it, without the call
+            if news:
+                words[news + BEFORE] = waiter
+            else:
+                tokens.append(words[bell + TOKEN])
+            words[waiter + CALLED] = 1
+            words[waiter + NEXT], words[waiter + BEFORE] = news, 0
+            words[bell + NEWS] = waiter
+        return tokens
+
+    def _tell(self, record: int, waiter: int, bell: int) -> None:
+        """Move a waiter from the ring of its channel to the news of its bell."""
         words = self.words
         rings.remove(words, record + WAITERS, waiter, NEXT)
         news = words[bell + NEWS]
@@ -180,7 +201,6 @@ class Waiters:
         if news:
             words[news + BEFORE] = waiter
         words[bell + NEWS] = waiter
-        return bool(news)
 
     def news(self, bell: Doorbell) -> Optional[List[int]]:
         """
