@@ -33,8 +33,6 @@ logger = logging.getLogger("asgi_ipc")
 TROUBLE = (SegmentError, RuntimeError, OSError)
 #: Members that one section of a group send serves before it lets others in.
 SEND_SLICE = 64
-#: Slices of a group send between two rings: a thousand members take some 1.5 ms.
-RING_SLICES = 16
 #: A message of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
 ALWAYS_ACCEPTED = 1024 * 1024
 
@@ -173,31 +171,30 @@ class MessageStore(Store):
         Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that had no room for it.
 
         In slices: others get in between. Each slice stores the body once. Raises ``MessageTooLarge``, nothing else.
-        Those who wait are rung after several slices, so that they do not run for the guard against the sender.
+        Those who wait are rung behind the last one, so that they do not run for the guard against the sender.
         """
         if len(body) > self.limit:
             raise MessageTooLarge(len(body), self.limit)
         missed: List[str] = []
         to_ring: Set[int] = set()
         swept = False
-        for first in range(0, len(targets), SEND_SLICE):
-            if first:
-                self._give_way()
-            if first % (SEND_SLICE * RING_SLICES) == 0:
-                self.ring(to_ring)
-                to_ring.clear()
-            waiting = targets[first : first + SEND_SLICE]
-            while True:
-                now = self.clock()
-                full, reached, shortage, calls = self._run("append_each", waiting, body, now, now + self.expiry)
-                to_ring.update(calls)
-                missed += full
-                waiting = waiting[reached:]
-                if not shortage or swept or not self._sweep_everything(now):
-                    break
-                swept = True
-            missed += [channel for channel, _ in waiting]
-        self.ring(to_ring)
+        try:
+            for first in range(0, len(targets), SEND_SLICE):
+                if first:
+                    self._give_way()
+                waiting = targets[first : first + SEND_SLICE]
+                while True:
+                    now = self.clock()
+                    full, reached, shortage, calls = self._run("append_each", waiting, body, now, now + self.expiry)
+                    to_ring.update(calls)
+                    missed += full
+                    waiting = waiting[reached:]
+                    if not shortage or swept or not self._sweep_everything(now):
+                        break
+                    swept = True
+                missed += [channel for channel, _ in waiting]
+        finally:  # those of the slices that are done, too, if an error ends it
+            self.ring(to_ring)
         return missed
 
     def _sweep_everything(self, now: int) -> bool:
