@@ -54,13 +54,9 @@ def large(look: Look) -> float:
     return (ours - codec) / copies
 
 
-def each_member(look: Look) -> float:
-    """µs for each of 1,000 is ms for all."""
-    return look("fanout", "asgi_ipc", "sender", members=1000, processes=2)
-
-
-def last_member(look: Look) -> float:
-    return look("fanout", "asgi_ipc", "last", members=1000, processes=2)
+def thousand(peer: str, metric: str) -> Callable[[Look], float]:
+    """ms for 1,000 members in two processes, which is µs for each of them."""
+    return lambda look: look("fanout", peer, metric, members=1000, processes=2)
 
 
 def full(look: Look) -> float:
@@ -96,8 +92,10 @@ TARGETS = (
     Target("round trip, p99 over median", rare("asgi_ipc"), 3),
     Target("the same async", rare("asgi_ipc-async"), 3),
     Target("900 kB pair less msgpack, over copies both ways", large, 3),
-    Target("send to a group of 1,000 in two processes, each", each_member, 1.5, "µs"),
-    Target("the last one of them has it after", last_member, 7, "ms"),
+    Target("send to a group of 1,000 in two processes, each", thousand("asgi_ipc", "sender"), 1.5, "µs"),
+    Target("the same async", thousand("asgi_ipc-async", "sender"), 1.5, "µs"),
+    Target("the last one of them has it after", thousand("asgi_ipc", "last"), 7, "ms"),
+    Target("the same async", thousand("asgi_ipc-async", "last"), 7, "ms"),
     Target("p99.9 of pairs beside that", lambda look: look("hammer", "asgi_ipc", "p99.9", beside="group"), 1000, "µs"),
     Target("pair beside 100,000 unread messages, over none", full, 1.1),
     Target("CPU of a process that waits", lambda look: look("idle", "asgi_ipc", "cpu", waiting=1), 0.1, "%"),
