@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["draw"]
 
 import os
+import textwrap
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from .adapters import PEERS
@@ -23,6 +24,8 @@ COLOURS: Dict[str, Sequence[str]] = {
     "floor": ("#333333", "#777777", "#aaaaaa", "#333333", "#777777"),
 }
 WIDTH, INK, FAINT = 9.0, "#222222", "#dddddd"
+#: Characters of a caption that fit into a line.
+LINE = 150
 Document = Dict[str, Any]
 Points = List[Tuple[float, float]]
 
@@ -48,7 +51,7 @@ def draw(document: Document, folder: str) -> List[str]:
             figure = picture(document)
             if figure is None:
                 continue
-            figure.text(0.01, 0.01, caption(document), fontsize=7, color="#666666")
+            figure.text(0.01, 0.01, caption(document), fontsize=7, color="#666666", verticalalignment="bottom")
             path = os.path.join(folder, f"{name}.svg")
             figure.savefig(path, metadata={"Date": None})
             paths.append(path)
@@ -60,7 +63,7 @@ def caption(document: Document) -> str:
     """The machine and the command."""
     machine = document["environment"]
     text = f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}, {machine['python']}"
-    return f"{text}  ·  {document['command']}".replace("$", r"\$")
+    return textwrap.fill(f"{text}  ·  {document['command']}", LINE).replace("$", r"\$")
 
 
 def new(height: float) -> Tuple[Any, Any]:
