@@ -106,7 +106,7 @@ class AsyncIPCChannelLayer:
         taken = None if store.crowded else store.pop(wanted)
         if taken is None:
             taken = await loops.wait(store, wanted)
-        try:
+        try:  # what ``Layer.received`` does, without the call
             return codec.decode(taken[1])
         except ValueError as error:
             raise spoiled(store.name, channel, error) from error

@@ -106,19 +106,15 @@ class Layer:
 
         Any iterable of names; of a process-local channel the name must end at the ``!``. ``TypeError`` for others.
         """
-        try:
+        try:  # one known name first: nearly every call has just that
             if type(channels) is list and len(channels) == 1 and channels[0] in self._receivable:
                 return channels
-        except TypeError:  # one is no str, nor anything else that can be looked up
+        except TypeError:  # it is no str, nor anything else that can be looked up
             pass
         wanted = channels if type(channels) is list else self._listed(channels)
-        known = True
         try:
-            for channel in wanted:
-                if channel not in self._receivable:
-                    known = False
-                    break
-        except TypeError:  # one is no str, nor anything else that can be looked up
+            known = self._receivable.issuperset(wanted)
+        except TypeError:
             known = False
         if not known:
             self._check_receivable(wanted)

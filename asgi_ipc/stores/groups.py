@@ -114,6 +114,7 @@ class GroupStore(Store):
             first = following
         dead = self.find_dead(owners)
         for begin in range(0, first + 1, SLICE) if dead else ():
+            self._give_way()
             orphans = self.find_orphans(self._run("inboxes_slice", begin, begin + SLICE, dead))
             if orphans:
                 self._run("drop_slice", begin, begin + SLICE, orphans)

@@ -210,7 +210,7 @@ class Waiters:
         """
         if not self.is_enlisted(bell):
             return None
-        words, record, free = self.words, bell.record, self.heap.free
+        words, record = self.words, bell.record
         called: List[int] = []
         waiter = words[record + NEWS]
         while waiter and len(called) < NEWS_SLICE:
@@ -218,10 +218,7 @@ class Waiters:
                 raise ValueError("the news of a bell lead to another one's")
             called.append(waiter)
             following = words[waiter + NEXT]
-            words[waiter + CALLED] = 0  # whoever comes here once more finds that out
-            rings.remove(words, record + OF_BELL, waiter, NEXT_OF_BELL)
-            words[words[waiter + CHANNEL] + WAITING] -= 1
-            free(waiter)
+            self._free(waiter)
             waiter = following
         words[record + NEWS] = waiter
         if waiter:
