@@ -8,9 +8,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from helpers.waiting import assert_sound, waiters
+from helpers.holders import holds
+from helpers.processes import LIMIT
+from helpers.waiting import assert_sound, never_look, until, waiters
 
-from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
+from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentBusy
 from asgi_ipc.memory import guard
 from asgi_ipc.memory.layout import AT_NAPS
 from asgi_ipc.stores.messages import SEND_SLICE
@@ -69,6 +71,16 @@ def serves(talk, prefix, sockets, waits, options):
     asyncio.run(main())
 
 
+def waits_for(talk, prefix, channels):
+    """A child that receives one message from some channels, asleep until it is rung, and says what it was."""
+    never_look()
+    with IPCChannelLayer(prefix, **OPTIONS, block_timeout=LIMIT) as layer:
+        layer.send("here", {})
+        talk.say("ready")
+        talk.say(layer.receive(channels, block=True)[1])
+        talk.hear()
+
+
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting", "unread"])
 def test_five_thousand_members_in_several_processes(script, prefix, start, info, waits):
     servers = [start(serves, prefix, SOCKETS, waits, OPTIONS) for _ in range(PROCESSES)]
@@ -95,7 +107,8 @@ def test_five_thousand_members_in_several_processes(script, prefix, start, info,
     for server in (*servers[:2], *servers[3:]):
         assert server.hear() == [{"n": 3}]
     assert script.global_statistics()["messages_pending"] == 0
-    assert all(waiters(script, name) == 0 for name in names[2])
+    # What hung for it goes with sweeps, slice by slice: operations do them.
+    until(lambda: script.receive(["nothing"]) == (None, None) and all(waiters(script, name) == 0 for name in names[2]))
 
     for server in (*servers[:2], *servers[3:]):
         server.say(0)
@@ -227,6 +240,38 @@ def test_members_are_no_orphans_while_another_process_receives_for_them(script, 
     assert script.receive(["sync.0!"])[1] == {"unread": True}
     child.die()
     assert script.group_channels("g") == [names[0], "plain"]
+
+
+def test_those_who_were_reached_are_rung_though_an_error_ends_a_group_send(script, start, prefix, monkeypatch):
+    names = [f"c{number}" for number in range(2 * SEND_SLICE)]
+    child = start(waits_for, prefix, names[:3])
+    assert child.hear() == "ready"
+    until(lambda: waiters(script, names[0]) == 1)
+    for name in names:
+        script.group_add("g", name)
+    run, sections = script.message_store._run, []
+
+    def broken(section, *args):
+        sections.append(section)
+        if sections.count("append_each") > 1:
+            raise SegmentBusy("made up", 1, 1.0)
+        return run(section, *args)
+
+    monkeypatch.setattr(script.message_store, "_run", broken)
+    with pytest.raises(SegmentBusy):
+        script.send_group("g", {"n": 1})
+    assert child.hear() == {"n": 1}
+
+
+def test_a_process_that_naps_before_the_guard_says_so(script, start, prefix):
+    words = script.message_store._bound[0].words
+    holder = start(holds, prefix, "message_store")
+    holder.hear()
+    before = words[AT_NAPS]
+    child = start(waits_for, prefix, ["a"])
+    until(lambda: words[AT_NAPS] > before)
+    holder.say("come out")
+    assert child.hear() == "ready"
 
 
 def test_a_long_group_send_gives_way_once_to_those_who_nap_before_the_guard(script, monkeypatch):
