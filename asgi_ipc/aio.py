@@ -15,7 +15,7 @@ from typing import Any, List, Mapping, Optional, Set, Type
 from . import codec, exceptions, names
 from .layer import Layer, Message, spoiled
 from .options import MIB
-from .waiting import loops
+from .waiting import asyncio_loop as loops
 
 #: Names whose check a layer remembers; past this it forgets them all and begins anew.
 REMEMBERED = 16384

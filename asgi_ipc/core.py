@@ -18,7 +18,8 @@ from . import exceptions, names
 from .layer import Layer, Message
 from .options import MIB, check_seconds
 from .statistics import Rates
-from .waiting import loops, threads
+from .waiting import asyncio_loop as loops
+from .waiting import thread as threads
 
 
 class IPCChannelLayer(Layer):
@@ -122,7 +123,7 @@ class IPCChannelLayer(Layer):
 
         To be called in the reactor's thread. The Deferred may be cancelled. Raises ``ImportError`` without Twisted.
         """
-        from .waiting import reactor
+        from .waiting import twisted_reactor as reactor
 
         wanted = self.wanted(channels)
         if not wanted:

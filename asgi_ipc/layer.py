@@ -18,8 +18,8 @@ from typing import Any, Dict, Iterable, List, Set, Tuple
 from . import capacity as capacities
 from . import codec, exceptions, names
 from .options import check_options
-from .stores.groups import GroupStore
-from .stores.waiting import WaitingStore
+from .stores.groups.store import GroupStore
+from .stores.messages.wakeups import WaitingStore
 
 logger = logging.getLogger("asgi_ipc")
 

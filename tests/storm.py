@@ -37,9 +37,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
-from asgi_ipc.memory.guard import SUSPICION, Guard
-from asgi_ipc.memory.layout import AT_EPOCH
-from asgi_ipc.stores.audit import audit_groups, audit_messages
+from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.locking.mutex import SUSPICION, Guard
+from asgi_ipc.shm.layout import AT_EPOCH
 from asgi_ipc.stores.base import Store
 
 #: Seconds that one operation may take. The longest seen on an idle machine is a twentieth of a second.

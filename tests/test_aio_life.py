@@ -29,8 +29,8 @@ from helpers.waiting import (
 )
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentRefused
-from asgi_ipc.memory import doorbell
-from asgi_ipc.memory.doorbell import Ringer
+from asgi_ipc.shm import wakeup_fifo as doorbell
+from asgi_ipc.shm.wakeup_fifo import Ringer
 
 ROUNDS = 1000
 
@@ -356,7 +356,7 @@ def test_message_whose_ring_was_lost_arrives(make_async, prefix, start, sends, c
 
 def waits_and_dies(talk, prefix):
     """A child: it is killed when it is called, before it takes the message."""
-    from asgi_ipc.waiting.rooms import Room
+    from asgi_ipc.waiting.hub import Room
 
     Room.on_ring = lambda self: os.kill(os.getpid(), 9)
 

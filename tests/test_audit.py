@@ -9,9 +9,9 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
+from asgi_ipc.check.stores import audit_groups, audit_messages
 from asgi_ipc.exceptions import ChannelFull
-from asgi_ipc.memory.directory import HASH, NAME_LENGTH
-from asgi_ipc.memory.layout import (
+from asgi_ipc.shm.layout import (
     AT_BELLS,
     AT_BUCKETS,
     AT_FLUSHING,
@@ -27,16 +27,16 @@ from asgi_ipc.memory.layout import (
     QUICK_WORDS,
     SPLITS,
 )
-from asgi_ipc.memory.slab import PAGE_RECORDS, TAG
-from asgi_ipc.stores import channels as c
-from asgi_ipc.stores import contents as q
-from asgi_ipc.stores import members as m
-from asgi_ipc.stores import waiters as w
-from asgi_ipc.stores.audit import audit_groups, audit_messages
-from asgi_ipc.stores.groups import GroupStore
-from asgi_ipc.stores.messages import MessageStore
-from asgi_ipc.stores.waiting import WaitingStore
-from asgi_ipc.stores.waits import Hung
+from asgi_ipc.stores.groups import members as m
+from asgi_ipc.stores.groups.store import GroupStore
+from asgi_ipc.stores.messages import channels as c
+from asgi_ipc.stores.messages import records as q
+from asgi_ipc.stores.messages import waiters as w
+from asgi_ipc.stores.messages.store import MessageStore
+from asgi_ipc.stores.messages.waits import Hung
+from asgi_ipc.stores.messages.wakeups import WaitingStore
+from asgi_ipc.structures.hashtable import HASH, NAME_LENGTH
+from asgi_ipc.structures.slab import PAGE_RECORDS, TAG
 
 SIZE = 256 * 1024
 PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE = 1, 2, 3

@@ -16,9 +16,11 @@ import pytest
 
 import asgi_ipc
 from asgi_ipc import IPCChannelLayer, SegmentMismatch
-from asgi_ipc.cli import demo, demo_workers, main
-from asgi_ipc.cli.demo_tally import Tally
-from asgi_ipc.memory import removal
+from asgi_ipc.cli import main
+from asgi_ipc.demo import run as demo
+from asgi_ipc.demo import workers as demo_workers
+from asgi_ipc.demo.tally import Tally
+from asgi_ipc.stores import unlink as removal
 
 SHM = "/dev/shm"
 ROOT = str(Path(__file__).parent.parent)

@@ -24,17 +24,17 @@ from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 import pytest
 
 from asgi_ipc import IPCChannelLayer, exceptions
-from asgi_ipc.memory import guard as guards
-from asgi_ipc.memory import layout as at
-from asgi_ipc.memory import segment as segments
-from asgi_ipc.memory.doorbell import Doorbell
-from asgi_ipc.stores import channels as ch
-from asgi_ipc.stores import contents as qu
-from asgi_ipc.stores import members as mb
-from asgi_ipc.stores import waiters as wt
-from asgi_ipc.stores.audit import audit_groups, audit_messages
+from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.locking import mutex as guards
+from asgi_ipc.shm import layout as at
+from asgi_ipc.shm import segment as segments
+from asgi_ipc.shm.wakeup_fifo import Doorbell
 from asgi_ipc.stores.base import Store
-from asgi_ipc.stores.waits import Hung
+from asgi_ipc.stores.groups import members as mb
+from asgi_ipc.stores.messages import channels as ch
+from asgi_ipc.stores.messages import records as qu
+from asgi_ipc.stores.messages import waiters as wt
+from asgi_ipc.stores.messages.waits import Hung
 
 DOCUMENTED = (exceptions.ChannelFull, exceptions.MessageTooLarge, exceptions.SegmentError)
 #: Seconds after which a case hangs: a hundred times what the longest takes.

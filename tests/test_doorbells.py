@@ -17,8 +17,8 @@ from helpers.processes import LIMIT, reap
 from helpers.segments import STRANGER, needs_files
 
 from asgi_ipc import SegmentRefused
-from asgi_ipc.memory import doorbell as doorbells
-from asgi_ipc.memory.doorbell import OPEN_BELLS, STILLBORN_AGE, Doorbell, Ringer, ring_everybody, sweep_bells
+from asgi_ipc.shm import wakeup_fifo as doorbells
+from asgi_ipc.shm.wakeup_fifo import OPEN_BELLS, STILLBORN_AGE, Doorbell, Ringer, ring_everybody, sweep_bells
 
 pytestmark = needs_files
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
@@ -302,7 +302,7 @@ def test_a_forked_child_has_no_part_in_its_parents_doorbells(bell, ringer, prefi
 
 def test_a_process_that_ends_removes_its_doorbells(prefix):
     script = (
-        "import os, sys; from asgi_ipc.memory.doorbell import Doorbell; "
+        "import os, sys; from asgi_ipc.shm.wakeup_fifo import Doorbell; "
         f"kept = Doorbell({prefix!r}, 0o600, os.getgid()); print(os.path.exists(kept.path)); sys.exit(3)"
     )
     ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=LIMIT)

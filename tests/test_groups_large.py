@@ -13,9 +13,9 @@ from helpers.processes import LIMIT
 from helpers.waiting import assert_sound, never_look, until, waiters
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentBusy
-from asgi_ipc.memory import guard
-from asgi_ipc.memory.layout import AT_NAPS
-from asgi_ipc.stores.messages import SEND_SLICE
+from asgi_ipc.locking import mutex as guard
+from asgi_ipc.shm.layout import AT_NAPS
+from asgi_ipc.stores.messages.store import SEND_SLICE
 
 PROCESSES, SOCKETS = 5, 1000
 OPTIONS = {"message_memory": 16 << 20, "group_memory": 8 << 20}

@@ -17,10 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asgi_ipc.exceptions import MemoryFull
-from asgi_ipc.memory import heap as heaps
-from asgi_ipc.memory.claims import Claims
-from asgi_ipc.memory.heap import Heap
-from asgi_ipc.memory.layout import (
+from asgi_ipc.shm.layout import (
     AT_FREE_HEADS,
     AT_POWER_MAP,
     AT_QUICK,
@@ -34,8 +31,11 @@ from asgi_ipc.memory.layout import (
     WORD,
     Geometry,
 )
-from asgi_ipc.stores.contents import BODY, body_words
-from asgi_ipc.stores.messages import MessageStore
+from asgi_ipc.stores.messages.records import BODY, body_words
+from asgi_ipc.stores.messages.store import MessageStore
+from asgi_ipc.structures import heap as heaps
+from asgi_ipc.structures.heap import Heap
+from asgi_ipc.structures.live_blocks import Claims
 
 FREE, AFTER_FREE = 1, 2
 KIB = 1024

@@ -10,7 +10,7 @@ from helpers.layers import Clock, assert_sound, drain, state, until_full
 
 from asgi_ipc import GroupStoreFull, IPCChannelLayer
 from asgi_ipc import layer as layer_module
-from asgi_ipc.memory.slab import TAG
+from asgi_ipc.structures.slab import TAG
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from helpers.waiting import (
 )
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
-from asgi_ipc.memory.doorbell import OPEN_BELLS
+from asgi_ipc.shm.wakeup_fifo import OPEN_BELLS
 
 #: Sockets that one process may have.
 MANY = 10_000

@@ -18,10 +18,10 @@ from helpers.segments import break_off
 from helpers.waiting import OPTIONS, until
 
 from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
-from asgi_ipc.memory.layout import AT_SLOTS, SLOT_WORDS
-from asgi_ipc.memory.presence import ALIVE_FOR
-from asgi_ipc.memory.slab import TAG
-from asgi_ipc.stores.owners import CLAIMED
+from asgi_ipc.locking.liveness import ALIVE_FOR
+from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS
+from asgi_ipc.stores.messages.ownership import CLAIMED
+from asgi_ipc.structures.slab import TAG
 
 
 def owns(talk, prefix, inbox):

@@ -13,7 +13,7 @@ from helpers.holders import locked_bytes, opened, segment_of, stores, tries, use
 from helpers.layers import assert_sound, drain
 
 from asgi_ipc import ChannelFull, TooManyProcesses
-from asgi_ipc.memory.layout import SLOTS
+from asgi_ipc.shm.layout import SLOTS
 
 
 def sends(talk, prefix, channel, count):

@@ -10,9 +10,9 @@ from helpers.layers import assert_sound, drain, message_of, until_full
 
 import asgi_ipc as asgi
 from asgi_ipc import MemoryFull
-from asgi_ipc.memory.layout import WORD
-from asgi_ipc.stores.channels import HEAD
-from asgi_ipc.stores.contents import NEXT
+from asgi_ipc.shm.layout import WORD
+from asgi_ipc.stores.messages.channels import HEAD
+from asgi_ipc.stores.messages.records import NEXT
 
 MIB = 1024 * 1024
 #: "The IPC routing metadata on top of each message is approximately 50 bytes."

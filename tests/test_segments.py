@@ -23,7 +23,7 @@ from helpers.segments import (
 )
 
 from asgi_ipc import IPCChannelLayer, SegmentRefused
-from asgi_ipc.memory import layout
+from asgi_ipc.shm import layout
 
 pytestmark = needs_files
 

@@ -28,8 +28,8 @@ from helpers.segments import (
 )
 
 from asgi_ipc import IPCChannelLayer, SegmentBusy, SegmentRefused
-from asgi_ipc.memory import layout, segment, semaphores
-from asgi_ipc.memory.semaphores import BIRTHMARK, STILLBORN_AGE
+from asgi_ipc.shm import layout, segment, semaphores
+from asgi_ipc.shm.semaphores import BIRTHMARK, STILLBORN_AGE
 
 pytestmark = needs_files
 

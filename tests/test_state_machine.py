@@ -30,14 +30,14 @@ from hypothesis.stateful import (
 )
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
-from asgi_ipc.memory import guard as guards
-from asgi_ipc.memory.layout import AT_BUCKETS, AT_PAGES, AT_POWER_MAP
-from asgi_ipc.memory.presence import SEVERAL
-from asgi_ipc.stores import channels as ch
-from asgi_ipc.stores import members as mb
-from asgi_ipc.stores.audit import audit_groups, audit_messages
+from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.locking import mutex as guards
+from asgi_ipc.locking.liveness import SEVERAL
+from asgi_ipc.shm.layout import AT_BUCKETS, AT_PAGES, AT_POWER_MAP
 from asgi_ipc.stores.base import Store
-from asgi_ipc.stores.messages import MessageStore
+from asgi_ipc.stores.groups import members as mb
+from asgi_ipc.stores.messages import channels as ch
+from asgi_ipc.stores.messages.store import MessageStore
 
 SECOND = 10**9
 PLAIN = ("plain-0", "plain-1", "tight", "reply?abc", "reply?def")

@@ -11,7 +11,7 @@ from helpers.layers import assert_sound
 from helpers.processes import LIMIT
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.memory import frames
+from asgi_ipc.locking import reentrancy as frames
 
 
 def test_sixteen_threads_on_one_layer_object(make_layer):

@@ -19,9 +19,9 @@ from helpers.sleepers import Sleeper, sleeps
 from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, until, waiters
 
 from asgi_ipc import IPCChannelLayer, SegmentGone
-from asgi_ipc.memory.doorbell import Doorbell
-from asgi_ipc.memory.layout import AT_ROUND
-from asgi_ipc.stores.waiting import WaitingStore
+from asgi_ipc.shm.layout import AT_ROUND
+from asgi_ipc.shm.wakeup_fifo import Doorbell
+from asgi_ipc.stores.messages.wakeups import WaitingStore
 
 #: Longer than any test.
 LONG = {"block_timeout": 3600}

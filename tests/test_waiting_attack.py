@@ -15,11 +15,11 @@ from helpers.layers import assert_sound, drain
 from helpers.processes import LIMIT
 
 from asgi_ipc import AsyncIPCChannelLayer, SegmentBusy, SegmentCorrupt
-from asgi_ipc.memory import rings
-from asgi_ipc.memory.arena import Arena
-from asgi_ipc.memory.layout import AT_BELLS, AT_EPOCH
-from asgi_ipc.stores import waiters
-from asgi_ipc.stores.channels import WAITING
+from asgi_ipc.shm.layout import AT_BELLS, AT_EPOCH
+from asgi_ipc.stores.attachment import Arena
+from asgi_ipc.stores.messages import waiters
+from asgi_ipc.stores.messages.channels import WAITING
+from asgi_ipc.structures import ring as rings
 
 OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18}
 #: Far less than the second after which a sleeper looks by himself, far more than a ring takes.

@@ -18,9 +18,9 @@ from helpers.sleepers import Crowd, Sleeper, sleeps
 from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, until, waiters
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.memory.doorbell import Doorbell, sweep_bells
-from asgi_ipc.memory.layout import AT_SLOTS, SLOT_WORDS, SLOTS
-from asgi_ipc.stores.waiting import WaitingStore
+from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS, SLOTS
+from asgi_ipc.shm.wakeup_fifo import Doorbell, sweep_bells
+from asgi_ipc.stores.messages.wakeups import WaitingStore
 
 LONG = {"block_timeout": 3600}
 CROWD = 50

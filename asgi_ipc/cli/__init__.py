@@ -11,7 +11,7 @@ import math
 from typing import Callable, Optional, Sequence, Union
 
 from .. import __version__
-from .demo import DemoOptions, run_demo
+from ..demo.run import DemoOptions, run_demo
 from .unlink import unlink
 
 

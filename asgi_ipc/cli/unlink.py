@@ -11,10 +11,10 @@ __all__ = ["remove", "unlink"]
 
 import sys
 
-from ..memory.layout import KIND_GROUPS, KIND_MESSAGES
-from ..memory.removal import Removal, remove_segment
-from ..stores.group_mending import GroupMender
-from ..stores.message_mending import MessageMender
+from ..shm.layout import KIND_GROUPS, KIND_MESSAGES
+from ..stores.groups.recovery import GroupMender
+from ..stores.messages.recovery import MessageMender
+from ..stores.unlink import Removal, remove_segment
 
 
 def unlink(prefix: str) -> int:

@@ -16,9 +16,9 @@ import weakref
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..exceptions import SegmentGone
-from ..memory.access import named_identity
-from ..memory.arena import Arena, Mender
-from ..memory.guard import Guard
+from ..locking.mutex import Guard
+from ..shm.permissions import named_identity
+from .attachment import Arena, Mender
 
 logger = logging.getLogger("asgi_ipc")
 

@@ -18,7 +18,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
-from asgi_ipc.cli.demo_workers import Journal, Reader
+from asgi_ipc.demo.workers import Journal, Reader
 
 SENDERS = RECEIVERS = 2
 #: Seconds between two kills: anything from none to this.

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator
 import pytest
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.memory.removal import leftovers
+from asgi_ipc.stores.unlink import leftovers
 
 from .chat import Chat
 

@@ -23,7 +23,7 @@ from channels.routing import ChannelNameRouter, URLRouter
 from channels.testing import ApplicationCommunicator, WebsocketCommunicator
 
 from asgi_ipc import IPCChannelLayer, names
-from asgi_ipc.memory.removal import leftovers
+from asgi_ipc.stores.unlink import leftovers
 
 from .chat import EXAMPLE, Chat, is_alive
 from .loops import in_loop

@@ -8,9 +8,9 @@ from typing import Any, Callable, Dict, Tuple
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SegmentBusy
-from asgi_ipc.memory.layout import SLOTS
-from asgi_ipc.memory.locks import ByteLocks
-from asgi_ipc.memory.segment import Segment
+from asgi_ipc.shm.file_locks import ByteLocks
+from asgi_ipc.shm.layout import SLOTS
+from asgi_ipc.shm.segment import Segment
 
 from .processes import Talk
 

@@ -7,8 +7,8 @@ import time
 from typing import Any, Callable, Dict, List, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
-from asgi_ipc.memory.layout import AT_RESERVED, WORD
-from asgi_ipc.stores.audit import audit_groups, audit_messages
+from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.shm.layout import AT_RESERVED, WORD
 
 
 class Clock:

@@ -8,13 +8,14 @@ import time
 from typing import Any, Awaitable, Callable, Coroutine, Dict, List, TypeVar, Union
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
-from asgi_ipc.memory import rings
-from asgi_ipc.memory.layout import AT_BELLS
-from asgi_ipc.stores.audit import audit_messages
-from asgi_ipc.stores.channels import WAITING
-from asgi_ipc.stores.waiters import NEXT_BELL
-from asgi_ipc.stores.waiting import WaitingStore
-from asgi_ipc.waiting import rooms, threads
+from asgi_ipc.check.stores import audit_messages
+from asgi_ipc.shm.layout import AT_BELLS
+from asgi_ipc.stores.messages.channels import WAITING
+from asgi_ipc.stores.messages.waiters import NEXT_BELL
+from asgi_ipc.stores.messages.wakeups import WaitingStore
+from asgi_ipc.structures import ring as rings
+from asgi_ipc.waiting import hub as rooms
+from asgi_ipc.waiting import thread as threads
 
 from .processes import LIMIT
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Callable, Dict, Iterable
 
 from asgi_ipc.exceptions import ChannelFull
-from asgi_ipc.memory.layout import AT_RESERVED
+from asgi_ipc.shm.layout import AT_RESERVED
 
 from .world import Snapshot, World
 

@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Callable, Iterable
 
-from asgi_ipc.memory.layout import AT_SLOTS, SLOT_WORDS
+from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS
 
 from .cases import Case
 from .opcodes import Opcodes, stop_counting

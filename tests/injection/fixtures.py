@@ -10,8 +10,16 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from asgi_ipc.memory import doorbell, guard, heap, slab
-from asgi_ipc.stores import audit, contents, heap_audit, messages, owners, queues, waiters, waiting
+from asgi_ipc.check import heap as heap_audit
+from asgi_ipc.check import stores as audit
+from asgi_ipc.locking import mutex as guard
+from asgi_ipc.shm import wakeup_fifo as doorbell
+from asgi_ipc.stores.messages import ownership as owners
+from asgi_ipc.stores.messages import queues, waiters
+from asgi_ipc.stores.messages import records as contents
+from asgi_ipc.stores.messages import store as messages
+from asgi_ipc.stores.messages import wakeups as waiting
+from asgi_ipc.structures import heap, slab
 
 from . import steps
 from .cases import PAGE_RECORDS

@@ -7,7 +7,7 @@ __all__ = ["add", "discard", "members"]
 import contextlib
 
 from asgi_ipc.exceptions import ChannelFull
-from asgi_ipc.memory.layout import AT_RESERVED
+from asgi_ipc.shm.layout import AT_RESERVED
 
 from .cases import Act, case, check, first, grows, refused, sweep_all
 from .message_cases import flush, sweep_everything

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple
 
-from asgi_ipc.memory.access import SHM_DIRECTORY
-from asgi_ipc.memory.arena import Arena
-from asgi_ipc.memory.segment import Segment
+from asgi_ipc.shm.permissions import SHM_DIRECTORY
+from asgi_ipc.shm.segment import Segment
+from asgi_ipc.stores.attachment import Arena
 
 from .children import PATIENCE, die, reap, side_by_side, spawn, throughout, throw
 from .group_cases import members

@@ -9,9 +9,9 @@ import itertools
 from typing import Iterable, List, Sequence
 
 from asgi_ipc.exceptions import ChannelFull
-from asgi_ipc.memory.directory import Directory
-from asgi_ipc.memory.layout import AT_FULL_SWEEP
-from asgi_ipc.stores.channels import NAME
+from asgi_ipc.shm.layout import AT_FULL_SWEEP
+from asgi_ipc.stores.messages.channels import NAME
+from asgi_ipc.structures.hashtable import Directory
 
 from .cases import PAGE_RECORDS, Act, case, check, first, grows, refused, sweep_all
 from .world import EXPIRY, PLENTY, Snapshot, World, quietly

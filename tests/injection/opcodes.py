@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 from typing import Any, Callable, Dict, Optional
 
 import asgi_ipc
-from asgi_ipc.memory.guard import Guard
+from asgi_ipc.locking.mutex import Guard
 
 PACKAGE = os.path.dirname(asgi_ipc.__file__) + os.sep
 NOP = dis.opmap["NOP"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["recovery"]
 
-from asgi_ipc.memory.doorbell import sweep_bells
+from asgi_ipc.shm.wakeup_fifo import sweep_bells
 
 from .cases import PAGE_RECORDS, Act, case, first, only_new
 from .group_cases import add, discard, members

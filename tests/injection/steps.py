@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, List
 import posix_ipc
 import pytest
 
-from asgi_ipc.memory.segment import Segment
+from asgi_ipc.shm.segment import Segment
 
 
 class Injected(BaseException):
@@ -176,7 +176,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Segment, "_map", map_with_steps)
     stand_ins: Dict[str, Any] = {module.__name__: Module(module) for module in MODULES}
     for name, module in list(sys.modules.items()):
-        if name.startswith("asgi_ipc.memory."):
+        if name.startswith(("asgi_ipc.shm.", "asgi_ipc.structures.", "asgi_ipc.locking.")):
             for called, stand_in in stand_ins.items():
                 if getattr(module, called, None) is stand_in.module:
                     monkeypatch.setattr(module, called, stand_in)

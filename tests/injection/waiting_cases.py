@@ -7,7 +7,7 @@ __all__ = ["hung"]
 import os
 from typing import Iterable
 
-from asgi_ipc.stores.waits import Hung
+from asgi_ipc.stores.messages.waits import Hung
 
 from .cases import Act, Lawful, case, check, first, old_or_new
 from .group_cases import lists, members

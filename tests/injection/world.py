@@ -14,10 +14,11 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from posix_ipc import BusyError
 
+from asgi_ipc.check.heap import HeapAudit, Reached
+from asgi_ipc.check.stores import _GroupAudit, _MessageAudit, audit_groups, audit_messages
 from asgi_ipc.exceptions import ChannelFull
-from asgi_ipc.memory.access import SHM_DIRECTORY
-from asgi_ipc.memory.doorbell import Doorbell
-from asgi_ipc.memory.layout import (
+from asgi_ipc.names import non_local_name
+from asgi_ipc.shm.layout import (
     AT_EPOCH,
     AT_GENERATION,
     AT_PAGES,
@@ -30,15 +31,14 @@ from asgi_ipc.memory.layout import (
     SLOT_WORDS,
     SLOTS,
 )
-from asgi_ipc.memory.segment import CARE_BYTE
-from asgi_ipc.names import non_local_name
-from asgi_ipc.stores import channels as c
-from asgi_ipc.stores.audit import _GroupAudit, _MessageAudit, audit_groups, audit_messages
-from asgi_ipc.stores.groups import GroupStore
-from asgi_ipc.stores.heap_audit import HeapAudit, Reached
-from asgi_ipc.stores.members import MEMBER_NAME
-from asgi_ipc.stores.waiting import WaitingStore
-from asgi_ipc.stores.waits import Hung
+from asgi_ipc.shm.permissions import SHM_DIRECTORY
+from asgi_ipc.shm.segment import CARE_BYTE
+from asgi_ipc.shm.wakeup_fifo import Doorbell
+from asgi_ipc.stores.groups.members import MEMBER_NAME
+from asgi_ipc.stores.groups.store import GroupStore
+from asgi_ipc.stores.messages import channels as c
+from asgi_ipc.stores.messages.waits import Hung
+from asgi_ipc.stores.messages.wakeups import WaitingStore
 
 from .steps import STEPS
 

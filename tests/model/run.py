@@ -38,7 +38,7 @@ PASSES = {
 }
 SECONDS = 900  # after this long a verifier is hung or far too big; it says nothing about speed
 
-CODE = "PRESCAN DROP"  # the variant of the protocol that asgi_ipc/memory/guard.py follows
+CODE = "PRESCAN DROP"  # the variant of the protocol that asgi_ipc/locking/mutex.py follows
 DEEP = 6_000_000  # steps; enough for three processes
 
 CI_MEMORY, FULL_MEMORY = 1024, 4096  # MiB

@@ -1,0 +1,342 @@
+"""
+Doorbells: how a process that has nothing to do sleeps, and how another one wakes it.
+
+A doorbell is a FIFO beside its segment.  Its owner, a waiting thread or an event loop, opens it for reading and
+writing (without a writer, a reader spins on end-of-file) and sleeps until it can be read; others write a byte into
+it.  The byte is a hint and never the news: whoever wakes looks at the shared memory, and a byte that is lost costs a
+sleeper no more than the time to its next look.  So ringing never waits and never raises.
+
+A FIFO gets its name only when its owner has it open: one that nobody has open has lost its owner.  The names cannot
+be guessed, and the bell records in the segment (``stores.waiters``) lead to them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Doorbell", "Ringer", "every", "is_here", "remove_bell", "ring_everybody", "sweep_bells"]
+
+import atexit
+import contextlib
+import errno
+import os
+import re
+import secrets
+import select
+import signal
+import stat
+import tempfile
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from typing import Any, Iterator, List, Optional, Tuple
+
+from ..exceptions import SegmentRefused
+from .permissions import SHM_DIRECTORY, check_trust
+
+#: FIFOs lie beside the segments, or where there is no such place (macOS) in the temporary directory.
+DIRECTORY = SHM_DIRECTORY or tempfile.gettempdir()
+#: Doorbells of others that a process keeps open.
+OPEN_BELLS = 64
+#: Seconds after which a FIFO that has not got its name yet never will.
+STILLBORN_AGE = 5.0
+
+_DRAIN = 65536
+_TO_RING = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+#: By token. No set: others may add to it while one thread goes through it, and a dict can be listed in one step.
+_ours: weakref.WeakValueDictionary[int, Doorbell] = weakref.WeakValueDictionary()
+_ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
+
+
+def _path(segment: str, token: int) -> str:
+    return os.path.join(DIRECTORY, f"{segment}.bell.{token:x}")
+
+
+def every(bells: weakref.WeakValueDictionary[int, Doorbell]) -> List[Doorbell]:
+    """Those doorbells that are still there, whatever other threads add meanwhile."""
+    return [bell for reference in bells.valuerefs() for bell in [reference()] if bell is not None]
+
+
+class Doorbell:
+    """
+    A FIFO of this process, for the segment called ``segment``, to sleep at.
+
+    ``fd`` is to be watched for reading, by ``sleep`` or by an event loop; ``token`` is the number in its name.
+    ``home``, ``record``, ``round`` and ``life`` belong to ``stores.waiters``: where in a segment others find it.
+    Raises ``SegmentRefused`` where the file system has no room for it.
+    """
+
+    def __init__(self, segment: str, mode: int, group: int) -> None:
+        self.pid = os.getpid()
+        self.fd = -1
+        self.home: Any = None
+        self.record = 0
+        self.round = -1
+        self.life = 0
+        self.token = secrets.randbits(62)
+        self.path = _path(segment, self.token)
+        _ours[self.token] = self
+        unnamed = self.path + "~"
+        try:
+            os.mkfifo(unnamed, 0o600)
+            self.fd = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            if os.fstat(self.fd).st_gid != group:
+                with contextlib.suppress(PermissionError):  # no member of it: then it matters to nobody but us
+                    os.fchown(self.fd, -1, group)
+            os.fchmod(self.fd, mode)  # whatever the umask
+            os.rename(unnamed, self.path)
+        except OSError as error:
+            self.close()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise SegmentRefused(
+                segment, f"{DIRECTORY} has no room for its doorbell: enlarge it (Docker: --shm-size), or make room"
+            ) from None
+        found = os.fstat(self.fd)
+        self._identity = (found.st_dev, found.st_ino)
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLIN)
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep until it rings or the time is over. Signal handlers run meanwhile, and may raise. Whether it rang."""
+        if self._poll.poll(max(0.0, seconds) * 1000):
+            self.drain()
+            return True
+        return False
+
+    def drain(self) -> None:
+        """Forget that it has rung. To be called before the look at the news, never behind it."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, _DRAIN)
+
+    def ring(self) -> None:
+        """Wake its own sleeper, from any thread: by its name, as he may close the descriptor just now."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path, _TO_RING)
+            try:
+                _write(fd)
+            finally:
+                os.close(fd)
+
+    def is_spoiled(self) -> bool:
+        """Whether nobody can ring it any more, as its file was removed."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return True
+        return (found.st_dev, found.st_ino) != self._identity
+
+    def close(self) -> None:
+        """Remove it. Its record in the segment is of no use any more, and whoever sweeps there takes it away."""
+        self.home = None
+        self.remove_name()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def remove_name(self) -> None:
+        """Remove its file, unless this is a forked child, to which it does not belong."""
+        if self.pid == os.getpid():
+            for path in (self.path, self.path + "~"):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Ringer:
+    """Rings the doorbells at one segment; keeps some of them open. ``mode`` says who may own them."""
+
+    def __init__(self, segment: str, mode: int) -> None:
+        self.segment = segment
+        self.mode = mode
+        self._forget()
+        _ringers.add(self)
+
+    def _forget(self) -> None:
+        self._closed = False
+        #: Held while a descriptor is in use, so that no other thread closes it. Re-entrant for signal handlers only.
+        self._lock = threading.RLock()
+        self._busy = False
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def ring(self, token: int) -> bool:
+        """Ring the doorbell with this token; False if it is proven that nobody has it open. Never waits or raises."""
+        with self._lock:
+            # A signal handler that has interrupted this very method may not touch its descriptors, and once this was
+            # closed, nobody would close them.
+            if self._busy or self._closed:
+                return self._ring_once(token)
+            self._busy = True
+            try:
+                return self._ring(token)
+            finally:
+                self._busy = False
+
+    def _ring(self, token: int) -> bool:
+        fd = self._open.get(token)
+        if fd is not None:
+            if _write(fd):
+                self._open.move_to_end(token)
+                return True
+            # Nobody has it open now, or somebody has closed it under us: that is looked at with a fresh one.
+            self._drop(self._open.pop(token, -1))
+        fd, there = self._open_bell(token)
+        if fd is None:
+            return there
+        self._open[token] = fd
+        if len(self._open) > OPEN_BELLS:
+            self._drop(self._open.popitem(last=False)[1])
+        return _write(fd)
+
+    def _ring_once(self, token: int) -> bool:
+        fd, there = self._open_bell(token)
+        if fd is None:
+            return there
+        try:
+            return _write(fd)
+        finally:
+            os.close(fd)
+
+    def _open_bell(self, token: int) -> Tuple[Optional[int], bool]:
+        """A descriptor to write to, or None and whether there may be somebody all the same."""
+        try:
+            fd = os.open(_path(self.segment, token), _TO_RING)
+        except OSError as error:
+            return None, error.errno != errno.ENXIO  # gone, or not ours to open: its owner will look by itself
+        found = os.fstat(fd)
+        try:
+            check_trust(found, self.mode, self.segment)
+        except SegmentRefused:
+            os.close(fd)
+            return None, True
+        if not stat.S_ISFIFO(found.st_mode):
+            os.close(fd)
+            return None, True
+        return fd, True
+
+    def close(self) -> None:
+        """Close what is kept open."""
+        with self._lock:
+            self._closed = True
+            while self._open:
+                self._drop(self._open.popitem()[1])
+
+    @staticmethod
+    def _drop(fd: int) -> None:
+        with contextlib.suppress(OSError):  # a program that becomes a daemon closes every descriptor it finds
+            os.close(fd)
+
+
+def _write(fd: int) -> bool:
+    """Write the byte; False if nobody can ever read it. A full pipe rings already."""
+    if signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
+        return _write_shielded(fd)
+    try:
+        os.write(fd, b"\0")
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _write_shielded(fd: int) -> bool:
+    """The same in a program that has restored the default of SIGPIPE, which would end it."""
+    sigpipe = {signal.SIGPIPE}
+    already = signal.SIGPIPE in signal.sigpending()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, sigpipe)
+    try:
+        os.write(fd, b"\0")
+    except BlockingIOError:
+        return True
+    except OSError:
+        if not already and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait(sigpipe)
+        return False
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return True
+
+
+# -- all doorbells of a segment ---------------------------------------------------------------------------------
+
+
+def _files(segment: str) -> Iterator[Tuple[str, str]]:
+    """(path, token in hexadecimal digits, with "~" behind if it has no name yet) of each doorbell of a segment."""
+    pattern = re.compile(rf"{re.escape(segment)}\.bell\.([0-9a-f]+~?)", re.ASCII)
+    with os.scandir(DIRECTORY) as entries:
+        for entry in entries:
+            match = pattern.fullmatch(entry.name)
+            if match:
+                yield entry.path, match.group(1)
+
+
+def ring_everybody(ringer: Ringer) -> None:
+    """Ring every doorbell of a segment, and remove those whose owners are gone. Never raises."""
+    try:
+        bells = list(_files(ringer.segment))
+    except OSError:  # no descriptor left, say: whoever sleeps looks for himself
+        return
+    for path, token in bells:
+        if not token.endswith("~") and not ringer.ring(int(token, 16)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def remove_bell(segment: str, token: int) -> None:
+    """Remove the doorbell of an owner that is proven dead."""
+    with contextlib.suppress(OSError):
+        os.unlink(_path(segment, token))
+
+
+def is_here(token: int) -> bool:
+    """Whether the doorbell with this token belongs to this process and is not closed."""
+    bell = _ours.get(token)
+    return bell is not None and bell.fd >= 0
+
+
+def sweep_bells(segment: str) -> None:
+    """Remove the doorbells whose owners are gone. For whoever makes or removes the segment."""
+    for path, token in list(_files(segment)):
+        with contextlib.suppress(OSError):
+            if _is_stillborn(path) if token.endswith("~") else _is_deserted(path):
+                os.unlink(path)
+
+
+def _is_stillborn(path: str) -> bool:
+    return time.time() - os.lstat(path).st_mtime > STILLBORN_AGE
+
+
+def _is_deserted(path: str) -> bool:
+    try:
+        os.close(os.open(path, _TO_RING))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
+
+
+# -- the ends of a process --------------------------------------------------------------------------------------
+
+
+def _after_fork_in_child() -> None:
+    """A child rings with descriptors of its own, and sleeps at no doorbell of its parent."""
+    for ringer in list(_ringers):
+        for fd in ringer._open.values():
+            Ringer._drop(fd)
+        ringer._forget()
+    for bell in every(_ours):
+        bell.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
+        fd, bell.fd = bell.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _at_exit() -> None:
+    """Files outlive their process: only names are removed here, as other threads may still sleep."""
+    for bell in every(_ours):
+        bell.remove_name()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,332 @@
+"""
+Groups and their members: what may happen to them inside one section.  The caller holds the guard.
+
+    group     word  0  next in the bucket's chain     (directory)
+                    1  hash of the name               (directory)
+                    2  COUNT    members in the chain
+                    3  length of the name             (directory)
+                    4  FIRST    first member: truth
+                    5  LAST     last member, void while FIRST is 0
+                    6  SOONEST  no membership ends before this time (ns)
+                    7  name
+    member    word  0  next in the index's chain      (directory of the index)
+                    1  hash of group and channel      (directory of the index)
+                    2  GROUP    the group's record
+                    3  length of the channel's name   (directory of the index)
+                    4  NEXT     the member behind it: truth, as is FIRST of the group
+                    5  BEFORE   the member in front of it, 0 for the first
+                    6  EXPIRES  ns of the monotonic clock: truth
+                    7  OWNER    the process that receives from the channel, NOBODY if that is not known
+                    8  HOME     the nonce of the message segment in which it has its slot
+                    9  channel name
+
+A group's chain is the truth.  The index finds (group, channel) in it, so that adding, renewing and discarding cost the
+same whatever the group's size; it is derived.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Members"]
+
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from ...names import valid_channel_name
+from ...shm.layout import AT_CHANGES, AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
+from ...shm.segment import Segment
+from ...structures.hashtable import HASH, Directory
+from ...structures.heap import Heap
+
+COUNT = 2
+FIRST = 4
+LAST = 5
+SOONEST = 6
+GROUP_NAME = 7
+
+GROUP = 2
+NEXT = 4
+BEFORE = 5
+EXPIRES = 6
+OWNER = 7
+HOME = 8
+MEMBER_NAME = 9
+
+#: Buckets swept for each millisecond that has passed, and the most that one operation sweeps.
+SWEEP_RATE = 2
+SWEEP_MOST = 64
+SWEEP_PERIOD = 1_000_000
+#: A process, and the nonce of the message segment in which it has its slot (``memory.presence``).
+Owner = Tuple[int, int]
+#: Names of members that a process remembers; past this it forgets them all and begins anew.
+REMEMBERED = 65536
+#: Groups whose members a process remembers, likewise.
+REMEMBERED_LISTS = 256
+
+
+class Listed(NamedTuple):
+    """What ``list`` has found: good while ``state`` is what the segment says, and until a membership ends."""
+
+    state: Tuple[int, int]
+    until: int
+    found: List[str]
+    owners: Set[Owner]
+
+
+def name_words(length: int) -> int:
+    """Words that a name of ``length`` bytes takes."""
+    return (length + 7) // 8
+
+
+class Members:
+    """The groups of one group segment."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self.words = segment.words
+        self.heap = heap
+        geometry = segment.geometry
+        self.groups = Directory(segment, GROUP_NAME)
+        self.index = Directory(segment, MEMBER_NAME, geometry.index_at, geometry.indexes)
+        # More members than this do not fit into the segment, whatever a group counts.
+        self.most = geometry.end // MEMBER_NAME
+        #: Names of members that were looked at and are channel names.
+        self._known: Set[str] = set()
+        self._listed: Dict[str, Listed] = {}
+
+    # -- finding ----------------------------------------------------------------------------------------------
+
+    def find_group(self, group: str) -> int:
+        """The record of a group, or 0."""
+        name = group.encode("ascii")
+        return self.groups.find(name, self.groups.hash(name))
+
+    def member_hash(self, group: bytes, channel: bytes) -> int:
+        """The hash of a membership. No name contains the byte between the two."""
+        return self.index.hash(group + b"\0" + channel)
+
+    def _find_member(self, record: int, channel: bytes, hashed: int) -> int:
+        words, index = self.words, self.index
+        for member in index.chain(index.bucket_of(hashed)):
+            if words[member + HASH] == hashed and words[member + GROUP] == record and index.name(member) == channel:
+                return member
+        return 0
+
+    # -- changing ---------------------------------------------------------------------------------------------
+
+    def add(self, group: str, channel: str, expires: int, owner: Owner) -> Optional[str]:
+        """Put a channel into a group, or renew it there. None, or the shortage that kept it out."""
+        words = self.words
+        group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
+        record = self.find_group(group) or self._make_group(group_name)
+        if not record:
+            return self.heap.shortage
+        hashed = self.member_hash(group_name, channel_name)
+        member = self._find_member(record, channel_name, hashed)
+        if member:
+            # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
+            words[record + SOONEST] = min(words[record + SOONEST], expires)
+            self._changed()
+            # Both orders are lawful halves: an owner is believed only together with his home.
+            words[member + HOME] = owner[1]
+            words[member + OWNER] = owner[0]
+            words[member + EXPIRES] = expires  # commit
+            return None
+        member = self.heap.allocate(MEMBER_NAME + name_words(len(channel_name)))
+        if not member:
+            if not words[record + FIRST]:
+                self._drop_group(record)
+            return self.heap.shortage
+        words[member + GROUP] = record
+        words[member + NEXT] = 0
+        words[member + EXPIRES] = expires
+        words[member + OWNER], words[member + HOME] = owner
+        self.index.write_name(member, channel_name, hashed)
+        if words[record + FIRST]:
+            words[member + BEFORE] = words[record + LAST]
+            words[words[record + LAST] + NEXT] = member  # commit
+            words[record + SOONEST] = min(words[record + SOONEST], expires)
+        else:
+            words[member + BEFORE] = 0
+            words[record + FIRST] = member  # commit
+            words[record + SOONEST] = expires
+        words[record + LAST] = member
+        words[record + COUNT] += 1
+        self.index.insert(member)
+        self._changed()
+        return None
+
+    def _changed(self) -> None:
+        """Nobody may believe what he remembers of groups. (A kill before this moves the generation.)"""
+        self.words[AT_CHANGES] = (self.words[AT_CHANGES] + 1) % COUNTED
+
+    def discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group, if it is in there."""
+        record = self.find_group(group)
+        if not record:
+            return
+        group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
+        member = self._find_member(record, channel_name, self.member_hash(group_name, channel_name))
+        if member:
+            self.unlink(record, member)
+            if not self.words[record + FIRST]:
+                self._drop_group(record)
+
+    def _make_group(self, name: bytes) -> int:
+        record = self.heap.allocate(GROUP_NAME + name_words(len(name)))
+        if record:
+            words = self.words
+            for at in (COUNT, FIRST, LAST):
+                words[record + at] = 0
+            words[record + SOONEST] = NEVER
+            self.groups.write_name(record, name, self.groups.hash(name))
+            self.groups.insert(record)
+        return record
+
+    def _drop_group(self, record: int) -> None:
+        self.groups.remove(record)
+        self.heap.free(record)
+
+    def unlink(self, record: int, member: int) -> None:
+        """Take a member out of its group."""
+        words = self.words
+        following, before = words[member + NEXT], words[member + BEFORE]
+        if before:
+            words[before + NEXT] = following  # commit
+        else:
+            words[record + FIRST] = following  # commit
+        if following:
+            words[following + BEFORE] = before
+        else:
+            words[record + LAST] = before
+        words[record + COUNT] -= 1
+        self._changed()
+        self.index.remove(member)
+        self.heap.free(member)
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def list(self, group: str, now: int) -> Tuple[List[str], Set[Owner]]:
+        """The channels of a group, in the order in which they came, and the processes that receive from them."""
+        words = self.words
+        state = words[AT_CHANGES], words[AT_GENERATION]
+        listed = self._listed.get(group)
+        if listed is not None and listed.state == state and now < listed.until:
+            return listed.found, listed.owners
+        record = self.find_group(group)
+        if not record:
+            return [], set()
+        if words[record + SOONEST] <= now:
+            if not self.drop_expired(record, now):
+                return [], set()
+            state = words[AT_CHANGES], words[AT_GENERATION]
+        owners: Dict[int, int] = {}
+        found = self._names(record, owners)
+        if not self._known.issuperset(found):
+            self._check_names(found)
+        if len(self._listed) >= REMEMBERED_LISTS:
+            self._listed.clear()
+        listed = self._listed[group] = Listed(state, words[record + SOONEST], found, set(owners.items()))
+        return listed.found, listed.owners
+
+    def _names(self, record: int, owners: Dict[int, int]) -> List[str]:
+        words, name_at = self.words, self.index.name
+        found: List[str] = []
+        for member in self.walk(record):
+            owner = words[member + OWNER]
+            if owner and owner not in owners:
+                owners[owner] = words[member + HOME]
+            found.append(name_at(member).decode("ascii"))
+        return found
+
+    def _check_names(self, found: List[str]) -> None:
+        """See that every name is one that can have been added: a damaged one must not reach whoever sends to it."""
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        for name in found:
+            try:
+                valid_channel_name(name)
+            except TypeError as error:
+                raise ValueError(f"a group has a member of a damaged name: {error}") from error
+        self._known.update(found)
+
+    def walk(self, record: int) -> Iterator[int]:
+        """The members of a group. The current one may be taken out."""
+        words = self.words
+        member = words[record + FIRST]
+        for _ in range(min(words[record + COUNT], self.most)):
+            if not member:
+                raise ValueError("a group counts more members than it has")
+            following = words[member + NEXT]
+            yield member
+            member = following
+        if member:
+            raise ValueError("a group has more members than it counts")
+
+    def drop_expired(self, record: int, now: int) -> bool:
+        """Drop the memberships that have ended; False if that was the end of the group."""
+        words = self.words
+        soonest = NEVER
+        for member in self.walk(record):
+            if words[member + EXPIRES] <= now:
+                self.unlink(record, member)
+            else:
+                soonest = min(soonest, words[member + EXPIRES])
+        words[record + SOONEST] = soonest
+        return self.keep_if_filled(record)
+
+    def keep_if_filled(self, record: int) -> bool:
+        """Drop a group that has no members any more; whether it is still there."""
+        if self.words[record + FIRST]:
+            return True
+        self._drop_group(record)
+        return False
+
+    def groups_in(self, first: int, last: int) -> Iterator[int]:
+        """The records of the groups in buckets ``first`` to ``last``."""
+        groups = self.groups
+        for bucket in range(groups.at + first, groups.at + min(last, groups.buckets)):
+            yield from groups.chain(bucket)
+
+    def snapshot(self) -> Dict[str, Dict[str, int]]:
+        """Every group as a dict from channel to the time (ns) at which its membership ends."""
+        return {
+            self.groups.name(record).decode("ascii"): {
+                self.index.name(member).decode("ascii"): self.words[member + EXPIRES]
+                for member in self.walk(record)
+            }
+            for record in self.groups_in(0, self.groups.buckets)
+        }
+
+    # -- upkeep -----------------------------------------------------------------------------------------------
+
+    def sweep(self, now: int) -> None:
+        """Drop ended memberships from as many buckets as the time since the last sweep asks for."""
+        words = self.words
+        elapsed = now - words[AT_SWEEP_DUE]
+        if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
+            return
+        first = words[AT_SWEEP_CURSOR] % self.groups.buckets
+        last = first + min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)
+        words[AT_SWEEP_CURSOR] = self.sweep_slice(first, min(last, self.groups.buckets), now)
+        words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
+
+    def sweep_slice(self, first: int, last: int, now: int) -> int:
+        """Drop ended memberships from the groups in buckets ``first`` to ``last``; where to go on, 0 at the end."""
+        for record in self.groups_in(first, last):
+            if self.words[record + SOONEST] <= now:
+                self.drop_expired(record, now)
+        return last % self.groups.buckets
+
+    def flush(self) -> None:
+        """Empty the store."""
+        self.words[AT_FLUSHING] = 1  # commit
+        self.empty()
+
+    def empty(self) -> None:
+        """Do what the flag asks for. May be done again from the start at any time until the flag is down."""
+        words = self.words
+        self.heap.confirm_reserved()
+        self.groups.clear()
+        self.index.clear()
+        self.heap.rebuild([])
+        words[AT_SWEEP_DUE] = 0
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
+        words[AT_FLUSHING] = 0

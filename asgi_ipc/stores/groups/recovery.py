@@ -1,0 +1,131 @@
+"""
+Recovery of a group segment: everything derived is made anew from the members' chains.  Runs alone, inside the guard.
+"""
+
+from __future__ import annotations
+
+__all__ = ["GroupMender"]
+
+from typing import Set
+
+from ...names import valid_channel_name, valid_group_name
+from ...shm.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SEQ, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
+from ...shm.segment import Segment
+from ...structures.hashtable import HASH, NAME_LENGTH
+from ...structures.hashtable import NEXT as NEXT_RECORD
+from ...structures.heap import Heap
+from ...structures.live_blocks import Claims
+from .members import (
+    BEFORE,
+    COUNT,
+    EXPIRES,
+    FIRST,
+    GROUP,
+    GROUP_NAME,
+    LAST,
+    MEMBER_NAME,
+    NEXT,
+    SOONEST,
+    Members,
+    name_words,
+)
+
+
+class GroupMender:
+    """The repair of one group segment: call it."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self.segment = segment
+        self.heap = heap
+        self.words = segment.words
+        self.members = Members(segment, heap)
+
+    def __call__(self) -> None:
+        """Rebuild what is derived. May be cut off anywhere and done again."""
+        words, members = self.words, self.members
+        if words[AT_FLUSHING]:
+            members.empty()
+            return
+        self.heap.confirm_reserved()
+        claims = Claims(self.heap)
+        members.index.clear()
+        groups = members.groups
+        heads = words[groups.at : groups.at + groups.buckets].tolist()
+        seen: Set[bytes] = set()
+        for bucket, head in enumerate(heads, groups.at):
+            link, record = bucket, head
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
+            while record:
+                name = self._group_name(record, bucket)
+                if not name or name in seen or not claims.claim(record, GROUP_NAME + name_words(len(name))):
+                    words[link] = 0
+                    break
+                seen.add(name)
+                if self._mend_chain(record, name, claims):
+                    link = record + NEXT_RECORD
+                else:  # a kill between the group and its first member
+                    claims.forget_last()
+                    words[link] = words[record + NEXT_RECORD]
+                record = words[link]
+        self.heap.rebuild(claims.live)
+        words[AT_SWEEP_CURSOR] = words[AT_SWEEP_DUE] = 0
+        words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
+
+    def _readable(self, record: int, name_at: int) -> bool:
+        """Whether all of a record, whose name is ``name_at`` words into it, lies where memory is."""
+        words, reserved = self.words, self.words[AT_RESERVED]
+        if not self.heap.start < record < reserved - name_at:
+            return False
+        length = words[record + NAME_LENGTH]
+        return 0 < length <= 99 and record + name_at + name_words(length) < reserved
+
+    def _group_name(self, record: int, bucket: int) -> bytes:
+        """The name of what may be a group's record, or b"" if it is none that belongs into this bucket."""
+        groups = self.members.groups
+        if not self._readable(record, GROUP_NAME):
+            return b""
+        name = groups.name(record)
+        hashed = groups.hash(name)
+        if self.words[record + HASH] != hashed or groups.bucket_of(hashed) != bucket:
+            return b""
+        try:
+            valid_group_name(name.decode("ascii"))
+        except (TypeError, ValueError):
+            return b""
+        return name
+
+    def _mend_chain(self, record: int, group: bytes, claims: Claims) -> int:
+        """Walk one group's members: index them, cut the chain where it leads to nonsense. How many there are."""
+        words, members = self.words, self.members
+        link, before, count, soonest = record + FIRST, 0, 0, NEVER
+        known: Set[bytes] = set()
+        while True:
+            member = words[link]
+            if not member:
+                break
+            name = self._member_name(member, record)
+            if not name or name in known or not claims.claim(member, MEMBER_NAME + name_words(len(name))):
+                words[link] = 0
+                break
+            known.add(name)
+            words[member + BEFORE] = before
+            words[member + HASH] = members.member_hash(group, name)
+            members.index.insert(member)
+            soonest = min(soonest, words[member + EXPIRES])
+            before, count, link = member, count + 1, member + NEXT
+        words[record + LAST], words[record + COUNT], words[record + SOONEST] = before, count, soonest
+        return count
+
+    def _member_name(self, member: int, record: int) -> bytes:
+        """The channel of what may be a member of this group, or b""."""
+        words = self.words
+        if not self._readable(member, MEMBER_NAME):
+            return b""
+        if words[member + GROUP] != record or words[member + EXPIRES] > NEVER:
+            return b""
+        name = self.members.index.name(member)
+        try:
+            valid_channel_name(name.decode("ascii"))
+        except (TypeError, ValueError):
+            return b""
+        return name

@@ -1,0 +1,147 @@
+"""
+Records of one fixed size, in pages that hold nothing else.  The caller holds the guard.
+
+Each life of a record has a tag from a counter that nothing resets, and 0 while it is dead.  So a process may remember
+``name -> (offset, tag)`` and check the tag instead of walking a chain.  A page that goes back to the heap may become
+anybody's payload; so giving one back moves the generation, which makes every process forget what it remembered.
+
+    page      | next page with room | previous one | first free record | live records | record | record | ...
+    record    | ... two words ... | tag | ...            (a free one: word 0 leads to the next free one)
+
+All of it is derived but the tags of records that the directory reaches.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Slab"]
+
+from typing import Dict, List
+
+from ..shm.layout import AT_GENERATION, AT_PAGES, AT_TAG, COUNTED
+from ..shm.segment import Segment
+from .heap import Heap
+from .live_blocks import Claims
+
+TAG = 2
+_NEXT, _PREVIOUS, _FREE, _LIVE, _PAGE_HEADER = 0, 1, 2, 3, 4
+#: Records in a page: 32 of 32 words are 8 KiB.
+PAGE_RECORDS = 32
+
+
+class Slab:
+    """Records of ``size`` words, whose word ``page_at`` says which page they are in."""
+
+    def __init__(self, segment: Segment, heap: Heap, size: int, page_at: int) -> None:
+        self.words = segment.words
+        self.heap = heap
+        self.size = size
+        self.page_at = page_at
+        self.page_words = _PAGE_HEADER + PAGE_RECORDS * size
+
+    def allocate(self) -> int:
+        """A record with a new tag and otherwise undefined words; 0 if there is no memory."""
+        words = self.words
+        page = words[AT_PAGES] or self._new_page()
+        if not page:
+            return 0
+        record = words[page + _FREE]
+        words[page + _FREE] = words[record]
+        words[page + _LIVE] += 1
+        if not words[page + _FREE]:
+            self._unlink(page)
+        tag = words[AT_TAG] + 1
+        words[AT_TAG] = tag
+        words[record + TAG] = tag
+        words[record + self.page_at] = page
+        return record
+
+    def free(self, record: int) -> None:
+        """End a record's life. Nothing must lead to it any more."""
+        words = self.words
+        page = words[record + self.page_at]
+        words[record + TAG] = 0
+        if not words[page + _FREE]:
+            self._link(page)
+        words[record] = words[page + _FREE]
+        words[page + _FREE] = record
+        words[page + _LIVE] -= 1
+        # One page with room stays, so that a channel that comes and goes does not move the generation each time.
+        if not words[page + _LIVE] and (words[page + _NEXT] or words[page + _PREVIOUS]):
+            self._unlink(page)
+            words[AT_GENERATION] += 1
+            self.heap.free(page)
+
+    def _new_page(self) -> int:
+        page = self.heap.allocate(self.page_words)
+        if page:
+            self._fill(page, [])
+        return page
+
+    def _fill(self, page: int, live: List[int]) -> None:
+        """Write a page's header and the list of its free records; ``live`` are those in use."""
+        words = self.words
+        words[page + _FREE] = 0
+        words[page + _LIVE] = len(live)
+        used = set(live)
+        first = page + _PAGE_HEADER
+        for record in range(first + (PAGE_RECORDS - 1) * self.size, first - 1, -self.size):
+            if record not in used:
+                words[record + TAG] = 0
+                words[record] = words[page + _FREE]
+                words[page + _FREE] = record
+        if words[page + _FREE]:
+            self._link(page)
+
+    def _link(self, page: int) -> None:
+        words = self.words
+        following = words[AT_PAGES]
+        words[page + _NEXT], words[page + _PREVIOUS] = following, 0
+        if following:
+            words[following + _PREVIOUS] = page
+        words[AT_PAGES] = page
+
+    def _unlink(self, page: int) -> None:
+        words = self.words
+        following, previous = words[page + _NEXT], words[page + _PREVIOUS]
+        if following:
+            words[following + _PREVIOUS] = previous
+        if previous:
+            words[previous + _NEXT] = following
+        else:
+            words[AT_PAGES] = following
+
+    # -- after a crash ----------------------------------------------------------------------------------------
+
+    def claim(self, record: int, pages: Dict[int, List[int]], claims: Claims) -> bool:
+        """Note a record that the walk has found; False if it cannot be one. ``pages`` collects them by page."""
+        words = self.words
+        page = words[record + self.page_at]
+        place, off = divmod(record - page - _PAGE_HEADER, self.size)
+        if off or not 0 <= place < PAGE_RECORDS or not words[record + TAG]:
+            return False
+        if page not in pages:
+            if not claims.claim(page, self.page_words):
+                return False
+            pages[page] = []
+        elif record in pages[page]:
+            return False
+        pages[page].append(record)
+        return True
+
+    def rebuild(self, pages: Dict[int, List[int]]) -> None:
+        """
+        Make the lists anew from what ``claim`` collected. Pages without a live record went back to the heap.
+
+        The caller moves the generation: so tags that were damaged may be given anew.
+        """
+        words = self.words
+        words[AT_PAGES] = 0
+        for page, live in pages.items():
+            self._fill(page, live)
+        records = [record for live in pages.values() for record in live]
+        tags = {words[record + TAG] for record in records}
+        words[AT_TAG] = max(tags | {words[AT_TAG]})
+        if words[AT_TAG] >= COUNTED or len(tags) < len(records):
+            for tag, record in enumerate(records, 1):
+                words[record + TAG] = tag
+            words[AT_TAG] = len(records)
