@@ -14,7 +14,7 @@ import re
 import time
 
 import pytest
-from helpers.faces import FACES, OURS, AsyncFace, SyncFace
+from helpers.front_ends import FACES, OURS, AsyncFace, SyncFace
 from helpers.layers import until_full
 
 from asgi_ipc import GroupStoreFull, MemoryFull, MessageTooLarge

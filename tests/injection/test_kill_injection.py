@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable
 
 import pytest
+
 from injection.children import sample
 from injection.lives import LIVES
 from injection.table import CASES

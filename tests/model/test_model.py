@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-RUNNER = Path(__file__).resolve().parent / "model" / "run.py"
+RUNNER = Path(__file__).resolve().parent / "run.py"
 
 
 def load_runner():

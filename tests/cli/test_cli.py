@@ -23,7 +23,7 @@ from asgi_ipc.demo.tally import Tally
 from asgi_ipc.stores import unlink as removal
 
 SHM = "/dev/shm"
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 
 needs_shm_files = pytest.mark.skipif(
     not os.path.isdir(SHM), reason="shared memory shows up as files on Linux only"

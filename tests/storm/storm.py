@@ -1,8 +1,8 @@
 """
 A storm: processes send and receive while others are killed and stopped at random; then the books are balanced.
 
-By hand, for as long as one likes: ``python -m tests.storm --seconds 600`` in the checkout.  ``test_storm.py`` runs it
-for a while.  It ends with 0 when all of this was true:
+By hand, for as long as one likes: ``python tests/storm/storm.py --seconds 600`` in the checkout.
+``test_storm.py`` runs it for a while.  It ends with 0 when all of this was true:
 
 - Every message whose ``send`` returned was received once or is still there, but for at most one message for each
   receiver that was killed (the one it had taken). None came twice, none was torn, none that had been refused came.

@@ -12,6 +12,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+
 from injection.children import sample
 from injection.lives import LIVES
 from injection.table import CASES

@@ -1,0 +1,1 @@
+"""The model of the mutex, and the test that checks it."""

@@ -1,0 +1,1 @@
+"""Tests of what a segment is divided into."""
