@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, List, Mapping, Optional, Set, Type
 
 from . import codec, exceptions, names
-from .layer import Layer, Message, spoiled
+from .layer import Layer, Message, corrupt_error
 from .options import MIB
-from .waiting import asyncio_loop as loops
+from .waiting import asyncio_loop
 
 #: Names whose check a layer remembers; past this it forgets them all and begins anew.
 REMEMBERED = 16384
@@ -105,11 +105,11 @@ class AsyncIPCChannelLayer:
         store, wanted = self._layer.message_store, [channel]
         taken = None if store.crowded else store.pop(wanted)
         if taken is None:
-            taken = await loops.wait(store, wanted)
+            taken = await asyncio_loop.wait(store, wanted)
         try:  # what ``Layer.received`` does, without the call
             return codec.decode(taken[1])
         except ValueError as error:
-            raise spoiled(store.name, channel, error) from error
+            raise corrupt_error(store.name, channel, error) from error
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """
@@ -120,7 +120,7 @@ class AsyncIPCChannelLayer:
         """
         names.check_local_prefix(prefix)
         inbox = f"{prefix}.{names.process_part()}!"
-        self._layer.message_store.adopt(inbox)
+        self._layer.message_store.own_inbox(inbox)
         return inbox + names.random_local_part()
 
     # -- groups -----------------------------------------------------------------------------------------------

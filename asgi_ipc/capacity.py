@@ -2,7 +2,7 @@
 How many messages a channel may hold.
 
 The default capacity holds for every channel that no pattern matches. Patterns are matched against the full
-channel name, local part included, in the order of the dict, and the first that matches wins. The faces
+channel name, local part included, in the order of the dict, and the first that matches wins. The front ends
 compile the patterns once; the stores only ever see the number.
 """
 
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .exceptions import a_type, shown
+from .exceptions import a_type, short_repr
 
 __all__ = ["compile_capacities", "get_capacity"]
 
@@ -58,30 +58,30 @@ def _compile(key: object) -> re.Pattern[str]:
         try:
             return re.compile(fnmatch.translate(key))
         except re.error as error:
-            raise ValueError(f"the glob {shown(key)} in channel_capacity cannot be read: {error}") from error
+            raise ValueError(f"the glob {short_repr(key)} in channel_capacity cannot be read: {error}") from error
     if isinstance(key, re.Pattern):
         if isinstance(key.pattern, str):
             return key
         raise TypeError(
-            f"the regex {shown(key.pattern)} in channel_capacity is made of bytes; "
+            f"the regex {short_repr(key.pattern)} in channel_capacity is made of bytes; "
             "channel names are str, so compile it from a str"
         )
     raise TypeError(
-        f"the pattern {shown(key)} in channel_capacity is {a_type(key)}; "
+        f"the pattern {short_repr(key)} in channel_capacity is {a_type(key)}; "
         "it must be a str, which is read as a glob, or a compiled regex"
     )
 
 
 def _checked(key: Any, capacity: object) -> int:
-    name = shown(key if isinstance(key, str) else key.pattern)
+    name = short_repr(key if isinstance(key, str) else key.pattern)
     # True is an int to Python; to whoever wrote it, it is not a number of messages.
     if isinstance(capacity, bool) or not isinstance(capacity, int):
         raise TypeError(
-            f"the capacity of {name} in channel_capacity is {shown(capacity)}, {a_type(capacity)}; "
+            f"the capacity of {name} in channel_capacity is {short_repr(capacity)}, {a_type(capacity)}; "
             "it must be a positive int"
         )
     if capacity < 1:
         raise ValueError(
-            f"the capacity of {name} in channel_capacity is {shown(int(capacity))}; it must be at least 1"
+            f"the capacity of {name} in channel_capacity is {short_repr(int(capacity))}; it must be at least 1"
         )
     return int(capacity)

@@ -110,20 +110,20 @@ def _pack(message: dict[str, Any]) -> bytes:
     return data
 
 
-def _is_plain(container: Any, room: int) -> bool:
+def _is_plain(container: Any, hub: int) -> bool:
     """Whether `container`, at most `room` deep, is made of nothing but exact builtins, with str keys."""
     kind = type(container)
     if kind is dict:
         for key, item in container.items():
             if type(key) is not str or (
-                type(item) not in _SCALARS and not (room > 1 and _is_plain(item, room - 1))
+                type(item) not in _SCALARS and not (hub > 1 and _is_plain(item, hub - 1))
             ):
                 return False
         return True
     if kind is not list and kind is not tuple:
         return False
     for item in container:
-        if type(item) not in _SCALARS and not (room > 1 and _is_plain(item, room - 1)):
+        if type(item) not in _SCALARS and not (hub > 1 and _is_plain(item, hub - 1)):
             return False
     return True
 

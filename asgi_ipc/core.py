@@ -18,8 +18,7 @@ from . import exceptions, names
 from .layer import Layer, Message
 from .options import MIB, check_seconds
 from .statistics import Rates
-from .waiting import asyncio_loop as loops
-from .waiting import thread as threads
+from .waiting import asyncio_loop, thread
 
 
 class IPCChannelLayer(Layer):
@@ -93,15 +92,15 @@ class IPCChannelLayer(Layer):
         message, for ``block_timeout`` seconds at the most; signal handlers run meanwhile, and what they raise ends it.
         With no channels it returns at once. Raises ``TypeError`` for wrong names.
         """
-        wanted = self.wanted(channels)
+        wanted = self.check_names(channels)
         taken = self.message_store.pop(wanted) if wanted else None
         if taken is None:
             if not block or not wanted:
                 return None, None
-            taken = threads.receive(self.message_store, wanted, self.block_timeout)
+            taken = thread.receive(self.message_store, wanted, self.block_timeout)
             if taken is None:
                 return None, None
-        return self.received(taken)
+        return self.decode(taken)
 
     async def receive_async(self, channels: Iterable[str]) -> Tuple[Optional[str], Optional[Message]]:
         """
@@ -109,13 +108,13 @@ class IPCChannelLayer(Layer):
 
         May be cancelled at any time: a message that was not returned is still there.
         """
-        wanted = self.wanted(channels)
+        wanted = self.check_names(channels)
         if not wanted:
             return None, None
         taken = None if self.message_store.crowded else self.message_store.pop(wanted)
         if taken is None:
-            taken = await loops.wait(self.message_store, wanted)
-        return self.received(taken)
+            taken = await asyncio_loop.wait(self.message_store, wanted)
+        return self.decode(taken)
 
     def receive_twisted(self, channels: Iterable[str]) -> Any:
         """
@@ -123,12 +122,12 @@ class IPCChannelLayer(Layer):
 
         To be called in the reactor's thread. The Deferred may be cancelled. Raises ``ImportError`` without Twisted.
         """
-        from .waiting import twisted_reactor as reactor
+        from .waiting import twisted_reactor
 
-        wanted = self.wanted(channels)
+        wanted = self.check_names(channels)
         if not wanted:
-            return reactor.nothing()
-        return reactor.receive(self.message_store, wanted).addCallback(self.received)
+            return twisted_reactor.nothing()
+        return twisted_reactor.receive(self.message_store, wanted).addCallback(self.decode)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> Tuple[Optional[str], Optional[Message]]:
         """The old name of ``receive``, deprecated since asgi_ipc 1.0."""

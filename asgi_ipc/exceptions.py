@@ -44,7 +44,7 @@ _FILESYSTEM_FULL = (
 )
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """`repr(value)` for an error message: cut in the middle when it is long, and never an error itself."""
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = shortener.maxlong = _SHOWN
@@ -64,7 +64,7 @@ def a_type(value: object) -> str:
 def _check_reason(reason: str) -> None:
     """A misspelt reason would tell the user to mend the wrong thing."""
     if reason not in _REASONS:
-        raise ValueError(f'reason must be "memory" or "filesystem", not {shown(reason)}')
+        raise ValueError(f'reason must be "memory" or "filesystem", not {short_repr(reason)}')
 
 
 class Refusal(Exception):
@@ -96,7 +96,7 @@ class ChannelFull(Refusal):
 
     def __str__(self) -> str:
         return (
-            f"channel {shown(self.channel)} is full: {self.count} messages wait in it, and its capacity is "
+            f"channel {short_repr(self.channel)} is full: {self.count} messages wait in it, and its capacity is "
             f"{self.capacity}; receive from it faster, or raise capacity (or channel_capacity, for it alone)"
         )
 
@@ -122,7 +122,7 @@ class MemoryFull(ChannelFull):
         self.reason = reason
 
     def __str__(self) -> str:
-        opening = f"no memory left for a message to channel {shown(self.channel)}: "
+        opening = f"no memory left for a message to channel {short_repr(self.channel)}: "
         taken = f"{self.used} of {self.size} bytes of shared memory segment {self.segment} are used"
         if self.reason == "filesystem":
             return f"{opening}{taken}, and {_FILESYSTEM_FULL}"
@@ -152,7 +152,7 @@ class GroupStoreFull(ChannelFull):
         self.reason = reason
 
     def __str__(self) -> str:
-        opening = f"no memory left to add channel {shown(self.channel)} to group {shown(self.group)}: "
+        opening = f"no memory left to add channel {short_repr(self.channel)} to group {short_repr(self.group)}: "
         if self.reason == "filesystem":
             return f"{opening}{_FILESYSTEM_FULL} (shared memory segment {self.segment}, {self.size} bytes)"
         return (
@@ -177,7 +177,7 @@ class MessageTooLarge(Refusal):
         self.channel = channel
 
     def __str__(self) -> str:
-        target = "" if self.channel is None else f" for channel {shown(self.channel)}"
+        target = "" if self.channel is None else f" for channel {short_repr(self.channel)}"
         return (
             f"a message of {self.size} bytes{target} is too large, the limit is {self.limit} bytes; "
             "send it in pieces, give the layer a larger limit, or pass on where the data is stored instead"

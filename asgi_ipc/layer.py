@@ -1,13 +1,13 @@
 """
-What every face can do without waiting: the checks of names and messages, messages to bytes and back, two stores.
+What every front end can do without waiting: the checks of names and messages, messages to bytes and back, two stores.
 
-The faces (``core``, ``aio``) add the waiting, and nothing else: no logic is written twice.  No call here takes both
-stores' guards: what touches both is atomic in each.
+The front ends (``core``, ``aio``) add the waiting, and nothing else: no logic is written twice.  No call here takes
+both stores' mutexes: what touches both is atomic in each.
 """
 
 from __future__ import annotations
 
-__all__ = ["Layer", "Message", "spoiled"]
+__all__ = ["Layer", "Message", "corrupt_error"]
 
 import logging
 import random
@@ -31,7 +31,7 @@ LOG_PERIOD = 1.0
 Message = Dict[str, Any]
 
 
-def spoiled(store: str, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
+def corrupt_error(store: str, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
     """What to raise for bytes, taken from a store, that are no message any more."""
     why = f"a message on channel {channel!r} is none any more ({error}); it is gone"
     return exceptions.SegmentCorrupt(store, why)
@@ -100,7 +100,7 @@ class Layer:
         found = self._capacities[channel] = self.get_capacity(channel)
         return found
 
-    def wanted(self, channels: Iterable[str]) -> List[str]:
+    def check_names(self, channels: Iterable[str]) -> List[str]:
         """
         The channels to receive from, checked, in the order in which to look at them: none is starved by the others.
 
@@ -111,26 +111,26 @@ class Layer:
                 return channels
         except TypeError:  # it is no str, nor anything else that can be looked up
             pass
-        wanted = channels if type(channels) is list else self._listed(channels)
+        check_names = channels if type(channels) is list else self._listed(channels)
         try:
-            known = self._receivable.issuperset(wanted)
+            known = self._receivable.issuperset(check_names)
         except TypeError:
             known = False
         if not known:
-            self._check_receivable(wanted)
-        if len(wanted) > 1:
+            self._check_receivable(check_names)
+        if len(check_names) > 1:
             # Where a call begins is drawn: none is starved. A count could fall into step with the caller's own rhythm.
-            first = int(self._draw() * len(wanted))
-            wanted = wanted[first:] + wanted[:first]
-        return wanted
+            first = int(self._draw() * len(check_names))
+            check_names = check_names[first:] + check_names[:first]
+        return check_names
 
-    def received(self, taken: Tuple[str, bytes]) -> Tuple[str, Message]:
+    def decode(self, taken: Tuple[str, bytes]) -> Tuple[str, Message]:
         """What was taken from the store: ``(channel, message)``. Raises ``SegmentCorrupt`` if it is none any more."""
         channel, body = taken
         try:
             return channel, codec.decode(body)
         except ValueError as error:
-            raise spoiled(self.message_store.name, channel, error) from error
+            raise corrupt_error(self.message_store.name, channel, error) from error
 
     def _listed(self, channels: Iterable[str]) -> List[str]:
         if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, IterableType):

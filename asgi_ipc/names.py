@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
-from .exceptions import a_type, shown
+from .exceptions import a_type, short_repr
 
 __all__ = [
     "MAX_LENGTH",
@@ -86,7 +86,7 @@ def valid_channel_name(name: str, receive: bool = False) -> bool:
         _refuse_channel(name, 'it ends in "?"; add the local part, as new_channel does')
     if receive:
         if "!" in name and not name.endswith("!"):
-            inbox = shown(non_local_name(name))
+            inbox = short_repr(non_local_name(name))
             _refuse_channel(name, f'it goes on after its "!"; receive from the whole inbox, {inbox}')
     elif name.endswith("!"):
         _refuse_channel(name, 'it ends in "!", so it is an inbox; add the local part that says who it is for')
@@ -101,7 +101,7 @@ def valid_channel_names(names: Iterable[str], receive: bool = False) -> bool:
     does not pass, for one name given in place of several, and for what cannot be iterated over.
     """
     if isinstance(names, (str, bytes, bytearray)):
-        raise TypeError(f"channels must be a list of channel names, not only {shown(names)}; write [name]")
+        raise TypeError(f"channels must be a list of channel names, not only {short_repr(names)}; write [name]")
     try:
         iterator = iter(names)
     except TypeError:
@@ -121,7 +121,7 @@ def valid_group_name(name: str) -> bool:
         why = f"it contains {_FOREIGN.findall(name)[0]!a}"
     else:
         return True
-    raise TypeError(f"group name {shown(name)} is not valid: {why}; {_GROUP_RULE}")
+    raise TypeError(f"group name {short_repr(name)} is not valid: {why}; {_GROUP_RULE}")
 
 
 def check_pattern(pattern: str) -> None:
@@ -167,7 +167,7 @@ def check_local_prefix(prefix: str) -> None:
     else:
         return
     raise TypeError(
-        f"channel prefix {shown(prefix)} is not valid: {why}; a prefix for new_channel is a str of 1 to "
+        f"channel prefix {short_repr(prefix)} is not valid: {why}; a prefix for new_channel is a str of 1 to "
         f"{_LONGEST_PREFIX} characters, {_CHARACTERS}"
     )
 
@@ -231,4 +231,4 @@ def _type_or_length(name: object) -> str:
 
 
 def _refuse_channel(name: object, why: str) -> NoReturn:
-    raise TypeError(f"channel name {shown(name)} is not valid: {why}; {_CHANNEL_RULE}")
+    raise TypeError(f"channel name {short_repr(name)} is not valid: {why}; {_CHANNEL_RULE}")

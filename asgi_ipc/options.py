@@ -1,5 +1,5 @@
 """
-The options that every face takes: checked once, before anything is created, with errors that name the option.
+The options that every front end takes: checked once, before anything is created, with errors that name the option.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Pattern, Tuple, Union
 
 from .capacity import compile_capacities
-from .exceptions import shown
+from .exceptions import short_repr
 
 MIB = 1024 * 1024
 #: The smallest segment, in bytes: its fixed parts take some 30 KiB of it.
@@ -74,10 +74,10 @@ def check_options(
 
 def _prefix(prefix: Any) -> str:
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a str, not {shown(prefix)}")
+        raise TypeError(f"prefix must be a str, not {short_repr(prefix)}")
     if not PREFIX.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
         raise ValueError(
-            f"prefix {shown(prefix)} cannot be part of a file name: 1 to {MAX_PREFIX} ASCII letters, "
+            f"prefix {short_repr(prefix)} cannot be part of a file name: 1 to {MAX_PREFIX} ASCII letters, "
             "digits, hyphens, underscores and periods are allowed, and no slash"
         )
     return str(prefix)
@@ -86,17 +86,17 @@ def _prefix(prefix: Any) -> str:
 def check_seconds(name: str, value: Any) -> float:
     """A number of seconds, more than 0; ``TypeError`` or ``ValueError`` names the option ``name``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
+        raise TypeError(f"{name} must be a number of seconds, not {short_repr(value)}")
     if not 0 < value <= MAX_SECONDS:  # nor is NaN
-        raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {shown(value)}")
+        raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {short_repr(value)}")
     return float(value)
 
 
 def _whole(name: str, value: Any, least: int, most: int, unit: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {shown(value)}")
+        raise TypeError(f"{name} must be an int, not {short_repr(value)}")
     if not least <= value <= most:
-        raise ValueError(f"{name} must be between {least} and {most}{unit}, not {shown(value)}")
+        raise ValueError(f"{name} must be between {least} and {most}{unit}, not {short_repr(value)}")
     return int(value)
 
 

@@ -40,7 +40,7 @@ WORKLOADS: Dict[str, List[Params]] = {
     "roundtrip": [{"payload": 100}],
     "fanout": [{"members": 1000, "processes": 2, "payload": 100}],
 }
-FACES = ("asgi_ipc", "asgi_ipc-async")
+FRONT_ENDS = ("asgi_ipc", "asgi_ipc-async")
 
 Say = Callable[[str], None]
 
@@ -52,7 +52,7 @@ class NoRevision(Exception):
 def compare(
     before: str, after: str, workloads: Sequence[str], rounds: int, starts: int, say: Say = print
 ) -> Dict[str, Any]:
-    """The ratios of all workloads and both faces, as a document; they are said as they come."""
+    """The ratios of all workloads and both front ends, as a document; they are said as they come."""
     say(f"{after} as a multiple of {before}: median of neighbours (quartiles); 95 % interval of the median")
     results: List[Dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -60,8 +60,8 @@ def compare(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="asgi-ipc-compare-", dir=MEMORY))
         for name in workloads:
             for params in WORKLOADS[name]:
-                for face in FACES:
-                    match = Match(name, face, params, sources, folder)
+                for front_end in FRONT_ENDS:
+                    match = Match(name, front_end, params, sources, folder)
                     try:
                         results.append(match.result(rounds, starts))
                         say(line(results[-1]))
@@ -95,11 +95,12 @@ def git(*words: str) -> None:
 
 
 class Match:
-    """One workload with one face and its settings, of both revisions."""
+    """One workload with one front end and its settings, of both revisions."""
 
-    def __init__(self, workload: str, face: str, params: Params, sources: Sequence[str], folder: str) -> None:
-        self.workload, self.face, self.params, self.sources, self.folder = ALL[workload], face, params, sources, folder
-        self.title = f"{PEERS[face].title}, {workload} {told(params)}"
+    def __init__(self, workload: str, front_end: str, params: Params, sources: Sequence[str], folder: str) -> None:
+        self.workload, self.front_end, self.params = ALL[workload], front_end, params
+        self.sources, self.folder = sources, folder
+        self.title = f"{PEERS[front_end].title}, {workload} {told(params)}"
 
     def result(self, rounds: int, starts: int) -> Dict[str, Any]:
         """``Failed`` if one of the revisions cannot do it."""
@@ -114,7 +115,7 @@ class Match:
         return {
             "title": self.title,
             "workload": self.workload.name,
-            "peer": self.face,
+            "peer": self.front_end,
             "params": self.params,
             "unit": next(iter(self.workload.metrics.values())),
             "medians": [statistics.median(values) for values in figures],
@@ -147,21 +148,21 @@ class Match:
         return found
 
     def player(self, path: str, prefix: str) -> Player:
-        checked(path, self.face)
+        checked(path, self.front_end)
         place = {"prefix": prefix, "folder": self.folder, "servers": {}}
         params = {"seconds": SECONDS, **self.params}
-        order = {"peer": self.face, "place": place, "workload": self.workload.name, "params": params}
+        order = {"peer": self.front_end, "place": place, "workload": self.workload.name, "params": params}
         return Player(sys.executable, path, order, self.workload.patience)
 
 
-def checked(path: str, face: str) -> None:
-    """``Failed`` if a revision does not have a face."""
+def checked(path: str, front_end: str) -> None:
+    """``Failed`` if a revision does not have a front end."""
     answer = subprocess.run(
-        command(sys.executable, "check", face), capture_output=True, text=True, env=surroundings(path), check=False
+        command(sys.executable, "check", front_end), capture_output=True, text=True, env=surroundings(path), check=False
     )
     if answer.returncode:
         raise Failed((answer.stderr.strip().splitlines() or ["it said nothing"])[-1])
-    reason = json.loads(answer.stdout)[face].get("reason")
+    reason = json.loads(answer.stdout)[front_end].get("reason")
     if reason:
         raise Failed(reason)
 

@@ -16,10 +16,10 @@ from helpers import holders
 from helpers.waiting import (
     OPTIONS,
     assert_sound,
-    bells,
     ended,
+    fifos,
     files_of,
-    never_look,
+    never_poll,
     store_of,
     until,
     until_async,
@@ -29,15 +29,15 @@ from helpers.waiting import (
 )
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentRefused
-from asgi_ipc.shm import wakeup_fifo as doorbell
-from asgi_ipc.shm.wakeup_fifo import Ringer
+from asgi_ipc.shm import wakeup_fifo
+from asgi_ipc.shm.wakeup_fifo import Notifier
 
 ROUNDS = 1000
 
 
 @pytest.fixture
 def no_looks(monkeypatch):
-    never_look(monkeypatch.setattr)
+    never_poll(monkeypatch.setattr)
 
 
 def open_files():
@@ -151,14 +151,14 @@ def test_layers_leave_nothing_behind(make_layer, prefix, close):
             await use(number)
         gc.collect()
         await until_async(lambda: files_of(prefix) == [])
-        assert open_files() <= before[0] + doorbell.OPEN_BELLS + 2
+        assert open_files() <= before[0] + wakeup_fifo.OPEN_FIFOS + 2
         await until_async(lambda: watched() <= before[1])
 
     asyncio.run(main())
     assert waiters(other, "a") == 0
     assert_sound(other)
-    # Whoever uses the layer sweeps the records of bells without owners away, little by little.
-    until(lambda: other.receive(["a"]) == (None, None) and bells(other) <= 1)
+    # Whoever uses the layer sweeps the records of FIFOs without owners away, little by little.
+    until(lambda: other.receive(["a"]) == (None, None) and fifos(other) <= 1)
     assert_sound(other)
 
 
@@ -183,7 +183,7 @@ def test_layers_of_many_loops_leave_nothing_behind(make_layer, prefix):
         use()
     gc.collect()
     assert files_of(prefix) == []
-    assert open_files() <= before + doorbell.OPEN_BELLS + 2
+    assert open_files() <= before + wakeup_fifo.OPEN_FIFOS + 2
     assert_sound(other)
 
 
@@ -215,7 +215,7 @@ def child_does(talk, name, prefix):
 def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, monkeypatch, what, who):
     """Removed or emptied under them, time and again. All ring them but rm, which they see at their next look."""
     if what is not removes:
-        never_look(monkeypatch.setattr)
+        never_poll(monkeypatch.setattr)
     layer = make_async()
 
     async def main():
@@ -245,7 +245,7 @@ def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, mon
 
 @pytest.mark.usefixtures("no_looks")
 def test_those_who_wait_learn_of_a_flush_from_one_who_comes_after_it(make_async, make_layer):
-    """He is there before the ring is, and hangs on the same doorbell: the others hang on nothing any more."""
+    """He is there before the ring is, and hangs on the same wakeup FIFO: the others hang on nothing any more."""
     layer, other = make_async(), make_layer()
 
     async def main():
@@ -283,15 +283,15 @@ def test_removed_doorbell_is_replaced(make_async, prefix, monkeypatch):
     async def main():
         tasks = [asyncio.create_task(layer.receive("a")) for _ in range(3)]
         await until_waiting(layer, "a", 3)
-        [bell] = files_of(prefix)
-        os.unlink(f"/dev/shm/{bell}")
-        Ringer.close(store_of(layer)._arena.ringer)
+        [fifo] = files_of(prefix)
+        os.unlink(f"/dev/shm/{fifo}")
+        Notifier.close(store_of(layer)._attachment.notifier)
         await layer.send("a", {"n": 1})
         done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result() for task in done] == [{"n": 1}]
-        await until_async(lambda: files_of(prefix) not in ([bell], []))
+        await until_async(lambda: files_of(prefix) not in ([fifo], []))
         await until_waiting(layer, "a", 2)
-        never_look(monkeypatch.setattr)
+        never_poll(monkeypatch.setattr)
         for _ in range(2):
             await layer.send("a", {"n": 2})
         left = [task for task in tasks if task not in done]
@@ -327,13 +327,13 @@ def test_holder_is_killed_while_others_wait(make_async, prefix, start):
 
 def sends_and_dies(talk, prefix):
     """A child: it is killed between the commit of its message and the ring."""
-    Ringer.ring = lambda *_: os.kill(os.getpid(), 9)
+    Notifier.notify = lambda *_: os.kill(os.getpid(), 9)
     IPCChannelLayer(prefix, **OPTIONS).send("a", {"n": 1})
 
 
 def sends_and_does_not_ring(talk, prefix):
     """A child: the ring is lost."""
-    Ringer.ring = lambda *_: True
+    Notifier.notify = lambda *_: True
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
         layer.send("a", {"n": 1})
 
@@ -356,9 +356,9 @@ def test_message_whose_ring_was_lost_arrives(make_async, prefix, start, sends, c
 
 def waits_and_dies(talk, prefix):
     """A child: it is killed when it is called, before it takes the message."""
-    from asgi_ipc.waiting.hub import Room
+    from asgi_ipc.waiting.hub import Hub
 
-    Room.on_ring = lambda self: os.kill(os.getpid(), 9)
+    Hub.on_notified = lambda self: os.kill(os.getpid(), 9)
 
     async def main():
         async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
@@ -379,9 +379,9 @@ def test_message_for_a_receiver_who_was_killed_goes_to_the_next(make_async, pref
         await layer.send("a", {"n": 1})
         assert await within(task) == {"n": 1}
         assert await asyncio.to_thread(child._wait) == -9
-        await until_async(lambda: send_is_fine(layer) and bells(layer) == 1)
+        await until_async(lambda: send_is_fine(layer) and fifos(layer) == 1)
 
-    def send_is_fine(layer):  # whoever sends sweeps the dead one's bell away
+    def send_is_fine(layer):  # whoever sends sweeps the dead one's FIFO away
         store_of(layer).append("b", 1 << 20, b"\x80")
         return True
 
@@ -422,8 +422,8 @@ def test_no_room_for_a_doorbell_is_an_error_that_says_so(make_async, monkeypatch
 
     async def main():
         with monkeypatch.context() as patch:
-            patch.setattr(doorbell.os, "mkfifo", fail)
-            with pytest.raises(SegmentRefused, match="no room for its doorbell"):
+            patch.setattr(wakeup_fifo.os, "mkfifo", fail)
+            with pytest.raises(SegmentRefused, match="no room for its wakeup FIFO"):
                 await layer.receive("a")
         task = asyncio.create_task(layer.receive("a"))
         await until_waiting(layer, "a", 1)

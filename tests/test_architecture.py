@@ -52,7 +52,7 @@ ROWS = [
     ["waiting", "waiting.thread"],
     ["waiting.hub"],
     ["waiting.asyncio_loop", "waiting.twisted_reactor"],
-    # faces: how a caller talks to it
+    # front ends: how a caller talks to it
     ["layer"],
     ["core", "aio"],
     [""],
@@ -171,7 +171,7 @@ def test_imports_go_downwards(module: str, path: Path) -> None:
         ("structures.heap", "from .. import core"),
         ("structures.heap", "from ..stores.base import Store"),
         ("structures.heap", "from .slab import Slab"),
-        ("structures.slab", "from .hashtable import Directory"),
+        ("structures.slab", "from .hashtable import HashTable"),
         ("structures.heap", "import asgi_ipc"),
         ("structures.heap", "import asgi_ipc.core as core"),
         ("structures.heap", "def later():\n    from asgi_ipc.stores.messages import store"),
@@ -197,7 +197,7 @@ def test_wrong_imports_are_found(module: str, source: str) -> None:
     ("module", "is_package", "source"),
     [
         ("structures.slab", False, "from .heap import Heap\nfrom ..exceptions import SegmentError"),
-        ("stores.messages.store", False, "from ..attachment import Arena\nimport time"),
+        ("stores.messages.store", False, "from ..attachment import Attachment\nimport time"),
         ("", True, "from .core import IPCChannelLayer\nfrom .exceptions import ChannelFull"),
         ("cli", True, "from .. import __version__\nfrom ..demo.run import run_demo"),
         ("core", False, "from . import codec, names"),

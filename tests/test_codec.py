@@ -406,7 +406,7 @@ def test_what_is_taken_comes_back_and_the_rest_is_a_type_error(message):
 def test_a_change_by_another_thread_is_refused_where_msgpack_sees_it(monkeypatch):
     message = {"a": [1]}
 
-    def look(container, room):
+    def look(container, hub):
         message["a"].append({2})
         return True
 

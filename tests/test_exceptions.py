@@ -21,7 +21,7 @@ from asgi_ipc.exceptions import (
     SegmentRefused,
     TooManyProcesses,
     a_type,
-    shown,
+    short_repr,
 )
 
 # (error, its attributes, what its sentence must contain)
@@ -207,7 +207,7 @@ def test_an_unknown_reason_is_refused(reason):
 
 def test_shown_is_the_repr_of_what_is_short():
     for value in ("a" * 99, b"a" * 99, 10**99, "\ud800", 1, None, ["a"], "it's"):
-        assert shown(value) == repr(value)
+        assert short_repr(value) == repr(value)
 
 
 class Unspeakable:
@@ -219,7 +219,7 @@ class Unspeakable:
     "value", ["a" * 100_000, b"a" * 100_000, 10**100_000, ["a" * 100_000] * 100, Unspeakable()], ids=type
 )
 def test_shown_is_short_and_never_fails(value):
-    assert 0 < len(shown(value)) < 1000
+    assert 0 < len(short_repr(value)) < 1000
 
 
 def test_a_type():

@@ -22,7 +22,7 @@ def info(caplog):
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """A clock for what the face itself counts."""
+    """A clock for what the front end itself counts."""
     clock = Clock()
 
     class Time:
@@ -250,7 +250,7 @@ def test_nobody_uses_what_he_remembers_across_a_flush(layer, start):
         queues = store._bound[1][0]
         return queues.words[queues.channels.find("c99") + TAG]
 
-    lookalike = struct.pack("=Q", store._guarded(tag_of_last)) * 50_000
+    lookalike = struct.pack("=Q", store._exclusively(tag_of_last)) * 50_000
     layer.flush()
     store.append("lookalike", 1, lookalike)
     child.say()

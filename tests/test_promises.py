@@ -25,8 +25,8 @@ def block_sizes(layer, channel):
     """The bytes that each waiting message of a channel takes from the memory, its allocator's header included."""
 
     def section():
-        arena = layer.message_store._opened()
-        words = arena.segment.words
+        attachment = layer.message_store._opened()
+        words = attachment.segment.words
         queues = layer.message_store._bound[1][0]
         found = []
         message = words[queues.channels.find(channel) + HEAD]
@@ -35,7 +35,7 @@ def block_sizes(layer, channel):
             message = words[message + NEXT]
         return found
 
-    return layer.message_store._guarded(section)
+    return layer.message_store._exclusively(section)
 
 
 @pytest.mark.parametrize("size", [1, *range(4, 40), 100, 127, 128, 129, 500, 1023, 1039, 1040, 1041, 2000, 10_000])

@@ -10,7 +10,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, Set
 
 import pytest
 
@@ -20,8 +20,8 @@ from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 ROOT = Path(__file__).parent.parent
 TYPING_API = Path(__file__).with_name("typing_api.py")
 
-#: What the two faces share, and programs do not call.
-FOR_FACES = {"wanted", "received"}
+#: What the two front ends share, and programs do not call.
+FOR_FRONT_ENDS = {"check_names", "decode"}
 
 OPTIONS = [
     ("prefix", "asgi"),
@@ -35,25 +35,26 @@ OPTIONS = [
 KEYWORD_OPTIONS = {"mode": 0o600, "message_limit": None, "patience": 10}
 
 
-def public_methods(face: type = IPCChannelLayer) -> Set[str]:
-    return {name for name, _ in inspect.getmembers(face, inspect.isfunction) if not name.startswith("_")} - FOR_FACES
+def public_methods(front_end: type = IPCChannelLayer) -> Set[str]:
+    found = inspect.getmembers(front_end, inspect.isfunction)
+    return {name for name, _ in found if not name.startswith("_")} - FOR_FRONT_ENDS
 
 
-def options_of(face: type) -> Dict[Any, Any]:
+def options_of(front_end: type) -> Dict[Any, Any]:
     """The options by kind: names and defaults, in their order."""
     found: Dict[Any, Any] = {}
-    for each in inspect.signature(face).parameters.values():
+    for each in inspect.signature(front_end).parameters.values():
         found.setdefault(each.kind, []).append((each.name, each.default))
     return found
 
 
 def test_all_names_are_there_and_no_others() -> None:
-    shown = {
+    short_repr = {
         name
         for name, value in vars(asgi_ipc).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert shown - {"annotations"} == set(asgi_ipc.__all__) - {"__version__"}
+    assert short_repr - {"annotations"} == set(asgi_ipc.__all__) - {"__version__"}
     assert asgi_ipc.__all__ == sorted(asgi_ipc.__all__)
 
 
@@ -173,10 +174,10 @@ def test_full_stores_are_full_channels_to_whoever_catches_those(name: str) -> No
 
 def test_every_public_thing_is_documented() -> None:
     bare = [
-        f"{face.__name__}.{name}"
-        for face in (IPCChannelLayer, AsyncIPCChannelLayer)
-        for name in public_methods(face)
-        if not getattr(face, name).__doc__
+        f"{front_end.__name__}.{name}"
+        for front_end in (IPCChannelLayer, AsyncIPCChannelLayer)
+        for name in public_methods(front_end)
+        if not getattr(front_end, name).__doc__
     ]
     bare += [
         name for name in asgi_ipc.__all__ if not (name == "__version__" or getattr(asgi_ipc, name).__doc__)
@@ -236,17 +237,10 @@ def test_nothing_is_required_but_posix_ipc_and_msgpack() -> None:
 
 
 def test_every_package_is_installed() -> None:
-    """What setup.cfg lists is what there is: a forgotten package is missing only after an install."""
-    listed: List[str] = []
-    for line in (ROOT / "setup.cfg").read_text().partition("packages =\n")[2].splitlines():
-        if not line.startswith(" "):
-            break
-        listed.append(line.strip())
-    there = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in Path(asgi_ipc.__file__).parent.rglob("__init__.py")
-    }
-    assert set(listed) == there
+    """A folder without ``__init__.py`` would be missing after an install."""
+    assert "packages = find:\n" in (ROOT / "setup.cfg").read_text()
+    folders = {path.parent for path in Path(asgi_ipc.__file__).parent.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def test_changelog_has_the_version() -> None:

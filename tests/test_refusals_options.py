@@ -23,9 +23,9 @@ NO_OPTIONS = {
     "prefix_bytes": ({"prefix": b"a"}, TypeError, ["prefix must be a str, not b'a'"]),
     "prefix_none": ({"prefix": None}, TypeError, ["prefix must be a str, not None"]),
     **{
-        f"{name}_{kind}": ({name: value}, error, [name, shown])
+        f"{name}_{kind}": ({name: value}, error, [name, short_repr])
         for name in ("expiry", "group_expiry", "patience")
-        for kind, value, error, shown in [
+        for kind, value, error, short_repr in [
             ("negative", -1, ValueError, "more than 0 seconds"),
             ("zero", 0, ValueError, "more than 0 seconds"),
             ("nan", float("nan"), ValueError, "not nan"),
@@ -38,9 +38,9 @@ NO_OPTIONS = {
         ]
     },
     **{
-        f"{name}_{kind}": ({name: value}, error, [name, shown])
+        f"{name}_{kind}": ({name: value}, error, [name, short_repr])
         for name in ("message_memory", "group_memory")
-        for kind, value, error, shown in [
+        for kind, value, error, short_repr in [
             ("zero", 0, ValueError, "between 65536 and"),
             ("negative", -1, ValueError, "between 65536 and"),
             ("too_little", 65535, ValueError, "bytes, not 65535"),

@@ -1,4 +1,4 @@
-"""Both faces in different processes, and different Pythons, talk to each other over one prefix."""
+"""Both front ends in different processes, and different Pythons, talk to each other over one prefix."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def python(request, tmp_path_factory):
     ("first", "second"), [(THIS, THIS), ("3.9", "3.13"), ("3.13", "3.9")], ids=["this Python", "3.9 3.13", "3.13 3.9"]
 )
 def test_one_asks_and_the_others_answer(start, prefix, python, asker, first, second):
-    """Through a channel, an inbox and a group; the asker in one Python, those on both faces who answer in the other."""
+    """Through a channel, an inbox and a group; the asker in one Python, those who answer in the other."""
     askers, others = (sys.executable if each == THIS else python(each) for each in (first, second))
     for each, wanted in ((askers, first), (others, second)):
         child = start(version, python=each)
         assert child.hear() == wanted
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
-        echoes = [start(echo, prefix, f"to.{face}", python=others) for face, echo in ECHO.items()]
+        echoes = [start(echo, prefix, f"to.{front_end}", python=others) for front_end, echo in ECHO.items()]
         for echo in echoes:
             assert echo.hear() == "ready"
-        asking = start(ASK[asker], prefix, [f"to.{face}" for face in ECHO], ROUNDS, python=askers)
+        asking = start(ASK[asker], prefix, [f"to.{front_end}" for front_end in ECHO], ROUNDS, python=askers)
         assert asking.hear() == len(ECHO)
         asking.end()
         for echo in echoes:

@@ -94,14 +94,14 @@ async def asynchronous_layer(options: Dict[str, Any]) -> None:
     large: Type[MessageTooLarge] = by_position.MessageTooLarge
     assert issubclass(full, Exception)
     assert issubclass(large, Exception)
-    shown: Tuple[str, float, float, int, List[str]] = (
+    short_repr: Tuple[str, float, float, int, List[str]] = (
         by_keyword.prefix,
         by_keyword.expiry,
         by_keyword.group_expiry,
         by_keyword.capacity,
         by_keyword.extensions,
     )
-    assert shown
+    assert short_repr
     for each in (by_position, by_keyword):
         await each.close()
         await each.unlink()

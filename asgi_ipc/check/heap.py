@@ -1,7 +1,7 @@
 """
 A second opinion on the heap: walk it block by block and compare it with its lists and with what is in use.
 
-Reads only.  The caller holds the guard; ``audit`` tells what the truth reaches.
+Reads only.  The caller holds the mutex; ``audit`` tells what the truth reaches.
 """
 
 from __future__ import annotations

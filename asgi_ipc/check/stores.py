@@ -3,7 +3,7 @@ A second opinion on a store: walk its truth and compare every derived word with 
 
 Each discrepancy is one sentence; a sound store gives none.  Nothing is changed, nothing in the segment is believed
 (what leads out of it, or in circles, is one more sentence), and nothing of the code that keeps the derived words is
-used, so that a mistake there cannot hide itself.  An audit is one section of the store's guard: all others wait.
+used, so that a mistake there cannot hide itself.  An audit is one section of the store's mutex: all others wait.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 from ..exceptions import SegmentGone
 from ..names import non_local_name
 from ..shm.layout import AT_FLUSHING, AT_PAGES, AT_RESERVED, AT_TAG, NEVER
-from ..stores.attachment import Arena
+from ..stores.attachment import Attachment
 from ..stores.base import Store
 from ..stores.groups import members as m
 from ..stores.groups.store import GroupStore
 from ..stores.messages import channels as c
 from ..stores.messages import records as q
 from ..stores.messages.store import MessageStore
-from ..structures.hashtable import HASH, NAME_LENGTH, Directory
+from ..structures.hashtable import HASH, NAME_LENGTH, HashTable
 from ..structures.hashtable import NEXT as NEXT_RECORD
 from ..structures.slab import PAGE_RECORDS, TAG
 from .heap import HeapAudit, Reached
@@ -44,13 +44,13 @@ def audit_groups(store: GroupStore) -> List[str]:
     return _audit(store, _GroupAudit)
 
 
-def _audit(store: Store, kind: Callable[[Arena], _Audit]) -> List[str]:
+def _audit(store: Store, kind: Callable[[Attachment], _Audit]) -> List[str]:
     while True:
-        store._look()  # a closed store refuses; a removed segment is attached to anew
-        arena = store._arena
-        if arena is not None:
+        store._check_name()  # a closed store refuses; a removed segment is attached to anew
+        attachment = store._attachment
+        if attachment is not None:
             try:
-                return arena.guard.run(lambda here: kind(here).run(), arena)
+                return attachment.mutex.run(lambda here: kind(here).run(), attachment)
             except SegmentGone:  # removed since the look
                 continue
 
@@ -58,10 +58,10 @@ def _audit(store: Store, kind: Callable[[Arena], _Audit]) -> List[str]:
 class _Audit:
     """The walk over one segment: what it finds wrong, and which blocks of the heap it has found in use."""
 
-    def __init__(self, arena: Arena) -> None:
-        self.arena = arena
-        self.words = arena.segment.words
-        self.start, self.end = arena.heap.start, arena.heap.end
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+        self.words = attachment.segment.words
+        self.start, self.end = attachment.heap.start, attachment.heap.end
         self.reserved = self.words[AT_RESERVED]
         self.wrong: List[str] = []
         self.reached: Reached = {}
@@ -116,7 +116,7 @@ class _Audit:
             yield at
             at = words[at + step]
 
-    def records(self, directory: Directory, kind: str) -> Iterator[Tuple[int, bytes]]:
+    def records(self, directory: HashTable, kind: str) -> Iterator[Tuple[int, bytes]]:
         """Each record that the buckets reach, with its name."""
         names: Set[bytes] = set()
         for bucket in range(directory.at, directory.at + directory.buckets):
@@ -142,10 +142,10 @@ class _MessageAudit(_Audit):
     def truth(self) -> None:
         self.channels: Dict[str, int] = {}
         self.counts: Dict[int, int] = {}
-        self.soonest: Dict[int, int] = {}
+        self.earliest: Dict[int, int] = {}
         self.bodies: Dict[int, List[int]] = {}
         self.pages: Dict[int, Set[int]] = {}
-        for record, name in self.records(Directory(self.arena.segment, c.NAME), "channel"):
+        for record, name in self.records(HashTable(self.attachment.segment, c.NAME), "channel"):
             self.channels[name.decode("ascii")] = record
         for channel, record in self.channels.items():
             self._queue(record, f"channel {channel!r}")
@@ -160,17 +160,18 @@ class _MessageAudit(_Audit):
 
     def _queue(self, record: int, what: str) -> None:
         words = self.words
-        last, count, soonest = 0, 0, NEVER
+        last, count, earliest = 0, 0, NEVER
         for message in self.walk(record + c.HEAD, q.NEXT, f"the queue of {what}"):
             if not self._message(message, what):
                 break
             last, count = message, count + 1
-            soonest = min(soonest, words[message + q.EXPIRES])
-        self.counts[record], self.soonest[record] = count, soonest
+            earliest = min(earliest, words[message + q.EXPIRES])
+        self.counts[record], self.earliest[record] = count, earliest
         if count:
             self.expect(f"TAIL of {what}", words[record + c.TAIL], last)
-            if words[record + c.SOONEST] > soonest:
-                self.wrong.append(f"SOONEST of {what} is {words[record + c.SOONEST]}, later than {soonest}")
+            if words[record + c.EARLIEST_EXPIRY] > earliest:
+                believed = words[record + c.EARLIEST_EXPIRY]
+                self.wrong.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
 
     def _message(self, message: int, what: str) -> bool:
         words = self.words
@@ -210,9 +211,10 @@ class _MessageAudit(_Audit):
             else:
                 self.expect(f"OWNER of {what}, which is no inbox,", words[record + c.OWNER], 0)
                 self.expect(f"INDIVIDUAL of {what}, which is no inbox,", words[record + c.INDIVIDUAL], 0)
-            soonest = min((self.soonest[local] for local in mine), default=NEVER)
-            if count and soonest < words[record + c.SOONEST]:
-                self.wrong.append(f"SOONEST of {what} is {words[record + c.SOONEST]}, later than {soonest}")
+            earliest = min((self.earliest[local] for local in mine), default=NEVER)
+            if count and earliest < words[record + c.EARLIEST_EXPIRY]:
+                believed = words[record + c.EARLIEST_EXPIRY]
+                self.wrong.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
             self._ring(record, what, {local for local in mine if self.counts[local]})
 
     def _ring(self, inbox: int, what: str, ready: Set[int]) -> None:
@@ -274,7 +276,7 @@ class _GroupAudit(_Audit):
 
     def truth(self) -> None:
         self.members: Dict[int, str] = {}
-        ours = m.Members(self.arena.segment, self.arena.heap)
+        ours = m.Members(self.attachment.segment, self.attachment.heap)
         for record, name in self.records(ours.groups, "group"):
             if self.reach(record, m.GROUP_NAME + m.name_words(len(name)), "a group"):
                 self._chain(ours, record, name)
@@ -282,7 +284,7 @@ class _GroupAudit(_Audit):
 
     def _chain(self, ours: m.Members, record: int, group: bytes) -> None:
         words, what = self.words, f"group {group.decode('ascii')!r}"
-        before, soonest = 0, NEVER
+        before, earliest = 0, NEVER
         names: Set[bytes] = set()
         for member in self.walk(record + m.FIRST, m.NEXT, f"the chain of {what}"):
             length = words[member + NAME_LENGTH]
@@ -300,15 +302,16 @@ class _GroupAudit(_Audit):
             self.expect(f"GROUP of {called}", words[member + m.GROUP], record)
             self.expect(f"BEFORE of {called}", words[member + m.BEFORE], before)
             self.expect(f"the hash of {called}", words[member + HASH], ours.member_hash(group, name))
-            soonest, before = min(soonest, words[member + m.EXPIRES]), member
+            earliest, before = min(earliest, words[member + m.EXPIRES]), member
         self.expect(f"LAST of {what}", words[record + m.LAST], before)
         self.expect(f"COUNT of {what}", words[record + m.COUNT], len(names))
-        if words[record + m.SOONEST] > soonest:
-            self.wrong.append(f"SOONEST of {what} is {words[record + m.SOONEST]}, later than {soonest}")
+        if words[record + m.EARLIEST_EXPIRY] > earliest:
+            believed = words[record + m.EARLIEST_EXPIRY]
+            self.wrong.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
         if not names:
             self.wrong.append(f"{what} has no members")
 
-    def _index(self, index: Directory) -> None:
+    def _index(self, index: HashTable) -> None:
         found: Set[int] = set()
         for bucket in range(index.at, index.at + index.buckets):
             for member in self.walk(bucket, NEXT_RECORD, f"the chain of index bucket {bucket - index.at}"):

@@ -1,7 +1,7 @@
 """
-A second opinion on bells and waiters, as ``audit`` has it of the rest.  The caller holds the guard.
+A second opinion on FIFOs and waiters, as ``audit`` has it of the rest.  The caller holds the mutex.
 
-Bells and waiters are derived, and nothing stands behind them but each other: whatever leads to a waiter must agree with
+FIFOs and waiters are derived, and nothing stands behind them but each other: whatever leads to a waiter must agree with
 what the waiter says of itself.
 """
 
@@ -11,13 +11,13 @@ __all__ = ["WaiterAudit"]
 
 from typing import Any, Callable, Dict, List, Set
 
-from ..shm.layout import AT_BELLS
+from ..shm.layout import AT_FIFOS
 from ..stores.messages import channels as c
 from ..stores.messages import waiters as w
 
 
 class WaiterAudit:
-    """The walk over all bells: ``channels`` are the records that were found, ``reach`` notes a block in use."""
+    """The walk over all FIFOs: ``channels`` are the records that were found, ``reach`` notes a block in use."""
 
     def __init__(self, words: Any, channels: Dict[str, int], reach: Callable[[int, int, str], bool]) -> None:
         self.words = words
@@ -29,9 +29,9 @@ class WaiterAudit:
         """Every discrepancy, a sentence each."""
         hanging: Dict[int, Set[int]] = {}
         waiting: Dict[int, int] = {}
-        for bell in self._ring(AT_BELLS, w.NEXT_BELL, "the ring of bells"):
-            if self.reach(bell, w.BELL_WORDS, "a bell"):
-                self._bell(bell, hanging, waiting)
+        for fifo in self._ring(AT_FIFOS, w.NEXT_FIFO, "the ring of FIFOs"):
+            if self.reach(fifo, w.FIFO_WORDS, "a FIFO"):
+                self._fifo(fifo, hanging, waiting)
         for name, record in self.channels.items():
             what = f"channel {name!r}"
             self._expect(f"WAITING of {what}", self.words[record + c.WAITING], waiting.pop(record, 0))
@@ -41,21 +41,21 @@ class WaiterAudit:
             self.wrong.append(f"a waiter waits for {record}, which is no channel")
         return self.wrong
 
-    def _bell(self, bell: int, hanging: Dict[int, Set[int]], waiting: Dict[int, int]) -> None:
-        words, what = self.words, f"the bell at {bell}"
+    def _fifo(self, fifo: int, hanging: Dict[int, Set[int]], waiting: Dict[int, int]) -> None:
+        words, what = self.words, f"the FIFO at {fifo}"
         called: Set[int] = set()
-        for waiter in self._ring(bell + w.OF_BELL, w.NEXT_OF_BELL, f"the ring of waiters of {what}"):
+        for waiter in self._ring(fifo + w.OF_FIFO, w.NEXT_OF_FIFO, f"the ring of waiters of {what}"):
             if not self.reach(waiter, w.WAITER_WORDS, "a waiter"):
                 continue
-            self._expect(f"BELL of the waiter at {waiter}", words[waiter + w.BELL], bell)
+            self._expect(f"FIFO of the waiter at {waiter}", words[waiter + w.FIFO], fifo)
             record = words[waiter + w.CHANNEL]
             waiting[record] = waiting.get(record, 0) + 1
-            if words[waiter + w.CALLED]:
+            if words[waiter + w.IS_NOTIFIED]:
                 called.add(waiter)
             else:
                 hanging.setdefault(record, set()).add(waiter)
         news: Set[int] = set()
-        waiter = words[bell + w.NEWS]
+        waiter = words[fifo + w.NOTIFIED]
         while waiter and waiter not in news:
             news.add(waiter)
             waiter = words[waiter + w.NEXT]

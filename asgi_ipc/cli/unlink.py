@@ -12,8 +12,8 @@ __all__ = ["remove", "unlink"]
 import sys
 
 from ..shm.layout import KIND_GROUPS, KIND_MESSAGES
-from ..stores.groups.recovery import GroupMender
-from ..stores.messages.recovery import MessageMender
+from ..stores.groups.recovery import GroupRecovery
+from ..stores.messages.recovery import MessageRecovery
 from ..stores.unlink import Removal, remove_segment
 
 
@@ -38,6 +38,6 @@ def unlink(prefix: str) -> int:
 
 def remove(prefix: str) -> Removal:
     """Remove all shared memory of the layers with this prefix: what was removed, and what was not and why."""
-    removed, kept = remove_segment(f"{prefix}-messages", KIND_MESSAGES, MessageMender)
-    more_removed, more_kept = remove_segment(f"{prefix}-groups", KIND_GROUPS, GroupMender)
+    removed, kept = remove_segment(f"{prefix}-messages", KIND_MESSAGES, MessageRecovery)
+    more_removed, more_kept = remove_segment(f"{prefix}-groups", KIND_GROUPS, GroupRecovery)
     return removed + more_removed, kept + more_kept

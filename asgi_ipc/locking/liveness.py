@@ -8,13 +8,13 @@ Death is permanent, and nothing but this proves it: unknown means alive.
 
 from __future__ import annotations
 
-__all__ = ["NOBODY", "SEVERAL", "Presence"]
+__all__ = ["NOBODY", "SEVERAL", "Liveness"]
 
 from typing import Dict
 
 from ..shm.layout import AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS
 from ..shm.segment import Segment
-from .mutex import Guard
+from .mutex import RobustMutex
 
 SLOT_BITS = 10
 #: No owner is known.
@@ -27,22 +27,22 @@ ALIVE_FOR = 50_000_000
 REMEMBERED = 4096
 
 
-class Presence:
+class Liveness:
     """Which of the processes that use one segment live."""
 
-    def __init__(self, segment: Segment, guard: Guard) -> None:
+    def __init__(self, segment: Segment, mutex: RobustMutex) -> None:
         self.segment = segment
         self.words = segment.words
-        self.guard = guard
+        self.mutex = mutex
         self._alive_until: Dict[int, int] = {}
 
     def me(self) -> int:
-        """This process as an owner. The caller holds the guard, and so has a slot."""
-        slot = self.guard.slot
+        """This process as an owner. The caller holds the mutex, and so has a slot."""
+        slot = self.mutex.slot
         return int(self.words[AT_SLOTS + slot * SLOT_WORDS + 1] % (COUNTED >> SLOT_BITS) << SLOT_BITS | slot)
 
     def is_dead(self, owner: int) -> bool:
-        """Whether it is proven that ``owner`` is dead. Needs no guard."""
+        """Whether it is proven that ``owner`` is dead. Needs no mutex."""
         if owner in (NOBODY, SEVERAL):
             return False
         slot = owner & (SLOTS - 1)
@@ -50,7 +50,7 @@ class Presence:
         if incarnation != owner >> SLOT_BITS:
             return True
         # A process never asks for its own byte: its own lock does not stand in its way.
-        return slot != self.guard.slot and self.segment.locks.holder(1 + slot) is None
+        return slot != self.mutex.slot and self.segment.locks.holder(1 + slot) is None
 
     def was_dead(self, owner: int, now: int) -> bool:
         """The same, asked of the kernel once in 50 ms at the most for each owner."""

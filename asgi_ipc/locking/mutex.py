@@ -7,10 +7,10 @@ proves by the byte locks that no live process holds the token, repairs the store
 holders at once would need a token of an epoch that is over to pass the check: it cannot, whatever is delayed for
 however long.  ``tests/model`` checks the protocol exhaustively; docs/design.rst tells the whole story.
 
-``Guard.run`` is the one place that defines the way in and out; the two operations that everything waits for follow it
-line by line, because a call costs.  Nobody ever sleeps *on* the semaphore: a waiter tries, spins briefly, then naps.  A
-section is shorter than a sleep, a nap is not tied to the wall clock as ``sem_timedwait`` is, and killed sleepers would
-leave a glibc semaphore slow for the rest of its life.
+``RobustMutex.run`` is the one place that defines the way in and out; the two operations that everything waits for
+follow it line by line, because a call costs.  Nobody ever sleeps *on* the semaphore: a waiter tries, spins briefly,
+then naps.  A section is shorter than a sleep, a nap is not tied to the wall clock as ``sem_timedwait`` is, and killed
+sleepers would leave a glibc semaphore slow for the rest of its life.
 
 Inside the section everything is prepared first and committed with one word store.  A refusal is a return value.  An
 exception in there counts as a crash: the token is not given back and the store is repaired, as after a kill.
@@ -18,7 +18,7 @@ exception in there counts as a crash: the token is not given back and the store 
 
 from __future__ import annotations
 
-__all__ = ["BusyError", "Guard"]
+__all__ = ["BusyError", "RobustMutex"]
 
 import logging
 import os
@@ -32,7 +32,7 @@ from posix_ipc import BusyError
 
 from ..exceptions import SegmentBusy, SegmentCorrupt, SegmentGone, TooManyProcesses
 from ..shm.layout import AT_EPOCH, AT_NAPS, AT_SCRATCH, AT_SEQ, AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS, TOMBSTONE
-from ..shm.segment import CARE_BYTE, FIRST_EPOCH, Segment
+from ..shm.segment import ADMIN_LOCK_BYTE, FIRST_EPOCH, Segment
 from .reentrancy import is_nested, is_ours, stands_on
 
 logger = logging.getLogger("asgi_ipc")
@@ -52,24 +52,24 @@ LAST_EPOCH = 2**62
 #: What a section meets in a damaged segment: offsets out of range, values that fit no word, names that are no text.
 DAMAGE = (IndexError, ValueError, OverflowError)
 
-_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+_mutexes: weakref.WeakSet[RobustMutex] = weakref.WeakSet()
 
 
-class Guard:
+class RobustMutex:
     """
     Exclusive access to one segment, for every thread of every process.
 
-    ``repair()`` is called alone, inside the section, after a holder has died: it rebuilds what is derived.
+    ``recover()`` is called alone, inside the section, after a holder has died: it rebuilds what is derived.
     ``patience`` is how many seconds a caller waits for a holder that lives but does not move (SIGSTOP, a debugger).
     """
 
-    def __init__(self, segment: Segment, repair: Callable[[], None], patience: float) -> None:
+    def __init__(self, segment: Segment, recover: Callable[[], None], patience: float) -> None:
         self.segment = segment
         self.words = segment.words
-        self.repair = repair
+        self.recover = recover
         self.patience = patience
         self._forget()
-        _guards.add(self)
+        _mutexes.add(self)
 
     def _forget(self) -> None:
         """Own nothing: as at birth, and in a forked child, which inherits neither locks nor threads."""
@@ -124,12 +124,12 @@ class Guard:
     def enter(self) -> None:
         """Wait for the token, recovering from dead holders. Returns inside the section."""
         words = self.words
-        if self._come_in():  # nearly always
+        if self._try_enter():  # nearly always
             return
         if self.segment.fd < 0:  # another thread has closed it meanwhile and attached anew
             raise SegmentGone(self.segment.name)
         if self.slot < 0:
-            self._claim()
+            self._acquire_slot()
         words[self.slot_at] = 0  # a call of ours that crashed may have left it; nobody of this process is inside
         seq, nap = words[AT_SEQ], FIRST_NAP
         looked = moved = time.monotonic()
@@ -137,9 +137,9 @@ class Guard:
             epoch = words[AT_EPOCH]
             if epoch == TOMBSTONE:
                 raise SegmentGone(self.segment.name)
-            if epoch & 1 or not self._use(epoch):
+            if epoch & 1 or not self._open_semaphore(epoch):
                 self._recover(epoch & ~1)
-            elif self._come_in():
+            elif self._try_enter():
                 return
             elif words[AT_EPOCH] != epoch:
                 continue
@@ -149,12 +149,12 @@ class Guard:
             elif now - moved > self.patience:
                 holder = self._live_holder(words[AT_EPOCH] & ~1)
                 if holder is None:  # then a process that repairs has stopped
-                    holder = self.segment.locks.holder(CARE_BYTE)
+                    holder = self.segment.locks.holder(ADMIN_LOCK_BYTE)
                 raise SegmentBusy(self.segment.name, holder or None, self.patience)
             elif now - looked > SUSPICION:
                 looked = now
                 self._recover(epoch & ~1)
-            self._naps, words[AT_NAPS] = self._naps + 1, (words[AT_NAPS] + 1) % COUNTED  # roughly: without the guard
+            self._naps, words[AT_NAPS] = self._naps + 1, (words[AT_NAPS] + 1) % COUNTED  # roughly: without the mutex
             time.sleep(nap)
             nap = min(2 * nap, LONGEST_NAP)
 
@@ -165,7 +165,7 @@ class Guard:
             self._given_way = others
             time.sleep(FIRST_NAP)
 
-    def _come_in(self) -> bool:
+    def _try_enter(self) -> bool:
         """Take a token of the epoch whose semaphore is open; False if there is none, or its epoch is over."""
         words = self.words
         for _ in range(SPINS):
@@ -179,7 +179,7 @@ class Guard:
             words[self.slot_at] = 0  # the token of an epoch that is over: worth nothing
         return False
 
-    def _use(self, epoch: int) -> bool:
+    def _open_semaphore(self, epoch: int) -> bool:
         """Have the epoch's semaphore open; False if it does not exist."""
         if epoch == self.epoch:
             return True
@@ -196,7 +196,7 @@ class Guard:
         if semaphore is not None:
             semaphore.close()
 
-    def _claim(self) -> None:
+    def _acquire_slot(self) -> None:
         """Take a slot: the lock on its byte is the proof that its owner lives."""
         words = self.words
         epoch = words[AT_EPOCH] & ~1
@@ -234,15 +234,15 @@ class Guard:
         locks = self.segment.locks
         try:
             try:
-                if not locks.lock(CARE_BYTE):
+                if not locks.lock(ADMIN_LOCK_BYTE):
                     time.sleep(VISIBILITY / 2)
                 elif self._has_lost_token(epoch):
                     self._open_next(epoch)
             finally:
-                locks.unlock(CARE_BYTE)
+                locks.unlock(ADMIN_LOCK_BYTE)
         finally:
             # Once more: an exception may have come just before. What another process has locked stays so.
-            locks.unlock(CARE_BYTE)
+            locks.unlock(ADMIN_LOCK_BYTE)
 
     def _has_lost_token(self, epoch: int) -> bool:
         """Whether the epoch stands, or was being ended, and no live process holds its token."""
@@ -250,13 +250,13 @@ class Guard:
         return now_open == epoch | 1 or (now_open == epoch and self._live_holder(epoch) is None)
 
     def _open_next(self, epoch: int) -> None:
-        """Repair the store and open the next epoch. Caller holds the care byte."""
+        """Repair the store and open the next epoch. Caller holds the admin lock."""
         words = self.words
         words[AT_EPOCH] = epoch | 1
         time.sleep(VISIBILITY)  # whoever checked before that store has his slot written where we see it
         self._await_holders(epoch)
         time.sleep(VISIBILITY)  # and the last stores of the last holder
-        self.repair()
+        self.recover()
         following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
         words[AT_SEQ] = (words[AT_SEQ] + 1) % 2**62
         while not self.segment.semaphores.create(following):
@@ -343,8 +343,8 @@ def _no_post() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for guard in list(_guards):
-        guard._forget()
+    for mutex in list(_mutexes):
+        mutex._forget()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,5 +1,5 @@
 """
-What a call of the guard can tell from the stack that it stands on.
+What a call of the mutex can tell from the stack that it stands on.
 
 A call marks itself with a list of its own in its local variable ``mine``: so a mark says whose frame it is.  One that
 goes on behind its section, and may enter others, sets it to ``OUTSIDE`` first.

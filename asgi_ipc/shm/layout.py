@@ -19,7 +19,7 @@ offsets of blocks point to the payload.  The hole behind the word that ``RESERVE
     truth     buckets and the chains behind them, HEAD and each message's NEXT, fixed fields of a record, a group's
               FIRST and each member's NEXT, FLUSHING, OWNER and INDIVIDUAL of an inbox
     derived   tails, counts, free lists, counts of references, ready rings, index buckets, statistics, sweeps,
-              bells and waiters
+              FIFOs and waiters
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ AT_PAGES = 26  # first page of records with a free place
 AT_GONE_SENT = 27  # statistics of records that were dropped
 AT_GONE_REFUSED = 28
 AT_FULL_SWEEP = 29  # ns: when everything was last swept for want of memory
-AT_BELLS = 30  # one of the bells, which form a ring
-AT_ROUND = 31  # moves when bells, waiters and owners that a process remembers are void (flush, recovery)
+AT_FIFOS = 30  # one of the FIFOs, which form a ring
+AT_WAIT_GENERATION = 31  # moves when FIFOs, waiters and owners that a process remembers are void (flush, recovery)
 AT_CHANGES = 32  # moves with every change of the members of a group: lists that a process remembers are void
-AT_NAPS = 33  # counts, roughly, the naps of those who wait for the guard: long operations give way to them
+AT_NAPS = 33  # counts, roughly, the naps of those who wait for the mutex: long operations give way to them
 AT_SCRATCH = 63  # stands for the slot of a process that has none yet
 HEADER_WORDS = 64
 

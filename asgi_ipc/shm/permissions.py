@@ -14,11 +14,11 @@ __all__ = [
     "check_removable",
     "check_trust",
     "discard_name",
-    "just_born",
-    "mending",
+    "just_created",
+    "removal_hint",
     "named_identity",
     "object_path",
-    "regain",
+    "restore_mode",
 ]
 
 import contextlib
@@ -58,14 +58,14 @@ def named_identity(name: str) -> Optional[Identity]:
     return found.st_dev, found.st_ino
 
 
-def mending(segment: str) -> str:
+def removal_hint(segment: str) -> str:
     """What to do about a segment that cannot be used, for an error message."""
     path = object_path(segment)
     by_hand = f" (or: rm {path})" if path else ""
     return f"stop the processes that use it, then 'asgi-ipc unlink {segment.rpartition('-')[0]}'{by_hand}"
 
 
-def just_born(name: str) -> bool:
+def just_created(name: str) -> bool:
     """Whether the object called ``name`` was made or changed within the last second, or has just vanished."""
     path = object_path(name)
     try:
@@ -74,7 +74,7 @@ def just_born(name: str) -> bool:
         return True
 
 
-def regain(name: str, mode: int) -> bool:
+def restore_mode(name: str, mode: int) -> bool:
     """
     Set the mode of an object of ours that we may not open: made under a umask that denies even its owner, by a process
     that was killed before it had done this itself. False if it is not ours.

@@ -55,14 +55,14 @@ from .permissions import (
     check_removable,
     check_trust,
     discard_name,
-    just_born,
-    mending,
+    just_created,
     named_identity,
     object_path,
-    regain,
+    removal_hint,
+    restore_mode,
 )
 from .semaphores import Semaphores
-from .wakeup_fifo import sweep_bells
+from .wakeup_fifo import sweep_fifos
 
 R = TypeVar("R")
 
@@ -71,9 +71,9 @@ LOCKS_IN_FILE = SHM_DIRECTORY is None
 #: The epoch of a segment that nobody has recovered yet.
 FIRST_EPOCH = 2
 #: The byte whose lock says "I am creating, recovering or removing this segment".
-CARE_BYTE = 0
-#: Seconds between two looks while somebody else has the care byte.
-CARE_PAUSE = 0.001
+ADMIN_LOCK_BYTE = 0
+#: Seconds between two looks while somebody else has the admin lock.
+ADMIN_LOCK_PAUSE = 0.001
 
 
 class Segment:
@@ -128,7 +128,7 @@ class Segment:
             segment.close()
             if time.monotonic() > deadline:
                 raise SegmentBusy(name, None, patience)
-            time.sleep(CARE_PAUSE)
+            time.sleep(ADMIN_LOCK_PAUSE)
 
     def _open(self) -> bool:
         """Get a descriptor; False if the name appeared or vanished meanwhile (come again)."""
@@ -143,7 +143,7 @@ class Segment:
             except posix_ipc.ExistentialError:
                 return False
         except posix_ipc.PermissionsError:
-            if just_born(self.name) or regain(self.name, self.mode):  # its creator has not set its mode yet
+            if just_created(self.name) or restore_mode(self.name, self.mode):  # its creator has not set its mode yet
                 return False
             raise SegmentRefused(
                 self.name,
@@ -170,7 +170,7 @@ class Segment:
 
     def _finish(self, size: int, prepare: Callable[[Segment], None]) -> bool:
         """Map a finished segment, or finish it first; False if it was removed meanwhile (come again)."""
-        if not self._map_finished() and not self._carefully(self._map_or_create, size, prepare):
+        if not self._map_finished() and not self._with_admin_lock(self._map_or_create, size, prepare):
             return False
         self._check_header()
         if self.words[AT_EPOCH] == TOMBSTONE:  # whoever removed it was killed between tombstone and name
@@ -192,24 +192,25 @@ class Segment:
         if size == 0:
             return False
         if size < HEADER_WORDS * WORD or size % WORD:
-            raise SegmentMismatch(self.name, f"its {size} bytes are no segment of this package: {mending(self.name)}")
+            flaw = f"its {size} bytes are no segment of this package"
+            raise SegmentMismatch(self.name, f"{flaw}: {removal_hint(self.name)}")
         if finished:
             self._map(size)
             return True
         path = object_path("sem." + self.name)
         if path is not None and os.path.exists(path):  # the old package made a semaphore of just that name
-            raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {mending(self.name)}")
+            raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {removal_hint(self.name)}")
         return False
 
     def _check_header(self) -> None:
         """Believe a header only when every word that never changes is as it was written."""
         flaw = flaw_of(self.words, self.kind, len(self.data), self._lock_file())
         if flaw is not None:
-            raise SegmentMismatch(self.name, f"{flaw}: {mending(self.name)}")
+            raise SegmentMismatch(self.name, f"{flaw}: {removal_hint(self.name)}")
         self._remember()
 
     def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
-        """Fill in a new segment. Caller holds the care byte and has seen that the name still leads here."""
+        """Fill in a new segment. Caller holds the admin lock and has seen that the name still leads here."""
         if stat.S_IMODE(os.fstat(self.fd).st_mode) != self.mode:  # whatever the umask
             os.fchmod(self.fd, self.mode)  # only its owner may: another user can finish what he left half done
         os.ftruncate(self.fd, 0)  # what an earlier creator left half done is gone
@@ -219,8 +220,8 @@ class Segment:
             os.ftruncate(self.fd, 0)
             with contextlib.suppress(posix_ipc.Error):
                 discard_name(self.name)
-            room = f"{SHM_DIRECTORY or 'shared memory'} has no room for its first {heap_at * WORD} bytes"
-            raise SegmentRefused(self.name, f"{room}: enlarge it (Docker: --shm-size)")
+            hub = f"{SHM_DIRECTORY or 'shared memory'} has no room for its first {heap_at * WORD} bytes"
+            raise SegmentRefused(self.name, f"{hub}: enlarge it (Docker: --shm-size)")
         self._map(size)
         words = self.words
         words[AT_VERSION], words[AT_KIND], words[AT_SIZE] = VERSION, self.kind, size
@@ -232,7 +233,7 @@ class Segment:
         self._remember()
         prepare(self)
         self.semaphores.unlink_lost()  # the name is ours alone now
-        sweep_bells(self.name)
+        sweep_fifos(self.name)
         self.semaphores.create(FIRST_EPOCH)
         words[AT_EPOCH] = FIRST_EPOCH
         words[AT_MAGIC] = MAGIC  # commit
@@ -281,24 +282,24 @@ class Segment:
 
     # -- removal ----------------------------------------------------------------------------------------------
 
-    def take_care(self) -> None:
-        """Take the care byte, waiting ``patience`` seconds for it; ``SegmentBusy`` names who has it."""
+    def take_admin_lock(self) -> None:
+        """Take the admin lock, waiting ``patience`` seconds for it; ``SegmentBusy`` names who has it."""
         deadline = time.monotonic() + self.patience
-        while not self.locks.lock(CARE_BYTE):
+        while not self.locks.lock(ADMIN_LOCK_BYTE):
             if time.monotonic() > deadline:
-                raise SegmentBusy(self.name, self.locks.holder(CARE_BYTE) or None, self.patience)
-            time.sleep(CARE_PAUSE)
+                raise SegmentBusy(self.name, self.locks.holder(ADMIN_LOCK_BYTE) or None, self.patience)
+            time.sleep(ADMIN_LOCK_PAUSE)
 
-    def _carefully(self, work: Callable[..., R], *args: Any) -> R:
-        """Return ``work(*args)``, done with the care byte, which is given back whatever exception comes when."""
+    def _with_admin_lock(self, work: Callable[..., R], *args: Any) -> R:
+        """Return ``work(*args)``, done with the admin lock, which is given back whatever exception comes when."""
         try:
             try:
-                self.take_care()
+                self.take_admin_lock()
                 return work(*args)
             finally:
-                self.locks.unlock(CARE_BYTE)
+                self.locks.unlock(ADMIN_LOCK_BYTE)
         finally:
-            self.locks.unlock(CARE_BYTE)  # an exception may have come just before the first
+            self.locks.unlock(ADMIN_LOCK_BYTE)  # an exception may have come just before the first
 
     def still_named(self) -> bool:
         """Whether the name still leads here: nobody has removed the file, or put another in its place."""
@@ -306,7 +307,7 @@ class Segment:
 
     def remove(self) -> None:
         """Take the segment away from everybody: tombstone, then name, then semaphores."""
-        self._carefully(self._remove)
+        self._with_admin_lock(self._remove)
 
     def _remove(self) -> None:
         check_removable(os.fstat(self.fd), self.name)
@@ -315,7 +316,7 @@ class Segment:
         if self.still_named():
             self.semaphores.unlink_lost()  # before the name: whoever comes after it makes new ones
             discard_name(self.name)
-            sweep_bells(self.name)
+            sweep_fifos(self.name)
         if epoch != TOMBSTONE:
             for half_open in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have made the next one already
                 self.semaphores.unlink(half_open)

@@ -23,10 +23,10 @@ from .permissions import SHM_DIRECTORY, check_trust
 
 #: Semaphores are born with the sticky bit, which nobody else's have: what a kill inside ``sem_open`` leaves behind
 #: under a random name (glibc: six letters or digits) is thereby known as ours.
-BIRTHMARK = stat.S_ISVTX if SHM_DIRECTORY else 0
-_STILLBORN = re.compile(r"sem\.[A-Za-z0-9]{6}", re.ASCII)
+STICKY_MARK = stat.S_ISVTX if SHM_DIRECTORY else 0
+_UNFINISHED = re.compile(r"sem\.[A-Za-z0-9]{6}", re.ASCII)
 #: Seconds after which a creation is surely over (``sem_open`` takes microseconds).
-STILLBORN_AGE = 5.0
+UNFINISHED_AGE = 5.0
 
 
 class Semaphores:
@@ -57,10 +57,10 @@ class Semaphores:
         False if there is one that is not ours to remove: another user of the group was killed before he could publish
         that epoch. Raises ``SegmentRefused`` where the file system has no room left for its few bytes.
         """
-        sweep_stillborn()
+        sweep_unfinished()
         self.unlink(epoch)
         try:
-            posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | BIRTHMARK, initial_value=1).close()
+            posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | STICKY_MARK, initial_value=1).close()
         except posix_ipc.ExistentialError:
             return False
         except OSError as error:
@@ -117,18 +117,18 @@ class Semaphores:
                 os.unlink(path)
 
 
-def sweep_stillborn() -> int:
+def sweep_unfinished() -> int:
     """Remove what processes killed inside ``sem_open`` left: files with our birthmark, seconds old. How many."""
     swept = 0
     if SHM_DIRECTORY is None:
         return swept
     with os.scandir(SHM_DIRECTORY) as entries:
-        candidates = [entry for entry in entries if _STILLBORN.fullmatch(entry.name)]
+        candidates = [entry for entry in entries if _UNFINISHED.fullmatch(entry.name)]
     for entry in candidates:
         with contextlib.suppress(FileNotFoundError):
             found = entry.stat(follow_symlinks=False)
-            aged = time.time() - found.st_mtime > STILLBORN_AGE
-            if found.st_mode & BIRTHMARK and found.st_uid == os.geteuid() and aged:
+            aged = time.time() - found.st_mtime > UNFINISHED_AGE
+            if found.st_mode & STICKY_MARK and found.st_uid == os.geteuid() and aged:
                 os.unlink(entry.path)
                 swept += 1
     return swept

@@ -1,18 +1,18 @@
 """
-Doorbells: how a process that has nothing to do sleeps, and how another one wakes it.
+Wakeup FIFOs: how a process that has nothing to do sleeps, and how another one wakes it.
 
-A doorbell is a FIFO beside its segment.  Its owner, a waiting thread or an event loop, opens it for reading and
+A wakeup FIFO is a FIFO beside its segment.  Its owner, a waiting thread or an event loop, opens it for reading and
 writing (without a writer, a reader spins on end-of-file) and sleeps until it can be read; others write a byte into
 it.  The byte is a hint and never the news: whoever wakes looks at the shared memory, and a byte that is lost costs a
 sleeper no more than the time to its next look.  So ringing never waits and never raises.
 
 A FIFO gets its name only when its owner has it open: one that nobody has open has lost its owner.  The names cannot
-be guessed, and the bell records in the segment (``stores.waiters``) lead to them.
+be guessed, and the FIFO records in the segment (``stores.waiters``) lead to them.
 """
 
 from __future__ import annotations
 
-__all__ = ["Doorbell", "Ringer", "every", "is_here", "remove_bell", "ring_everybody", "sweep_bells"]
+__all__ = ["WakeupFifo", "Notifier", "live_fifos", "is_open_here", "remove_fifo", "notify_all", "sweep_fifos"]
 
 import atexit
 import contextlib
@@ -35,33 +35,34 @@ from .permissions import SHM_DIRECTORY, check_trust
 
 #: FIFOs lie beside the segments, or where there is no such place (macOS) in the temporary directory.
 DIRECTORY = SHM_DIRECTORY or tempfile.gettempdir()
-#: Doorbells of others that a process keeps open.
-OPEN_BELLS = 64
+#: Wakeup FIFOs of others that a process keeps open.
+OPEN_FIFOS = 64
 #: Seconds after which a FIFO that has not got its name yet never will.
-STILLBORN_AGE = 5.0
+UNFINISHED_AGE = 5.0
 
 _DRAIN = 65536
-_TO_RING = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_TO_NOTIFY = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 #: By token. No set: others may add to it while one thread goes through it, and a dict can be listed in one step.
-_ours: weakref.WeakValueDictionary[int, Doorbell] = weakref.WeakValueDictionary()
-_ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
+_ours: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
+_notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
 
 def _path(segment: str, token: int) -> str:
-    return os.path.join(DIRECTORY, f"{segment}.bell.{token:x}")
+    return os.path.join(DIRECTORY, f"{segment}.FIFO.{token:x}")
 
 
-def every(bells: weakref.WeakValueDictionary[int, Doorbell]) -> List[Doorbell]:
-    """Those doorbells that are still there, whatever other threads add meanwhile."""
-    return [bell for reference in bells.valuerefs() for bell in [reference()] if bell is not None]
+def live_fifos(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> List[WakeupFifo]:
+    """Those wakeup FIFOs that are still there, whatever other threads add meanwhile."""
+    return [fifo for reference in fifos.valuerefs() for fifo in [reference()] if fifo is not None]
 
 
-class Doorbell:
+class WakeupFifo:
     """
     A FIFO of this process, for the segment called ``segment``, to sleep at.
 
-    ``fd`` is to be watched for reading, by ``sleep`` or by an event loop; ``token`` is the number in its name.
-    ``home``, ``record``, ``round`` and ``life`` belong to ``stores.waiters``: where in a segment others find it.
+    ``fd`` is to be watched for reading, by ``wait`` or by an event loop; ``token`` is the number in its name.
+    ``home``, ``record``, ``wait_generation`` and ``registration`` belong to ``stores.messages.waiters``: where in a
+    segment others find it.
     Raises ``SegmentRefused`` where the file system has no room for it.
     """
 
@@ -70,8 +71,8 @@ class Doorbell:
         self.fd = -1
         self.home: Any = None
         self.record = 0
-        self.round = -1
-        self.life = 0
+        self.wait_generation = -1
+        self.registration = 0
         self.token = secrets.randbits(62)
         self.path = _path(segment, self.token)
         _ours[self.token] = self
@@ -89,14 +90,14 @@ class Doorbell:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise SegmentRefused(
-                segment, f"{DIRECTORY} has no room for its doorbell: enlarge it (Docker: --shm-size), or make room"
+                segment, f"{DIRECTORY} has no room for its wakeup FIFO: enlarge it (Docker: --shm-size), or make room"
             ) from None
         found = os.fstat(self.fd)
         self._identity = (found.st_dev, found.st_ino)
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
 
-    def sleep(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> bool:
         """Sleep until it rings or the time is over. Signal handlers run meanwhile, and may raise. Whether it rang."""
         if self._poll.poll(max(0.0, seconds) * 1000):
             self.drain()
@@ -108,16 +109,16 @@ class Doorbell:
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, _DRAIN)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake its own sleeper, from any thread: by its name, as he may close the descriptor just now."""
         with contextlib.suppress(OSError):
-            fd = os.open(self.path, _TO_RING)
+            fd = os.open(self.path, _TO_NOTIFY)
             try:
                 _write(fd)
             finally:
                 os.close(fd)
 
-    def is_spoiled(self) -> bool:
+    def is_unlinked(self) -> bool:
         """Whether nobody can ring it any more, as its file was removed."""
         try:
             found = os.stat(self.path)
@@ -144,14 +145,14 @@ class Doorbell:
         self.close()
 
 
-class Ringer:
-    """Rings the doorbells at one segment; keeps some of them open. ``mode`` says who may own them."""
+class Notifier:
+    """Rings the wakeup FIFOs at one segment; keeps some of them open. ``mode`` says who may own them."""
 
     def __init__(self, segment: str, mode: int) -> None:
         self.segment = segment
         self.mode = mode
         self._forget()
-        _ringers.add(self)
+        _notifiers.add(self)
 
     def _forget(self) -> None:
         self._closed = False
@@ -160,20 +161,20 @@ class Ringer:
         self._busy = False
         self._open: OrderedDict[int, int] = OrderedDict()
 
-    def ring(self, token: int) -> bool:
-        """Ring the doorbell with this token; False if it is proven that nobody has it open. Never waits or raises."""
+    def notify(self, token: int) -> bool:
+        """Notify the FIFO with this token; False if it is proven that nobody has it open. Never waits or raises."""
         with self._lock:
             # A signal handler that has interrupted this very method may not touch its descriptors, and once this was
             # closed, nobody would close them.
             if self._busy or self._closed:
-                return self._ring_once(token)
+                return self._notify_once(token)
             self._busy = True
             try:
-                return self._ring(token)
+                return self._notify(token)
             finally:
                 self._busy = False
 
-    def _ring(self, token: int) -> bool:
+    def _notify(self, token: int) -> bool:
         fd = self._open.get(token)
         if fd is not None:
             if _write(fd):
@@ -181,16 +182,16 @@ class Ringer:
                 return True
             # Nobody has it open now, or somebody has closed it under us: that is looked at with a fresh one.
             self._drop(self._open.pop(token, -1))
-        fd, there = self._open_bell(token)
+        fd, there = self._open_fifo(token)
         if fd is None:
             return there
         self._open[token] = fd
-        if len(self._open) > OPEN_BELLS:
+        if len(self._open) > OPEN_FIFOS:
             self._drop(self._open.popitem(last=False)[1])
         return _write(fd)
 
-    def _ring_once(self, token: int) -> bool:
-        fd, there = self._open_bell(token)
+    def _notify_once(self, token: int) -> bool:
+        fd, there = self._open_fifo(token)
         if fd is None:
             return there
         try:
@@ -198,10 +199,10 @@ class Ringer:
         finally:
             os.close(fd)
 
-    def _open_bell(self, token: int) -> Tuple[Optional[int], bool]:
+    def _open_fifo(self, token: int) -> Tuple[Optional[int], bool]:
         """A descriptor to write to, or None and whether there may be somebody all the same."""
         try:
-            fd = os.open(_path(self.segment, token), _TO_RING)
+            fd = os.open(_path(self.segment, token), _TO_NOTIFY)
         except OSError as error:
             return None, error.errno != errno.ENXIO  # gone, or not ours to open: its owner will look by itself
         found = os.fstat(fd)
@@ -259,12 +260,12 @@ def _write_shielded(fd: int) -> bool:
     return True
 
 
-# -- all doorbells of a segment ---------------------------------------------------------------------------------
+# -- all wakeup FIFOs of a segment ---------------------------------------------------------------------------------
 
 
 def _files(segment: str) -> Iterator[Tuple[str, str]]:
-    """(path, token in hexadecimal digits, with "~" behind if it has no name yet) of each doorbell of a segment."""
-    pattern = re.compile(rf"{re.escape(segment)}\.bell\.([0-9a-f]+~?)", re.ASCII)
+    """(path, token in hexadecimal digits, with "~" behind if it has no name yet) of each wakeup FIFO of a segment."""
+    pattern = re.compile(rf"{re.escape(segment)}\.FIFO\.([0-9a-f]+~?)", re.ASCII)
     with os.scandir(DIRECTORY) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
@@ -272,45 +273,45 @@ def _files(segment: str) -> Iterator[Tuple[str, str]]:
                 yield entry.path, match.group(1)
 
 
-def ring_everybody(ringer: Ringer) -> None:
-    """Ring every doorbell of a segment, and remove those whose owners are gone. Never raises."""
+def notify_all(notifier: Notifier) -> None:
+    """Ring every wakeup FIFO of a segment, and remove those whose owners are gone. Never raises."""
     try:
-        bells = list(_files(ringer.segment))
+        fifos = list(_files(notifier.segment))
     except OSError:  # no descriptor left, say: whoever sleeps looks for himself
         return
-    for path, token in bells:
-        if not token.endswith("~") and not ringer.ring(int(token, 16)):
+    for path, token in fifos:
+        if not token.endswith("~") and not notifier.notify(int(token, 16)):
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
 
-def remove_bell(segment: str, token: int) -> None:
-    """Remove the doorbell of an owner that is proven dead."""
+def remove_fifo(segment: str, token: int) -> None:
+    """Remove the wakeup FIFO of an owner that is proven dead."""
     with contextlib.suppress(OSError):
         os.unlink(_path(segment, token))
 
 
-def is_here(token: int) -> bool:
-    """Whether the doorbell with this token belongs to this process and is not closed."""
-    bell = _ours.get(token)
-    return bell is not None and bell.fd >= 0
+def is_open_here(token: int) -> bool:
+    """Whether the wakeup FIFO with this token belongs to this process and is not closed."""
+    fifo = _ours.get(token)
+    return fifo is not None and fifo.fd >= 0
 
 
-def sweep_bells(segment: str) -> None:
-    """Remove the doorbells whose owners are gone. For whoever makes or removes the segment."""
+def sweep_fifos(segment: str) -> None:
+    """Remove the wakeup FIFOs whose owners are gone. For whoever makes or removes the segment."""
     for path, token in list(_files(segment)):
         with contextlib.suppress(OSError):
-            if _is_stillborn(path) if token.endswith("~") else _is_deserted(path):
+            if _is_unfinished(path) if token.endswith("~") else _is_abandoned(path):
                 os.unlink(path)
 
 
-def _is_stillborn(path: str) -> bool:
-    return time.time() - os.lstat(path).st_mtime > STILLBORN_AGE
+def _is_unfinished(path: str) -> bool:
+    return time.time() - os.lstat(path).st_mtime > UNFINISHED_AGE
 
 
-def _is_deserted(path: str) -> bool:
+def _is_abandoned(path: str) -> bool:
     try:
-        os.close(os.open(path, _TO_RING))
+        os.close(os.open(path, _TO_NOTIFY))
     except OSError as error:
         return error.errno == errno.ENXIO
     return False
@@ -320,22 +321,22 @@ def _is_deserted(path: str) -> bool:
 
 
 def _after_fork_in_child() -> None:
-    """A child rings with descriptors of its own, and sleeps at no doorbell of its parent."""
-    for ringer in list(_ringers):
-        for fd in ringer._open.values():
-            Ringer._drop(fd)
-        ringer._forget()
-    for bell in every(_ours):
-        bell.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
-        fd, bell.fd = bell.fd, -1
+    """A child rings with descriptors of its own, and sleeps at no wakeup FIFO of its parent."""
+    for notifier in list(_notifiers):
+        for fd in notifier._open.values():
+            Notifier._drop(fd)
+        notifier._forget()
+    for fifo in live_fifos(_ours):
+        fifo.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
+        fd, fifo.fd = fifo.fd, -1
         if fd >= 0:
             os.close(fd)
 
 
 def _at_exit() -> None:
     """Files outlive their process: only names are removed here, as other threads may still sleep."""
-    for bell in every(_ours):
-        bell.remove_name()
+    for fifo in live_fifos(_ours):
+        fifo.remove_name()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

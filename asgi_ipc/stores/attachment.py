@@ -1,13 +1,13 @@
 """
-One segment as one process uses it: mapped once, guarded once, shared by every layer object that names it.
+One segment as one process uses it: mapped once, protected once, shared by every layer object that names it.
 
 A process must not map a segment twice: closing the second descriptor would drop the byte locks that prove it alive
-(``locks``), and two guards would each take a slot.  So the arenas of a process are kept by name here and counted.
+(``locks``), and two mutexes would each take a slot.  So the arenas of a process are kept by name here and counted.
 """
 
 from __future__ import annotations
 
-__all__ = ["Arena"]
+__all__ = ["Attachment"]
 
 import logging
 import os
@@ -15,38 +15,38 @@ import threading
 from collections import deque
 from typing import Callable, Deque, Dict
 
-from ..locking.liveness import Presence
-from ..locking.mutex import Guard
+from ..locking.liveness import Liveness
+from ..locking.mutex import RobustMutex
 from ..shm.layout import AT_EPOCH, TOMBSTONE
 from ..shm.segment import Segment
-from ..shm.wakeup_fifo import Ringer
+from ..shm.wakeup_fifo import Notifier
 from ..structures.heap import Heap
 
 logger = logging.getLogger("asgi_ipc")
 
 #: Makes the function that repairs a segment of one kind after a holder has died.
-Mender = Callable[[Segment, Heap], Callable[[], None]]
+MakeRecovery = Callable[[Segment, Heap], Callable[[], None]]
 
 
-class Arena:
-    """A segment with its guard and heap. Made by ``Arena.open``, given back with ``release``."""
+class Attachment:
+    """A segment with its mutex and heap. Made by ``Attachment.open``, given back with ``release``."""
 
-    _open: Dict[str, Arena] = {}
+    _open: Dict[str, Attachment] = {}
     #: Re-entrant only so that it tells its owner: a signal handler that interrupts him must not wait for him.
     _lock = threading.RLock()
     #: Arenas whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
-    _dropped: Deque[Arena] = deque()
+    _dropped: Deque[Attachment] = deque()
 
-    def __init__(self, segment: Segment, mender: Mender, patience: float) -> None:
+    def __init__(self, segment: Segment, recovery: MakeRecovery, patience: float) -> None:
         self.segment = segment
         self.heap = Heap(segment)
-        self.guard = Guard(segment, mender(segment, self.heap), patience)
-        self.presence = Presence(segment, self.guard)
-        self.ringer = Ringer(segment.name, segment.mode)
+        self.mutex = RobustMutex(segment, recovery(segment, self.heap), patience)
+        self.liveness = Liveness(segment, self.mutex)
+        self.notifier = Notifier(segment.name, segment.mode)
         self.users = 0
 
     @classmethod
-    def open(cls, name: str, kind: int, size: int, mode: int, patience: float, mender: Mender) -> Arena:
+    def open(cls, name: str, kind: int, size: int, mode: int, patience: float, recovery: MakeRecovery) -> Attachment:
         """
         The arena of the segment ``name``, created with ``size`` bytes if there is none. Raises what ``Segment`` raises.
 
@@ -55,19 +55,19 @@ class Arena:
         cls._check_handler(f"opening {name}")
         with cls._lock:
             cls._close_dropped()
-            arena = cls._open.get(name)
-            if arena is None or arena.is_gone():
+            attachment = cls._open.get(name)
+            if attachment is None or attachment.is_gone():
                 segment = Segment.attach(name, kind, size, mode, patience, lambda new: Heap(new).rebuild([]))
-                arena = cls._open[name] = cls(segment, mender, patience)
-            arena.users += 1
-        if arena.segment.size != size:
+                attachment = cls._open[name] = cls(segment, recovery, patience)
+            attachment.users += 1
+        if attachment.segment.size != size:
             logger.warning(
                 "%s has %d bytes, not the %d asked for: who comes first sets the size, until 'asgi-ipc unlink'",
                 name,
-                arena.segment.size,
+                attachment.segment.size,
                 size,
             )
-        return arena
+        return attachment
 
     @classmethod
     def _check_handler(cls, doing: str) -> None:
@@ -86,7 +86,7 @@ class Arena:
         """
         self._check_handler(f"removing {self.segment.name}")
         with self._lock:
-            self.guard.remove()
+            self.mutex.remove()
 
     def is_gone(self) -> bool:
         """Whether the segment was removed, its name leads to another one now, or it is closed here already."""
@@ -116,8 +116,8 @@ class Arena:
         if self.users == 0:
             if self._open.get(self.segment.name) is self:
                 del self._open[self.segment.name]
-            self.guard.close()
-            self.ringer.close()
+            self.mutex.close()
+            self.notifier.close()
 
     @classmethod
     def _close_dropped(cls) -> None:
@@ -129,4 +129,4 @@ class Arena:
         cls._lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=Arena._after_fork_in_child)
+os.register_at_fork(after_in_child=Attachment._after_fork_in_child)

@@ -1,7 +1,7 @@
 """
 What both stores have in common: a segment of their own, attached anew when somebody has removed it.
 
-A removed segment shows a tombstone, which the guard reports at the next operation.  Where only the file was removed
+A removed segment shows a tombstone, which the mutex reports at the next operation.  Where only the file was removed
 (``rm``, systemd's RemoveIPC), nothing in memory tells: so the name is looked at once a second.
 """
 
@@ -16,14 +16,14 @@ import weakref
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..exceptions import SegmentGone
-from ..locking.mutex import Guard
+from ..locking.mutex import RobustMutex
 from ..shm.permissions import named_identity
-from .attachment import Arena, Mender
+from .attachment import Attachment, MakeRecovery
 
 logger = logging.getLogger("asgi_ipc")
 
 #: ns between two looks whether the segment's name still leads to the segment.
-LOOK_PERIOD = 1_000_000_000
+CHECK_PERIOD = 1_000_000_000
 LONG_AGO = -(2**63)
 
 
@@ -36,7 +36,7 @@ class Store:
     """
 
     kind: int
-    mender: Mender
+    recovery: MakeRecovery
 
     #: Held while a store attaches anew: several threads notice at once that their segment is gone.
     _attaching = threading.RLock()
@@ -45,11 +45,11 @@ class Store:
         self.name = name
         self.clock = clock
         self._size, self._mode, self._patience = size, mode, patience
-        self._look_due = clock() + LOOK_PERIOD
-        self._arena: Optional[Arena] = None
+        self._check_due = clock() + CHECK_PERIOD
+        self._attachment: Optional[Attachment] = None
         #: The segment is gone and given back, and attaching to another one has failed so far.
         self._lost = False
-        self._bound: Tuple[Guard, Tuple[Any, ...]]
+        self._bound: Tuple[RobustMutex, Tuple[Any, ...]]
         #: Methods of those parts that were asked for, by name.
         self._sections: Tuple[Tuple[Any, ...], Dict[str, Callable[..., Any]]] = (), {}
         self._attach()
@@ -57,14 +57,16 @@ class Store:
     def _attach(self) -> None:
         """Open the segment and make what works on it."""
         while True:
-            arena = Arena.open(self.name, self.kind, self._size, self._mode, self._patience, type(self).mender)
+            attachment = Attachment.open(
+                self.name, self.kind, self._size, self._mode, self._patience, type(self).recovery
+            )
             #: Gives the arena back when the store is garbage-collected; ``close`` calls it earlier.
-            self._finalizer = weakref.finalize(self, arena.release)
+            self._finalizer = weakref.finalize(self, attachment.release)
             self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
-            self._arena = arena
-            self._bound = arena.guard, self._parts(arena)
+            self._attachment = attachment
+            self._bound = attachment.mutex, self._parts(attachment)
             try:
-                self._attached(arena)
+                self._attached(attachment)
             except BaseException as error:
                 self._finalizer()
                 if isinstance(error, SegmentGone):  # removed between the two lines: come again
@@ -72,11 +74,11 @@ class Store:
                 raise
             return
 
-    def _parts(self, arena: Arena) -> Tuple[Any, ...]:
+    def _parts(self, attachment: Attachment) -> Tuple[Any, ...]:
         """The objects whose methods are this store's sections."""
         raise NotImplementedError
 
-    def _attached(self, arena: Arena) -> None:
+    def _attached(self, attachment: Attachment) -> None:
         """Called whenever a segment has been attached to."""
 
     def _run(self, section: str, *args: Any) -> Any:
@@ -85,8 +87,8 @@ class Store:
 
         By name, because the method belongs to the segment.
         """
-        if self.clock() >= self._look_due:
-            self._look()
+        if self.clock() >= self._check_due:
+            self._check_name()
         while True:
             try:
                 return self._run_here(section, args)
@@ -94,7 +96,7 @@ class Store:
                 self._attach_anew()
 
     def _run_here(self, section: str, args: Tuple[Any, ...]) -> Any:
-        guard, parts = self._bound  # in one read: another thread may attach anew between two
+        mutex, parts = self._bound  # in one read: another thread may attach anew between two
         of_parts, sections = self._sections
         if of_parts is not parts:
             sections = {}
@@ -103,27 +105,27 @@ class Store:
         if method is None:
             method = next(getattr(part, section) for part in parts if hasattr(part, section))
             sections[section] = method
-        return guard.run(method, *args)
+        return mutex.run(method, *args)
 
     def _give_way(self) -> None:
-        """Between two slices: let others in (``Guard.give_way``)."""
+        """Between two slices: let others in (``RobustMutex.give_way``)."""
         self._bound[0].give_way()
 
-    def _guarded(self, section: Callable[..., Any], *args: Any) -> Any:
+    def _exclusively(self, section: Callable[..., Any], *args: Any) -> Any:
         """Run any function as a section: for whoever looks at the segment's words itself (audits, tests)."""
         return self._bound[0].run(section, *args)
 
-    def _opened(self) -> Arena:
-        arena = self._arena
-        if arena is None:
+    def _opened(self) -> Attachment:
+        attachment = self._attachment
+        if attachment is None:
             raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
-        return arena
+        return attachment
 
-    def _look(self) -> None:
+    def _check_name(self) -> None:
         """The once-a-second look whether the name still leads to this segment."""
-        arena = self._opened()
-        self._look_due = self.clock() + LOOK_PERIOD
-        if self._lost or arena.is_gone():
+        attachment = self._opened()
+        self._check_due = self.clock() + CHECK_PERIOD
+        if self._lost or attachment.is_gone():
             self._attach_anew()
 
     def _attach_anew(self) -> None:
@@ -132,10 +134,10 @@ class Store:
                 return
             if not self._lost:
                 logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
-            self._lost, self._look_due = True, LONG_AGO  # should it fail, every operation looks first, and tries again
+            self._lost, self._check_due = True, LONG_AGO  # should it fail, every operation looks first, and tries again
             self._finalizer()
             self._attach()
-            self._lost, self._look_due = False, self.clock() + LOOK_PERIOD
+            self._lost, self._check_due = False, self.clock() + CHECK_PERIOD
 
     # -- the whole store --------------------------------------------------------------------------------------
 
@@ -145,17 +147,17 @@ class Store:
 
     def unlink(self) -> None:
         """Remove the segment for every process; those that go on using the store make a new one."""
-        arena = self._opened()
-        if self._lost or (arena.is_gone() and named_identity(self.name) is not None):
+        attachment = self._opened()
+        if self._lost or (attachment.is_gone() and named_identity(self.name) is not None):
             self._attach_anew()  # to the one that has taken its place: that is the one to remove
         self._opened().remove()
 
     def close(self) -> None:
         """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
         with self._attaching:
-            if self._arena is not None:
-                self._arena = None
-                self._look_due = LONG_AGO  # every operation looks first, and finds that it is closed
+            if self._attachment is not None:
+                self._attachment = None
+                self._check_due = LONG_AGO  # every operation looks first, and finds that it is closed
                 self._finalizer()
 
 

@@ -19,7 +19,7 @@ import posix_ipc
 
 from ..exceptions import SegmentError
 from ..shm.permissions import SHM_DIRECTORY, discard_name
-from .attachment import Arena, Mender
+from .attachment import Attachment, MakeRecovery
 
 #: Seconds to wait for whoever is creating, repairing or removing the segment just now.
 PATIENCE = 2.0
@@ -41,18 +41,18 @@ def leftovers(beginning: str) -> List[str]:
     return sorted(name for name in os.listdir(SHM_DIRECTORY) if name.startswith((beginning, "sem." + beginning)))
 
 
-def remove_segment(name: str, kind: int, mender: Mender) -> Removal:
+def remove_segment(name: str, kind: int, recovery: MakeRecovery) -> Removal:
     """
     Remove the segment ``name`` and its semaphores, those of asgi_ipc 1.x and of lost segments of that name
     included.
 
-    ``kind`` and ``mender`` are those of the store that keeps its data there. Returns two lists of lines: what
+    ``kind`` and ``recovery`` are those of the store that keeps its data there. Returns two lists of lines: what
     was removed, and what was not, with the reason. Both are empty if there was nothing.
     """
     removed: List[str] = []
     kept: List[str] = []
     if SHM_DIRECTORY is None:
-        _remove_unseen(name, kind, mender, removed, kept)
+        _remove_unseen(name, kind, recovery, removed, kept)
         return removed, kept
     # Listed before anything is removed: whoever notices the tombstone makes a new segment, which is not ours
     # to take.
@@ -61,7 +61,7 @@ def remove_segment(name: str, kind: int, mender: Mender) -> Removal:
         if ours.fullmatch(found):
             what = f"{'semaphore' if found.startswith('sem.') else 'segment'} {found}"
             try:
-                _remove_file(os.path.join(SHM_DIRECTORY, found), found == name, kind, mender)
+                _remove_file(os.path.join(SHM_DIRECTORY, found), found == name, kind, recovery)
             except OSError as error:
                 kept.append(f"{what}: {error.strerror or error}")
                 if found == name:  # then its semaphores are still in use
@@ -71,7 +71,7 @@ def remove_segment(name: str, kind: int, mender: Mender) -> Removal:
     return removed, kept
 
 
-def _remove_file(path: str, is_segment: bool, kind: int, mender: Mender) -> None:
+def _remove_file(path: str, is_segment: bool, kind: int, recovery: MakeRecovery) -> None:
     """Remove one object by the file that shows it; ``OSError`` if that cannot be, or must not."""
     try:
         found = os.lstat(path)
@@ -79,7 +79,7 @@ def _remove_file(path: str, is_segment: bool, kind: int, mender: Mender) -> None
         return
     _check_owner(found.st_uid)
     if is_segment:
-        _bury(os.path.basename(path), kind, mender, found)
+        _remove_attached(os.path.basename(path), kind, recovery, found)
     with contextlib.suppress(FileNotFoundError):
         left = os.lstat(path)
         if (left.st_dev, left.st_ino) == (found.st_dev, found.st_ino):
@@ -92,18 +92,18 @@ def _check_owner(owner: int) -> None:
         raise PermissionError(f"it belongs to user {owner}, and you are user {me}: run this as its owner")
 
 
-def _bury(name: str, kind: int, mender: Mender, found: os.stat_result) -> None:
+def _remove_attached(name: str, kind: int, recovery: MakeRecovery, found: os.stat_result) -> None:
     """Remove a segment with a tombstone, if it is one that can be attached to."""
     with contextlib.suppress(SegmentError, posix_ipc.Error, OSError):
         mode = stat.S_IMODE(found.st_mode) & 0o666
-        arena = Arena.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE, mender)
+        attachment = Attachment.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE, recovery)
         try:
-            arena.remove()
+            attachment.remove()
         finally:
-            arena.release()
+            attachment.release()
 
 
-def _remove_unseen(name: str, kind: int, mender: Mender, removed: List[str], kept: List[str]) -> None:
+def _remove_unseen(name: str, kind: int, recovery: MakeRecovery, removed: List[str], kept: List[str]) -> None:
     """The same where objects have no files: what they are called is all one can know."""
     segment, semaphore = f"segment /{name}", f"semaphore /{name} (of asgi_ipc 1.x)"
     try:
@@ -111,7 +111,7 @@ def _remove_unseen(name: str, kind: int, mender: Mender, removed: List[str], kep
         found = os.fstat(fd)
         os.close(fd)
         _check_owner(found.st_uid)
-        _bury(name, kind, mender, found)
+        _remove_attached(name, kind, recovery, found)
         discard_name(name)
         removed.append(segment)
     except posix_ipc.ExistentialError:

@@ -1,5 +1,5 @@
 """
-The dict in shared memory: a fixed array of buckets, each the head of a chain of records.  The caller holds the guard.
+The dict in shared memory: a fixed array of buckets, each the head of a chain of records.  The caller holds the mutex.
 
 Whatever is entered here begins with the same four words, and its name follows at an offset of its kind:
 
@@ -10,7 +10,7 @@ The hash is keyed with a secret of the segment, so that nobody can choose names 
 
 from __future__ import annotations
 
-__all__ = ["Directory"]
+__all__ = ["HashTable"]
 
 import hashlib
 from typing import Iterator
@@ -23,7 +23,7 @@ HASH = 1
 NAME_LENGTH = 3
 
 
-class Directory:
+class HashTable:
     """
     Records by name: ``buckets`` chains whose heads begin at word ``at``, names ``name_at`` words into a record.
 

@@ -1,5 +1,5 @@
 """
-Allocate and free inside a segment.  The caller holds the guard, always.
+Allocate and free inside a segment.  The caller holds the mutex, always.
 
 Everything here is derived: after a crash ``rebuild`` makes it anew from the blocks that the truth reaches, so no store
 in this module needs an order, and what free memory contains means nothing.
@@ -310,7 +310,7 @@ class Heap:
         """
         Make headers and lists anew: ``live`` has (payload offset, payload words) of each block in use.
 
-        The blocks must not overlap (``Claims`` sees to that); all else between the ends of the heap becomes free.
+        The blocks must not overlap (``LiveBlocks`` sees to that); all else between the ends of the heap becomes free.
         """
         words = self.words
         self.clear()

@@ -4,7 +4,7 @@ Which blocks of a heap a recovery has found in use.
 
 from __future__ import annotations
 
-__all__ = ["Claims"]
+__all__ = ["LiveBlocks"]
 
 from typing import List, Tuple
 
@@ -12,7 +12,7 @@ from ..shm.layout import AT_RESERVED
 from .heap import MIN_WORDS, Heap
 
 
-class Claims:
+class LiveBlocks:
     """
     Which words of the heap a walk over the truth has found in use: what is claimed twice cannot be trusted.
 
@@ -26,7 +26,7 @@ class Claims:
         #: (payload offset, payload words) of everything claimed.
         self.live: List[Tuple[int, int]] = []
 
-    def claim(self, block: int, payload: int) -> bool:
+    def mark(self, block: int, payload: int) -> bool:
         """Claim a block; False, and nothing claimed, if it lies outside or over another one."""
         first = block - 1 - self.start
         last = first + max(payload + 1, MIN_WORDS)
@@ -36,7 +36,7 @@ class Claims:
         self.live.append((block, payload))
         return True
 
-    def forget_last(self) -> None:
+    def unmark_last(self) -> None:
         """Take the last claim back."""
         block, payload = self.live.pop()
         first = block - 1 - self.start

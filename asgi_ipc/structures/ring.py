@@ -1,5 +1,5 @@
 """
-Rings of records in shared memory: doubly linked, so that any item leaves in constant time.  The caller holds the guard.
+Rings of records in shared memory: doubly linked, so that any item leaves in constant time.  The caller holds the mutex.
 
 A ring is known by the word of its head, which leads to its first item, or is 0.  Each item has two words for the ring,
 ``at`` words into it:

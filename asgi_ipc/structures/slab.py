@@ -1,5 +1,5 @@
 """
-Records of one fixed size, in pages that hold nothing else.  The caller holds the guard.
+Records of one fixed size, in pages that hold nothing else.  The caller holds the mutex.
 
 Each life of a record has a tag from a counter that nothing resets, and 0 while it is dead.  So a process may remember
 ``name -> (offset, tag)`` and check the tag instead of walking a chain.  A page that goes back to the heap may become
@@ -20,7 +20,7 @@ from typing import Dict, List
 from ..shm.layout import AT_GENERATION, AT_PAGES, AT_TAG, COUNTED
 from ..shm.segment import Segment
 from .heap import Heap
-from .live_blocks import Claims
+from .live_blocks import LiveBlocks
 
 TAG = 2
 _NEXT, _PREVIOUS, _FREE, _LIVE, _PAGE_HEADER = 0, 1, 2, 3, 4
@@ -112,7 +112,7 @@ class Slab:
 
     # -- after a crash ----------------------------------------------------------------------------------------
 
-    def claim(self, record: int, pages: Dict[int, List[int]], claims: Claims) -> bool:
+    def mark_live(self, record: int, pages: Dict[int, List[int]], live_blocks: LiveBlocks) -> bool:
         """Note a record that the walk has found; False if it cannot be one. ``pages`` collects them by page."""
         words = self.words
         page = words[record + self.page_at]
@@ -120,7 +120,7 @@ class Slab:
         if off or not 0 <= place < PAGE_RECORDS or not words[record + TAG]:
             return False
         if page not in pages:
-            if not claims.claim(page, self.page_words):
+            if not live_blocks.mark(page, self.page_words):
                 return False
             pages[page] = []
         elif record in pages[page]:

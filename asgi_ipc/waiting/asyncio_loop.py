@@ -12,10 +12,10 @@ from typing import Callable, Optional, Sequence
 
 from ..stores.messages.waits import Taken
 from ..stores.messages.wakeups import WaitingStore
-from .hub import Room, Ticket
+from .hub import Hub, PendingReceive
 
 
-class LoopRoom(Room):
+class AsyncioHub(Hub):
     """The room of one asyncio event loop."""
 
     def __init__(self, store: WaitingStore, loop: asyncio.AbstractEventLoop) -> None:
@@ -30,7 +30,7 @@ class LoopRoom(Room):
     def watch(self, fd: int) -> None:
         loop = self._loop()
         if loop is not None:
-            loop.add_reader(fd, self.on_ring)
+            loop.add_reader(fd, self.on_notified)
 
     def unwatch(self, fd: int) -> None:
         loop = self._loop()
@@ -40,38 +40,38 @@ class LoopRoom(Room):
     def call_later(self, seconds: float) -> None:
         loop = self._loop()
         if loop is not None:
-            loop.call_later(seconds, self.on_look)
+            loop.call_later(seconds, self.on_poll)
 
-    def call_soon(self, shut: Callable[[], None]) -> bool:
+    def call_soon(self, reset: Callable[[], None]) -> bool:
         loop = self._loop()
         if loop is None:
             return False
         try:
-            loop.call_soon_threadsafe(shut)
+            loop.call_soon_threadsafe(reset)
         except RuntimeError:  # closed
             return False
         return True
 
     def clear(self) -> None:
         """The loop is over: take down what still hangs, wake nobody."""
-        self._tickets.clear()
+        self._pending.clear()
         self._by_waiter.clear()
         self._abandoned.clear()
-        self.shut()
+        self.reset()
 
 
-def room_of(store: WaitingStore, loop: asyncio.AbstractEventLoop) -> LoopRoom:
+def hub_of(store: WaitingStore, loop: asyncio.AbstractEventLoop) -> AsyncioHub:
     """The room of a running loop. The rooms of loops that are over are cleared when another loop comes."""
-    room = store.rooms.get(id(loop))
-    if room is not None and room._loop() is loop:
-        return room  # type: ignore[no-any-return]
-    with store.rooms_lock:
-        for key, other in list(store.rooms.items()):
-            if isinstance(other, LoopRoom) and other.is_over():
-                del store.rooms[key]
+    hub = store.hubs.get(id(loop))
+    if hub is not None and hub._loop() is loop:
+        return hub  # type: ignore[no-any-return]
+    with store.hubs_lock:
+        for key, other in list(store.hubs.items()):
+            if isinstance(other, AsyncioHub) and other.is_over():
+                del store.hubs[key]
                 other.clear()
-        room = store.rooms[id(loop)] = LoopRoom(store, loop)
-    return room
+        hub = store.hubs[id(loop)] = AsyncioHub(store, loop)
+    return hub
 
 
 async def wait(store: WaitingStore, channels: Sequence[str]) -> Taken:
@@ -81,26 +81,26 @@ async def wait(store: WaitingStore, channels: Sequence[str]) -> Taken:
     However this is cancelled, no message is lost: it is taken in the last step, which nothing interrupts.
     """
     loop = asyncio.get_running_loop()
-    room = room_of(store, loop)
-    if room.is_empty():
-        store.linger(channels)  # with others waiting, this loop has better things to do
+    hub = hub_of(store, loop)
+    if hub.is_empty():
+        store.spin(channels)  # with others waiting, this loop has better things to do
     while True:
         future: asyncio.Future[None] = loop.create_future()
-        ticket = room.enter(channels, _waker(future))
-        if not isinstance(ticket, Ticket):
-            return ticket
+        pending = hub.receive_or_wait(channels, _waker(future))
+        if not isinstance(pending, PendingReceive):
+            return pending
         try:
             await future
         except GeneratorExit:
-            room.abandon(ticket)  # the loop has gone, and this is run by the garbage collector: anywhere
+            hub.abandon(pending)  # the loop has gone, and this is run by the garbage collector: anywhere
             raise
         except BaseException:
-            room.leave(ticket)
+            hub.cancel(pending)
             raise
         taken = store.pop(channels)
         if taken is not None:
             if len(channels) > 1:
-                room.pass_on(ticket, taken[0])
+                hub.pass_on(pending, taken[0])
             return taken
 
 

@@ -1,4 +1,4 @@
-"""asgi_ipc itself, both faces."""
+"""asgi_ipc itself, both front ends."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Sync(SyncPeer):
 
     def die_inside(self) -> None:
         """Be killed in the middle of an operation, while everybody else is kept out."""
-        self.layer.message_store._guarded(os.kill, os.getpid(), signal.SIGKILL)
+        self.layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
 class Async(AsyncPeer):

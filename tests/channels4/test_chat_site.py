@@ -62,15 +62,15 @@ async def test_visitors_are_told_by_their_memberships(name: str, ipc_channel_lay
         ("a\udc80b", "a?b"),
     ],
 )
-def test_names_are_tidied(given: str, shown: str) -> None:
-    assert tidy_name(given) == shown
+def test_names_are_tidied(given: str, short_repr: str) -> None:
+    assert tidy_name(given) == short_repr
 
 
 def test_the_bot_rolls() -> None:
     random.seed(1)
     for _ in range(200):
-        shown, _, total = roll("3d6").partition(" = ")
-        dice = [int(part) for part in shown.removeprefix("3d6: ").split(" + ")]
+        short_repr, _, total = roll("3d6").partition(" = ")
+        dice = [int(part) for part in short_repr.removeprefix("3d6: ").split(" + ")]
         assert len(dice) == 3
         assert all(1 <= each <= 6 for each in dice)
         assert sum(dice) == int(total)

@@ -182,7 +182,7 @@ async def test_exceptions_are_those_of_channels_and_of_the_layer() -> None:
 @json_paths
 @in_loop
 async def test_a_script_in_another_thread_talks_to_sockets(path: str, ipc_prefix: str) -> None:
-    """By the synchronous face and plain calls, as from another process."""
+    """By the synchronous front end and plain calls, as from another process."""
     sockets = [await entered(path, "a") for _ in range(3)]
 
     def script() -> None:

@@ -12,8 +12,8 @@ import pytest
 from asgi_ipc.check.stores import audit_groups, audit_messages
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.shm.layout import (
-    AT_BELLS,
     AT_BUCKETS,
+    AT_FIFOS,
     AT_FLUSHING,
     AT_FREE_HEADS,
     AT_PAGES,
@@ -33,7 +33,7 @@ from asgi_ipc.stores.messages import channels as c
 from asgi_ipc.stores.messages import records as q
 from asgi_ipc.stores.messages import waiters as w
 from asgi_ipc.stores.messages.store import MessageStore
-from asgi_ipc.stores.messages.waits import Hung
+from asgi_ipc.stores.messages.waits import Registered
 from asgi_ipc.stores.messages.wakeups import WaitingStore
 from asgi_ipc.structures.hashtable import HASH, NAME_LENGTH
 from asgi_ipc.structures.slab import PAGE_RECORDS, TAG
@@ -142,7 +142,7 @@ def filled(store: MessageStore, clock: Clock) -> None:
 
 
 def record(store: MessageStore, channel: str) -> int:
-    return store._arena.guard.run(c.Channels(store._arena.segment, store._arena.heap).find, channel)
+    return store._attachment.mutex.run(c.Channels(store._attachment.segment, store._attachment.heap).find, channel)
 
 
 def free_block(words: Any) -> int:
@@ -254,7 +254,7 @@ def leaked(store: Any, words: Any) -> Tuple[int, int]:
 
 
 def bucket_of_another(store: Any, words: Any) -> Tuple[int, int]:
-    buckets = words[AT_BUCKETS : store._arena.heap.start].tolist()
+    buckets = words[AT_BUCKETS : store._attachment.heap.start].tolist()
     return AT_BUCKETS + buckets.index(0), record(store, "c3")
 
 
@@ -267,14 +267,17 @@ MESSAGE_DAMAGE = {
     "tail": (field("c0", c.TAIL, MORE), "TAIL of channel 'c0'"),
     "sent": (field("c0", c.SENT, MORE), "SENT - TAKEN of channel 'c0' is 4, not 3"),
     "taken": (field("c0", c.TAKEN, MORE), "SENT - TAKEN of channel 'c0' is 2, not 3"),
-    "soonest": (field("c0", c.SOONEST, MORE), "SOONEST of channel 'c0' is .* later than"),
+    "soonest": (field("c0", c.EARLIEST_EXPIRY, MORE), "EARLIEST_EXPIRY of channel 'c0' is .* later than"),
     "sent of an empty one": (field("gap", c.SENT, MORE), "SENT - TAKEN of channel 'gap' is 1, not 0"),
     "inbox": (field("p!2", c.INBOX, ZERO), "INBOX of channel 'p!2' is 0"),
     "inbox of none": (field("c2", c.INBOX, lambda word: 9000), "INBOX of channel 'c2' is 9000"),
     "head of an inbox": (field("p!", c.HEAD, lambda word: 5), "the queue of channel 'p!' leads out"),
     "sent of an inbox": (field("p!", c.SENT, LESS), "SENT - TAKEN of channel 'p!' is 2, not 3"),
     "taken of an inbox": (field("p!", c.TAKEN, LESS), "SENT - TAKEN of channel 'p!' is 4, not 3"),
-    "soonest of an inbox": (field("p!", c.SOONEST, lambda word: word + 10**11), "SOONEST of channel 'p!' is"),
+    "soonest of an inbox": (
+        field("p!", c.EARLIEST_EXPIRY, lambda word: word + 10**11),
+        "EARLIEST_EXPIRY of channel 'p!' is",
+    ),
     "locals": (field("p!", c.LOCALS, MORE), "LOCALS of channel 'p!' is 5, not 4"),
     "locals of none": (field("c1", c.LOCALS, ONE), "LOCALS of channel 'c1' is 1, not 0"),
     "ready": (field("p!", c.READY, ZERO), "channels in the ready ring of channel 'p!' is"),
@@ -339,36 +342,36 @@ def waiting(prefix: str, clock: Clock) -> Iterator[WaitingStore]:
 
 
 def waited_for(store: WaitingStore) -> None:
-    """Three bells: at the first, three wait, of whom two were called; at the second, two; at the third, nobody."""
-    store._sweep_due = NEVER  # which would make another bell the first one
-    bells = [store.new_bell() for _ in range(3)]
-    for bell, channels in zip(bells, (("a", "b", "p!"), ("a", "c"), ("d",))):
-        outcome = store.pop_again(channels, bell)
-        assert isinstance(outcome, Hung)
+    """Three FIFOs: at the first, three wait, of whom two were called; at the second, two; at the third, nobody."""
+    store._sweep_due = NEVER  # which would make another FIFO the first one
+    fifos = [store.new_fifo() for _ in range(3)]
+    for fifo, channels in zip(fifos, (("a", "b", "p!"), ("a", "c"), ("d",))):
+        outcome = store.pop_again(channels, fifo)
+        assert isinstance(outcome, Registered)
         assert len(outcome.waiters) == len(channels)
-    store.take_all_down(bells[2])
+    store.unregister_all(fifos[2])
     store.append("b", 5, b"b")
     store.append("p!1", 5, b"p")
     assert audit_messages(store) == []
 
 
-def bell(number: int) -> Callable[[Any], int]:
+def fifo(number: int) -> Callable[[Any], int]:
     def find(words: Any) -> int:
-        found: int = words[AT_BELLS]
+        found: int = words[AT_FIFOS]
         for _ in range(number):
-            found = words[found + w.NEXT_BELL]
+            found = words[found + w.NEXT_FIFO]
         return found
 
     return find
 
 
 def waiter(number: int) -> Callable[[Any], int]:
-    """One of those at the first bell: 0 waits for a, 1 for b and was called, 2 for p! and was called."""
+    """One of those at the first FIFO: 0 waits for a, 1 for b and was called, 2 for p! and was called."""
 
     def find(words: Any) -> int:
-        found: int = words[bell(0)(words) + w.OF_BELL]
+        found: int = words[fifo(0)(words) + w.OF_FIFO]
         for _ in range(number):
-            found = words[found + w.NEXT_OF_BELL]
+            found = words[found + w.NEXT_OF_FIFO]
         return found
 
     return find
@@ -379,7 +382,7 @@ def word_of(place: Callable[[Any], int], at: int, change: Change) -> Damage:
 
 
 def to_another_bell(store: Any, words: Any) -> Tuple[int, int]:
-    return waiter(0)(words) + w.BELL, bell(1)(words)
+    return waiter(0)(words) + w.FIFO, fifo(1)(words)
 
 
 def to_another_channel(store: Any, words: Any) -> Tuple[int, int]:
@@ -391,35 +394,35 @@ def first_of_another_channel(store: Any, words: Any) -> Tuple[int, int]:
 
 
 def news_of_another_bell(store: Any, words: Any) -> Tuple[int, int]:
-    return bell(1)(words) + w.NEWS, words[bell(0)(words) + w.NEWS]
+    return fifo(1)(words) + w.NOTIFIED, words[fifo(0)(words) + w.NOTIFIED]
 
 
 def first_of_another_bell(store: Any, words: Any) -> Tuple[int, int]:
-    return bell(1)(words) + w.OF_BELL, waiter(0)(words)
+    return fifo(1)(words) + w.OF_FIFO, waiter(0)(words)
 
 
 def one_bell_less(store: Any, words: Any) -> Tuple[int, int]:
-    """The ring of bells closes before the last one."""
-    return bell(1)(words) + w.NEXT_BELL, bell(0)(words)
+    """The ring of FIFOs closes before the last one."""
+    return fifo(1)(words) + w.NEXT_FIFO, fifo(0)(words)
 
 
 WAITING_DAMAGE = {
-    "bells": (header(AT_BELLS, ZERO), "WAITING of channel 'a' is 2, not 0"),
-    "bells lost": (header(AT_BELLS, ZERO), "a block of .* words at .* is lost"),
-    "ring of bells": (one_bell_less, "the item before .* in the ring of bells is"),
-    "previous bell": (word_of(bell(1), w.NEXT_BELL + 1, MORE), "the item before .* in the ring of bells is"),
-    "news": (word_of(bell(0), w.NEWS, ZERO), "the news of the bell at .* is \\[\\], not \\["),
-    "news of another": (news_of_another_bell, "the news of the bell at .* is \\[.*\\], not \\[\\]"),
-    "waiters of a bell": (word_of(bell(0), w.OF_BELL, ZERO), "WAITING of channel 'a' is 2, not 1"),
+    "FIFOs": (header(AT_FIFOS, ZERO), "WAITING of channel 'a' is 2, not 0"),
+    "FIFOs lost": (header(AT_FIFOS, ZERO), "a block of .* words at .* is lost"),
+    "ring of FIFOs": (one_bell_less, "the item before .* in the ring of FIFOs is"),
+    "previous FIFO": (word_of(fifo(1), w.NEXT_FIFO + 1, MORE), "the item before .* in the ring of FIFOs is"),
+    "news": (word_of(fifo(0), w.NOTIFIED, ZERO), "the news of the FIFO at .* is \\[\\], not \\["),
+    "news of another": (news_of_another_bell, "the news of the FIFO at .* is \\[.*\\], not \\[\\]"),
+    "waiters of a FIFO": (word_of(fifo(0), w.OF_FIFO, ZERO), "WAITING of channel 'a' is 2, not 1"),
     "waiters of another": (first_of_another_bell, "a waiter at .* is a waiter, too"),
-    "called": (word_of(waiter(0), w.CALLED, ONE), "those who wait for channel 'a' is"),
-    "not called": (word_of(waiter(1), w.CALLED, ZERO), "those who wait for channel 'b' is \\[\\], not"),
-    "bell": (to_another_bell, "BELL of the waiter at .* is"),
+    "called": (word_of(waiter(0), w.IS_NOTIFIED, ONE), "those who wait for channel 'a' is"),
+    "not called": (word_of(waiter(1), w.IS_NOTIFIED, ZERO), "those who wait for channel 'b' is \\[\\], not"),
+    "FIFO": (to_another_bell, "FIFO of the waiter at .* is"),
     "channel": (to_another_channel, "WAITING of channel 'c' is 1, not 2"),
     "no channel": (word_of(waiter(0), w.CHANNEL, lambda word: 5), "a waiter waits for 5, which is no channel"),
-    "next called": (word_of(waiter(2), w.NEXT, ZERO), "the news of the bell at"),
+    "next called": (word_of(waiter(2), w.NEXT, ZERO), "the news of the FIFO at"),
     "previous": (word_of(waiter(0), w.NEXT + 1, MORE), "the ring of those who wait for channel 'a' is"),
-    "previous of bell": (word_of(waiter(0), w.NEXT_OF_BELL + 1, MORE), "the ring of waiters of the bell at .* is"),
+    "previous of FIFO": (word_of(waiter(0), w.NEXT_OF_FIFO + 1, MORE), "the ring of waiters of the FIFO at .* is"),
     "waiters": (field("a", c.WAITERS, ZERO), "those who wait for channel 'a' is \\[\\], not"),
     "waiters of none": (first_of_another_channel, "those who wait for channel 'd' is"),
     "waiting": (field("a", c.WAITING, MORE), "WAITING of channel 'a' is 3, not 2"),
@@ -442,7 +445,7 @@ def test_the_audit_names_each_damaged_word_of_those_who_wait(waiting: WaitingSto
 
 
 def group(store: GroupStore, name: str) -> int:
-    return m.Members(store._arena.segment, store._arena.heap).find_group(name)
+    return m.Members(store._attachment.segment, store._attachment.heap).find_group(name)
 
 
 def group_field(at: int, change: Change) -> Damage:
@@ -465,21 +468,21 @@ def member_field(number: int, at: int, change: Change) -> Damage:
 
 def index_bucket(store: GroupStore, words: Any) -> Tuple[int, int]:
     """Lose the chain of one index bucket."""
-    geometry = store._arena.segment.geometry
+    geometry = store._attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + next(number for number, head in enumerate(heads) if head), 0
 
 
 def index_stranger(store: GroupStore, words: Any) -> Tuple[int, int]:
     """Enter a group into the index of members."""
-    geometry = store._arena.segment.geometry
+    geometry = store._attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + heads.index(0), group(store, "other")
 
 
 def index_twice(store: GroupStore, words: Any) -> Tuple[int, int]:
     """Enter a member into an index bucket that is not its own."""
-    geometry = store._arena.segment.geometry
+    geometry = store._attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + heads.index(0), next(head for head in heads if head)
 
@@ -492,7 +495,7 @@ GROUP_DAMAGE = {
     "flushing": (header(AT_FLUSHING, ONE), "the flag of a flush is 1"),
     "count": (group_field(m.COUNT, MORE), "COUNT of group 'chat' is 4, not 3"),
     "last": (group_field(m.LAST, ZERO), "LAST of group 'chat' is 0"),
-    "soonest": (group_field(m.SOONEST, MORE), "SOONEST of group 'chat' is"),
+    "soonest": (group_field(m.EARLIEST_EXPIRY, MORE), "EARLIEST_EXPIRY of group 'chat' is"),
     "group": (member_field(1, m.GROUP, MORE), "GROUP of member 'c1' of group 'chat'"),
     "before": (member_field(1, m.BEFORE, ZERO), "BEFORE of member 'c1' of group 'chat' is 0"),
     "hash": (member_field(1, HASH, FLIP), "the hash of member 'c1' of group 'chat'"),
@@ -524,7 +527,7 @@ def test_the_audit_names_each_damaged_word_of_groups(groups: GroupStore, clock: 
 
 
 def _damage_and_look(store: Any, audit: Callable[[Any], List[str]], damage: Damage, sentence: str) -> None:
-    words = store._arena.segment.words
+    words = store._attachment.segment.words
     where, value = damage(store, words)
     right = words[where]
     assert value != right

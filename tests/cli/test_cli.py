@@ -524,11 +524,11 @@ def test_unlink_refuses_what_another_user_owns(
 def test_unlink_does_not_wait_for_ever_for_a_stopped_process(
     prefix: str, monkeypatch: pytest.MonkeyPatch, make_layer: Callable[..., IPCChannelLayer]
 ) -> None:
-    """A process that was stopped while it created or repaired has the care byte; its segment goes too."""
+    """A process that was stopped while it created or repaired has the admin lock; its segment goes too."""
     holder = (
         "import sys, time, asgi_ipc\n"
         "layer = asgi_ipc.IPCChannelLayer(sys.argv[1])\n"
-        "layer.message_store._arena.segment.take_care()\n"
+        "layer.message_store._attachment.segment.take_admin_lock()\n"
         "print('holding', flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -550,14 +550,14 @@ def test_unlink_leaves_alone_what_a_running_process_makes_meanwhile(
     prefix: str, make_layer: Callable[..., IPCChannelLayer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever notices the tombstone makes a new segment at once: that one is in use."""
-    bury = removal._bury
+    remove_attached = removal._remove_attached
 
-    def bury_and_make_anew(name: str, *args: Any) -> None:
-        bury(name, *args)
+    def remove_attached_and_make_anew(name: str, *args: Any) -> None:
+        remove_attached(name, *args)
         if name.endswith("-messages"):
             old.send("channel", {"text": "in the new one"})
 
-    monkeypatch.setattr(removal, "_bury", bury_and_make_anew)
+    monkeypatch.setattr(removal, "_remove_attached", remove_attached_and_make_anew)
     old = make_layer()
     before = objects(prefix)
     assert main(["unlink", prefix]) == 0

@@ -1,7 +1,7 @@
 """
-The faces of the layer behind one set of plain calls, so that one test tells what all of them must do.
+The front ends of the layer behind one set of plain calls, so that one test tells what all of them must do.
 
-``MemoryFace`` is Channels' own in-memory layer: the reference where the semantics agree.
+``MemoryFrontEnd`` is Channels' own in-memory layer: the reference where the semantics agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Message = Dict[str, Any]
 STEPS = 5
 
 
-class SyncFace:
+class SyncFrontEnd:
     """``IPCChannelLayer``."""
 
     name = "sync"
@@ -63,7 +63,7 @@ class SyncFace:
 
 
 class SyncOverAsync:
-    """What an asynchronous layer does, one call after another, each in a loop that lives as long as the face."""
+    """What an asynchronous layer does, one call after another, each in a loop that lives as long as the front end."""
 
     layer: Any
 
@@ -112,7 +112,7 @@ class SyncOverAsync:
             self.loop.close()
 
 
-class AsyncFace(SyncOverAsync):
+class AsyncFrontEnd(SyncOverAsync):
     """``AsyncIPCChannelLayer``."""
 
     name = "async"
@@ -129,7 +129,7 @@ class AsyncFace(SyncOverAsync):
         return found
 
 
-class MemoryFace(SyncOverAsync):
+class MemoryFrontEnd(SyncOverAsync):
     """Channels' in-memory layer: the reference."""
 
     name = "Channels' InMemoryChannelLayer"
@@ -147,5 +147,5 @@ class MemoryFace(SyncOverAsync):
         return list(self.layer.groups.get(group, ()))
 
 
-FACES = {"sync": SyncFace, "async": AsyncFace, "memory": MemoryFace}
-OURS = {"sync": SyncFace, "async": AsyncFace}
+FRONT_ENDS = {"sync": SyncFrontEnd, "async": AsyncFrontEnd, "memory": MemoryFrontEnd}
+OURS = {"sync": SyncFrontEnd, "async": AsyncFrontEnd}

@@ -45,7 +45,7 @@ def holds(talk: Talk, prefix: str, store: str) -> None:
         talk.hear()
 
     with opened(prefix) as layer:
-        getattr(layer, store)._guarded(stay)
+        getattr(layer, store)._exclusively(stay)
         talk.say("out")
         talk.hear()
 

@@ -83,13 +83,13 @@ def until_full(action: Callable[[int], object]) -> Tuple[int, ChannelFull]:
 
 def heap_bytes(layer: IPCChannelLayer) -> int:
     """The bytes of the message segment that messages and channels share: all of it but the fixed parts."""
-    arena = layer.message_store._arena
-    assert arena is not None
-    return (arena.heap.end - arena.heap.start) * WORD
+    attachment = layer.message_store._attachment
+    assert attachment is not None
+    return (attachment.heap.end - attachment.heap.start) * WORD
 
 
 def reserved_bytes(layer: IPCChannelLayer) -> int:
     """The bytes of the message segment that have memory."""
-    arena = layer.message_store._arena
-    assert arena is not None
-    return int(arena.segment.words[AT_RESERVED]) * WORD
+    attachment = layer.message_store._attachment
+    assert attachment is not None
+    return int(attachment.segment.words[AT_RESERVED]) * WORD

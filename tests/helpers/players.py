@@ -1,4 +1,4 @@
-"""What processes do that talk to each other over two faces. Any Python imports this, with nothing but the package."""
+"""Processes that talk to each other over two front ends. Any Python imports this, with nothing but the package."""
 
 from __future__ import annotations
 

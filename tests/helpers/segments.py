@@ -68,7 +68,7 @@ def break_off(layer: IPCChannelLayer) -> None:
 
     for store in (layer.message_store, layer.group_store):
         with pytest.raises(ZeroDivisionError):
-            store._guarded(fail)
+            store._exclusively(fail)
 
 
 def assert_mismatch(prefix: str, kind: str, make_layer: Callable[[], object], why: str) -> None:

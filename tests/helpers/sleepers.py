@@ -45,10 +45,10 @@ class Sleeper(threading.Thread):
 
 def sleeps(talk: Talk, prefix: str, channels: List[str], look: bool, times: int = 1) -> None:
     """A child: sleep in a receive, say what has come, and again. Without ``look`` it depends on being rung."""
-    from .waiting import never_look
+    from .waiting import never_poll
 
     if not look:
-        never_look()
+        never_poll()
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         for _ in range(times):
             talk.say(layer.receive(channels, block=True))

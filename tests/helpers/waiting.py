@@ -9,13 +9,12 @@ from typing import Any, Awaitable, Callable, Coroutine, Dict, List, TypeVar, Uni
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 from asgi_ipc.check.stores import audit_messages
-from asgi_ipc.shm.layout import AT_BELLS
+from asgi_ipc.shm.layout import AT_FIFOS
 from asgi_ipc.stores.messages.channels import WAITING
-from asgi_ipc.stores.messages.waiters import NEXT_BELL
+from asgi_ipc.stores.messages.waiters import NEXT_FIFO
 from asgi_ipc.stores.messages.wakeups import WaitingStore
-from asgi_ipc.structures import ring as rings
-from asgi_ipc.waiting import hub as rooms
-from asgi_ipc.waiting import thread as threads
+from asgi_ipc.structures import ring
+from asgi_ipc.waiting import hub, thread
 
 from .processes import LIMIT
 
@@ -28,10 +27,10 @@ OPTIONS: Dict[str, Any] = {"message_memory": 1 << 20, "group_memory": 1 << 18}
 NEVER = 3600.0
 
 
-def never_look(set_to: Callable[[Any, str, float], None] = setattr) -> None:
+def never_poll(set_to: Callable[[Any, str, float], None] = setattr) -> None:
     """Let nobody in this process look by himself whether there are messages; ``set_to`` undoes that in the end."""
-    for module in (rooms, threads):
-        set_to(module, "LOOK", NEVER)
+    for module in (hub, thread):
+        set_to(module, "POLL_PERIOD", NEVER)
 
 
 def store_of(layer: AnyLayer) -> WaitingStore:
@@ -48,15 +47,15 @@ def waiters(layer: AnyLayer, channel: str) -> int:
         record = channels.find(channel)
         return int(channels.words[record + WAITING]) if record else 0
 
-    found: int = store._guarded(count)
+    found: int = store._exclusively(count)
     return found
 
 
-def bells(layer: AnyLayer) -> int:
-    """How many doorbells the message segment knows, of all processes."""
+def fifos(layer: AnyLayer) -> int:
+    """How many wakeup FIFOs the message segment knows, of all processes."""
     store = store_of(layer)
     words = store._bound[1][0].words
-    return len(store._guarded(lambda: list(rings.walk(words, AT_BELLS, NEXT_BELL, 1 << 20))))
+    return len(store._exclusively(lambda: list(ring.walk(words, AT_FIFOS, NEXT_FIFO, 1 << 20))))
 
 
 def assert_sound(layer: AnyLayer) -> None:
@@ -66,8 +65,8 @@ def assert_sound(layer: AnyLayer) -> None:
 
 
 def files_of(prefix: str) -> List[str]:
-    """The doorbells of a prefix as files."""
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.bell.")]
+    """The wakeup FIFOs of a prefix as files."""
+    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.FIFO.")]
 
 
 def until(condition: Callable[[], bool]) -> None:

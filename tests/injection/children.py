@@ -288,11 +288,11 @@ class Trial:
 
     def _check_process(self, label: str) -> None:
         """What other processes could not see: locks and marks of this one."""
-        guard = self.world.store._arena.guard
-        assert not guard.lock._is_owned(), f"{label}: the in-process lock is still held"
-        if guard.slot >= 0:
-            right = AT_SLOTS + guard.slot * SLOT_WORDS
-            assert guard.slot_at == right, f"{label}: slot {guard.slot} is not at {guard.slot_at}"
+        mutex = self.world.store._attachment.mutex
+        assert not mutex.lock._is_owned(), f"{label}: the in-process lock is still held"
+        if mutex.slot >= 0:
+            right = AT_SLOTS + mutex.slot * SLOT_WORDS
+            assert mutex.slot_at == right, f"{label}: slot {mutex.slot} is not at {mutex.slot_at}"
 
     # -- judging ----------------------------------------------------------------------------------------------
 
@@ -301,10 +301,10 @@ class Trial:
         begin = time.monotonic()
         found = world.snapshot()
         took = time.monotonic() - begin
-        world.must_have_rung()
+        world.must_have_notified()
         self.longest = max(self.longest, took)
         assert took < PATIENCE, f"{label}: the next operation took {took:.1f} s"
-        assert world.holder_of_care() is None, f"{label}: nobody could recover, as the care byte is locked"
+        assert world.admin_lock_holder() is None, f"{label}: nobody could recover, as the admin lock is locked"
         wrong = world.audit()
         assert not wrong, f"{label}: {wrong}"
         assert strip(found) in self.lawful, f"{label}: left {found}, which is none of {self.lawful}"

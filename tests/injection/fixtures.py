@@ -12,8 +12,8 @@ import pytest
 
 from asgi_ipc.check import heap as heap_audit
 from asgi_ipc.check import stores as audit
-from asgi_ipc.locking import mutex as guard
-from asgi_ipc.shm import wakeup_fifo as doorbell
+from asgi_ipc.locking import mutex
+from asgi_ipc.shm import wakeup_fifo
 from asgi_ipc.stores.messages import ownership as owners
 from asgi_ipc.stores.messages import queues, waiters
 from asgi_ipc.stores.messages import records as contents
@@ -40,9 +40,9 @@ PIECE = 1024
 @pytest.fixture
 def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count steps, wait for nothing that is surely over, and make slices, pieces and pages small."""
-    monkeypatch.setattr(guard, "SUSPICION", -1.0)
-    monkeypatch.setattr(guard, "VISIBILITY", 0.0)
-    monkeypatch.setattr(guard, "SPINS", 1)
+    monkeypatch.setattr(mutex, "SUSPICION", -1.0)
+    monkeypatch.setattr(mutex, "VISIBILITY", 0.0)
+    monkeypatch.setattr(mutex, "SPINS", 1)
     monkeypatch.setattr(heap, "PIECE", PIECE)
     for module in (heap, heap_audit):
         monkeypatch.setattr(module, "QUICK_BATCH", QUICK_BATCH)
@@ -53,10 +53,10 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "EXPIRED_SLICE", SLICE)
     monkeypatch.setattr(messages, "SEND_SLICE", SLICE)
     monkeypatch.setattr(owners, "DROP_SLICE", SLICE)
-    monkeypatch.setattr(waiters, "BURY_SLICE", SLICE)
+    monkeypatch.setattr(waiters, "UNREGISTER_SLICE", SLICE)
     for module in (waiters, waiting):
-        monkeypatch.setattr(module, "LOOK_SLICE", SLICE)
-    monkeypatch.setattr(doorbell, "STILLBORN_AGE", -1.0)
+        monkeypatch.setattr(module, "POLL_SLICE", SLICE)
+    monkeypatch.setattr(wakeup_fifo, "UNFINISHED_AGE", -1.0)
     draw, random_bits = random.Random(1), secrets.randbits
     # The same keys of the hash each time, so that the same records share a bucket; names still are random.
     monkeypatch.setattr(

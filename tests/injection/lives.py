@@ -14,7 +14,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from asgi_ipc.shm.permissions import SHM_DIRECTORY
 from asgi_ipc.shm.segment import Segment
-from asgi_ipc.stores.attachment import Arena
+from asgi_ipc.stores.attachment import Attachment
 
 from .children import PATIENCE, die, reap, side_by_side, spawn, throughout, throw
 from .group_cases import members
@@ -83,7 +83,7 @@ class LifeTrial:
 
     def newcomer(self) -> World:
         """The segment as a process sees it that has not used it yet."""
-        Arena._open.clear()
+        Attachment._open.clear()
         Segment._mapped.clear()
         return World(self.prefix, self.kind, self.clock)
 
@@ -195,7 +195,7 @@ class LifeTrial:
         took = time.monotonic() - begin
         self.longest = max(self.longest, took)
         assert took < PATIENCE, f"{label}: the next operation took {took:.1f} s"
-        assert self.world.holder_of_care() is None, f"{label}: nobody could recover, as the care byte is locked"
+        assert self.world.admin_lock_holder() is None, f"{label}: nobody could recover, as the admin lock is locked"
         wrong = self.world.audit()
         assert not wrong, f"{label}: {wrong}"
         lawful: Tuple[Snapshot, ...] = (self.old, {}) if self.life.may_empty else (self.old,)

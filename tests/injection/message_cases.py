@@ -11,7 +11,7 @@ from typing import Iterable, List, Sequence
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.shm.layout import AT_FULL_SWEEP
 from asgi_ipc.stores.messages.channels import NAME
-from asgi_ipc.structures.hashtable import Directory
+from asgi_ipc.structures.hashtable import HashTable
 
 from .cases import PAGE_RECORDS, Act, case, check, first, grows, refused, sweep_all
 from .world import EXPIRY, PLENTY, Snapshot, World, quietly
@@ -91,7 +91,7 @@ def append_beside(channel: str, number: int) -> Act:
     """Send to a channel that is in the same bucket as another one: there are several, by number."""
 
     def act(world: World) -> None:
-        directory = Directory(world.store._arena.segment, NAME)
+        directory = HashTable(world.store._attachment.segment, NAME)
 
         def bucket(name: str) -> int:
             return directory.bucket_of(directory.hash(name.encode()))

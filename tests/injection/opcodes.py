@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 from typing import Any, Callable, Dict, Optional
 
 import asgi_ipc
-from asgi_ipc.locking.mutex import Guard
+from asgi_ipc.locking.mutex import RobustMutex
 
 PACKAGE = os.path.dirname(asgi_ipc.__file__) + os.sep
 NOP = dis.opmap["NOP"]
@@ -49,14 +49,14 @@ class Opcodes:
 
     def start_at_abandon(self) -> None:
         """Begin to count when a call that ended badly is cleaned up after."""
-        clean_up = Guard.abandon
+        clean_up = RobustMutex.abandon
         counter = self
 
-        def abandon(self: Guard, *args: Any) -> None:
+        def abandon(self: RobustMutex, *args: Any) -> None:
             counter.start()
             clean_up(self, *args)
 
-        Guard.abandon = abandon  # type: ignore[method-assign]
+        RobustMutex.abandon = abandon  # type: ignore[method-assign]
 
     def _call(self, frame: FrameType, event: str, arg: Any) -> Optional[Callable[..., Any]]:
         if not frame.f_code.co_filename.startswith(PACKAGE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["recovery"]
 
-from asgi_ipc.shm.wakeup_fifo import sweep_bells
+from asgi_ipc.shm.wakeup_fifo import sweep_fifos
 
 from .cases import PAGE_RECORDS, Act, case, first, only_new
 from .group_cases import add, discard, members
@@ -24,7 +24,7 @@ def recovery(kind: str, name: str, prepare: Act, operate: Act, at: int) -> None:
         quietly(world)
         garble(world, name)
         die_inside(world, operate, at)
-        sweep_bells(world.store.name)  # as at every other time
+        sweep_fifos(world.store.name)  # as at every other time
 
     case(kind, f"recovery of {name}", die, look, fresh=True, lawful=only_new, dead=True)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["hung"]
+__all__ = ["registered"]
 
 import os
 from typing import Iterable
 
-from asgi_ipc.stores.messages.waits import Hung
+from asgi_ipc.stores.messages.waits import Registered
 
 from .cases import Act, Lawful, case, check, first, old_or_new
 from .group_cases import lists, members
@@ -21,16 +21,16 @@ KIND = "messages"
 # -- words ----------------------------------------------------------------------------------------------------
 
 
-def hung(*channels: str) -> Act:
-    """The process that judges waits for these at one more doorbell."""
+def registered(*channels: str) -> Act:
+    """The process that judges waits for these at one more wakeup FIFO."""
 
     def act(world: World) -> None:
-        bell = world.messages.new_bell()
-        world.bells.append(bell)
-        outcome = world.messages.pop_again(channels, bell)
-        assert isinstance(outcome, Hung)
+        fifo = world.messages.new_fifo()
+        world.fifos.append(fifo)
+        outcome = world.messages.pop_again(channels, fifo)
+        assert isinstance(outcome, Registered)
         assert outcome.waiters
-        world.hung.append(outcome)
+        world.registered.append(outcome)
 
     return act
 
@@ -42,7 +42,7 @@ def by_another(*acts: Act) -> Act:
         pid = os.fork()
         if not pid:
             try:
-                world.bells = []  # they are not his
+                world.fifos = []  # they are not his
                 first(*acts)(world)
                 os._exit(0)
             finally:
@@ -53,76 +53,78 @@ def by_another(*acts: Act) -> Act:
     return act
 
 
-def hang(*channels: str) -> Act:
-    """Wait at a doorbell of one's own."""
+def register(*channels: str) -> Act:
+    """Wait at a wakeup FIFO of one's own."""
 
     def act(world: World) -> None:
-        bell = world.messages.new_bell()
-        check(isinstance(world.messages.pop_again(channels, bell), Hung), "there was something")
-        bell.remove_name()
+        fifo = world.messages.new_fifo()
+        check(isinstance(world.messages.pop_again(channels, fifo), Registered), "there was something")
+        fifo.remove_name()
 
     return act
 
 
 def enter(*channels: str) -> Act:
-    """The same as one of many who wait at a doorbell."""
+    """The same as one of many who wait at a wakeup FIFO."""
 
     def act(world: World) -> None:
-        bell = world.messages.new_bell()
-        check(isinstance(world.messages.pop_or_hang(channels, bell), Hung), "there was something")
-        check(isinstance(world.messages.pop_or_hang(channels, bell), Hung), "there was something")
-        bell.remove_name()
+        fifo = world.messages.new_fifo()
+        check(isinstance(world.messages.pop_or_register(channels, fifo), Registered), "there was something")
+        check(isinstance(world.messages.pop_or_register(channels, fifo), Registered), "there was something")
+        fifo.remove_name()
 
     return act
 
 
-# The process that is cut short stands in for the one that judges: it does what is done at that one's doorbells.
+# The process that is cut short stands in for the one that judges: it does what is done at that one's wakeup FIFOs.
 
 
 def pop_called(*channels: str) -> Act:
     return lambda world: check(
-        not isinstance(world.messages.pop_again(channels, world.bells[0]), Hung), "nothing came"
+        not isinstance(world.messages.pop_again(channels, world.fifos[0]), Registered), "nothing came"
     )
 
 
 def hang_again(*channels: str) -> Act:
-    return lambda world: check(isinstance(world.messages.pop_again(channels, world.bells[0]), Hung), "something came")
+    return lambda world: check(
+        isinstance(world.messages.pop_again(channels, world.fifos[0]), Registered), "something came"
+    )
 
 
-def take_all_down(world: World) -> None:
-    world.messages.take_all_down(world.bells[0])
+def unregister_all(world: World) -> None:
+    world.messages.unregister_all(world.fifos[0])
 
 
-def give_up(world: World) -> None:
-    world.messages.give_up(world.bells[0], *world.hung[0])
+def cancel(world: World) -> None:
+    world.messages.cancel(world.fifos[0], *world.registered[0])
 
 
 def give_up_what_was_called(world: World) -> None:
-    world.messages.give_up(world.bells[0], world.hung[0].life, [], ["c"])
+    world.messages.cancel(world.fifos[0], world.registered[0].registration, [], ["c"])
 
 
 def look_at_news(world: World) -> None:
-    assert world.messages.news(world.bells[0]) == world.hung[0].waiters
+    assert world.messages.take_notified(world.fifos[0]) == world.registered[0].waiters
 
 
 def look(number: int) -> Act:
-    """The look at a doorbell, which finds a message although nobody has called it."""
+    """The look at a wakeup FIFO, which finds a message although nobody has called it."""
 
     def act(world: World) -> None:
-        waiters = world.hung[number].waiters
-        assert world.messages.look(world.bells[number], len(waiters)) == waiters[:1]
+        waiters = world.registered[number].waiters
+        assert world.messages.poll(world.fifos[number], len(waiters)) == waiters[:1]
 
     return act
 
 
-def sweep_bells(world: World) -> None:
+def sweep_fifos(world: World) -> None:
     world.clock.now += 10**9
     for _ in range(4):
         world.messages._sweep(world.clock.now)
 
 
-def adopt(world: World) -> None:
-    world.messages.adopt("p!")
+def own_inbox(world: World) -> None:
+    world.messages.own_inbox("p!")
 
 
 def new_case(name: str, prepare: Act, operate: Act, lawful: Lawful = old_or_new) -> None:
@@ -131,31 +133,47 @@ def new_case(name: str, prepare: Act, operate: Act, lawful: Lawful = old_or_new)
 
 # -- waiting --------------------------------------------------------------------------------------------------
 
-new_case("hang", sent("a"), hang("c"))
-new_case("hang for several", first(ours, sent("a")), hang("a2", "c", "p!"))
-new_case("hang where others do", hung("c"), hang("c"))
+new_case("hang", sent("a"), register("c"))
+new_case("hang for several", first(ours, sent("a")), register("a2", "c", "p!"))
+new_case("hang where others do", registered("c"), register("c"))
 new_case("enter a room", first(ours, sent("a")), enter("c", "p!"))
-new_case("hang again", hung("c", "d"), hang_again("c", "d"))
-new_case("send to one who waits", hung("c"), append("c"))
-new_case("send to one who waits for several", first(hung("c", "d"), hung("d")), append("d"))
-new_case("send to one who was called", first(hung("c", "d"), sent("c")), append("d"))
-new_case("send to one who waits for an inbox", first(ours, hung("p!")), append("p!1"))
-new_case("receive when one was called", first(hung("c"), sent("c", "c")), pop("c"))
-new_case("take what one was called for", first(hung("c", "d"), sent("c")), pop_called("d", "c"))
+new_case("hang again", registered("c", "d"), hang_again("c", "d"))
+new_case("send to one who waits", registered("c"), append("c"))
+new_case("send to one who waits for several", first(registered("c", "d"), registered("d")), append("d"))
+new_case("send to one who was called", first(registered("c", "d"), sent("c")), append("d"))
+new_case("send to one who waits for an inbox", first(ours, registered("p!")), append("p!1"))
+new_case("receive when one was called", first(registered("c"), sent("c", "c")), pop("c"))
+new_case("take what one was called for", first(registered("c", "d"), sent("c")), pop_called("d", "c"))
 new_case(
     "take one of two that one was called for",
-    first(hung("c", "d"), hung("d"), hung("c"), sent("c", "d")),
+    first(registered("c", "d"), registered("d"), registered("c"), sent("c", "d")),
     pop_called("c", "d"),
 )
-new_case("take from an inbox what one was called for", first(ours, hung("c", "p!"), sent("p!1")), pop_called("c", "p!"))
-new_case("leave what one waits for", first(hung("c", "d"), hung("c")), take_all_down)
-new_case("leave what one was called for", first(hung("c", "d"), hung("c"), sent("c")), take_all_down)
-new_case("leave an inbox that one was called for", first(ours, hung("p!"), hung("p!"), sent("p!1")), take_all_down)
-new_case("give up", first(hung("c", "d"), hung("c")), give_up)
-new_case("give up what one was called for", first(hung("c", "d"), hung("c"), hung("d"), sent("c", "d")), give_up)
-new_case("give up what one has heard of", first(hung("d"), hung("c"), sent("c")), give_up_what_was_called)
-new_case("hear what one was called for", first(hung("c", "d"), sent("c", "d")), look_at_news)
-new_case("look at what another one was called for", first(hung("c"), hung("c", "d", "e"), sent("c")), look(1))
+new_case(
+    "take from an inbox what one was called for",
+    first(ours, registered("c", "p!"), sent("p!1")),
+    pop_called("c", "p!"),
+)
+new_case("leave what one waits for", first(registered("c", "d"), registered("c")), unregister_all)
+new_case("leave what one was called for", first(registered("c", "d"), registered("c"), sent("c")), unregister_all)
+new_case(
+    "leave an inbox that one was called for",
+    first(ours, registered("p!"), registered("p!"), sent("p!1")),
+    unregister_all,
+)
+new_case("give up", first(registered("c", "d"), registered("c")), cancel)
+new_case(
+    "give up what one was called for",
+    first(registered("c", "d"), registered("c"), registered("d"), sent("c", "d")),
+    cancel,
+)
+new_case("give up what one has heard of", first(registered("d"), registered("c"), sent("c")), give_up_what_was_called)
+new_case("hear what one was called for", first(registered("c", "d"), sent("c", "d")), look_at_news)
+new_case(
+    "look at what another one was called for",
+    first(registered("c"), registered("c", "d", "e"), sent("c")),
+    look(1),
+)
 
 
 def one_by_one(*names: str) -> Lawful:
@@ -170,19 +188,23 @@ def one_by_one(*names: str) -> Lawful:
 
 new_case(
     "send to many who wait",
-    first(ours, hung("c", "d"), hung("d"), hung("p!"), hung("p!")),
+    first(ours, registered("c", "d"), registered("d"), registered("p!"), registered("p!")),
     to_many("c", "p!1", "d", "p!2"),
     one_by_one("c", "p!1", "d", "p!2"),
 )
 
 # -- the dead -------------------------------------------------------------------------------------------------
 
-new_case("send to one who is dead", first(by_another(hang("c", "d")), hung("c")), append("c"))
-new_case("send to one who is dead and waits for much", first(by_another(hang(*"cdefg")), hung("d")), append("c"))
+new_case("send to one who is dead", first(by_another(register("c", "d")), registered("c")), append("c"))
 new_case(
-    "sweep of doorbells",
-    first(by_another(hang("c", "d", "e")), sent("c"), hung("a"), by_another(hang("a", "b"))),
-    sweep_bells,
+    "send to one who is dead and waits for much",
+    first(by_another(register(*"cdefg")), registered("d")),
+    append("c"),
+)
+new_case(
+    "sweep of wakeup FIFOs",
+    first(by_another(register("c", "d", "e")), sent("c"), registered("a"), by_another(register("a", "b"))),
+    sweep_fifos,
 )
 
 
@@ -210,9 +232,9 @@ new_case("send to the inbox of a dead owner", unread("p!1", "p!2", "p!1", "c"), 
 new_case("receive from the inbox of a dead owner", unread("p!1", "p!2", "p!1", "c"), pop_nothing("p!"), dropping)
 new_case("be the first to receive from an inbox", sent("c", "p!1"), first(pop("p!"), pop_nothing("p!")))
 new_case("be the second to receive from an inbox", first(ours, sent("c", "p!1")), pop("p!"))
-new_case("make a name", sent("c"), adopt)
-new_case("make a name in an inbox that one has", first(ours, sent("p!1")), adopt)
-new_case("make a name in the inbox of a dead owner", unread("p!1", "p!1", "c"), adopt, dropping)
+new_case("make a name", sent("c"), own_inbox)
+new_case("make a name in an inbox that one has", first(ours, sent("p!1")), own_inbox)
+new_case("make a name in the inbox of a dead owner", unread("p!1", "p!1", "c"), own_inbox, dropping)
 
 #: An owner that is taken to be dead, and who he is not.
 DEAD, ALIVE = (7, 7), (8, 7)
@@ -247,7 +269,7 @@ case(
 
 # -- recoveries -----------------------------------------------------------------------------------------------
 
-waited = first(messages, hung("w", "v"), hung("w"), by_another(hang("w")))
+waited = first(messages, registered("w", "v"), registered("w"), by_another(register("w")))
 for step in (6, 14):
     recovery("messages", f"a send to those who wait, step {step}", waited, append("w"), step)
-recovery("messages", "a hanging up", waited, hang("w", "v"), 9)
+recovery("messages", "a hanging up", waited, register("w", "v"), 9)

@@ -23,21 +23,21 @@ from asgi_ipc.shm.layout import (
     AT_GENERATION,
     AT_PAGES,
     AT_RESERVED,
-    AT_ROUND,
     AT_SEQ,
     AT_SLOTS,
     AT_SWEEP_DUE,
+    AT_WAIT_GENERATION,
     NEVER,
     SLOT_WORDS,
     SLOTS,
 )
 from asgi_ipc.shm.permissions import SHM_DIRECTORY
-from asgi_ipc.shm.segment import CARE_BYTE
-from asgi_ipc.shm.wakeup_fifo import Doorbell
+from asgi_ipc.shm.segment import ADMIN_LOCK_BYTE
+from asgi_ipc.shm.wakeup_fifo import WakeupFifo
 from asgi_ipc.stores.groups.members import MEMBER_NAME
 from asgi_ipc.stores.groups.store import GroupStore
 from asgi_ipc.stores.messages import channels as c
-from asgi_ipc.stores.messages.waits import Hung
+from asgi_ipc.stores.messages.waits import Registered
 from asgi_ipc.stores.messages.wakeups import WaitingStore
 
 from .steps import STEPS
@@ -87,20 +87,20 @@ class World:
         self.dead = False
         #: Channels that this process remembers the places of.
         self.known: List[str] = []
-        #: Doorbells at which the process that judges waits, what they had hung up, and where they were then.
-        self.bells: List[Doorbell] = []
-        self.hung: List[Hung] = []
+        #: Wakeup FIFOs at which the process that judges waits, what they had hung up, and where they were then.
+        self.fifos: List[WakeupFifo] = []
+        self.registered: List[Registered] = []
         self._places: List[Tuple[Any, int, int, int]] = []
 
     @property
     def words(self) -> memoryview:
         """The words of the segment, uncounted."""
-        return self.store._arena.segment.words.raw  # type: ignore[no-any-return]
+        return self.store._attachment.segment.words.raw  # type: ignore[no-any-return]
 
     @property
     def data(self) -> Any:
         """The bytes of the segment, uncounted."""
-        return self.store._arena.segment.data.raw
+        return self.store._attachment.segment.data.raw
 
     # -- coming back ------------------------------------------------------------------------------------------
 
@@ -108,9 +108,9 @@ class World:
         """Take the state that ``restore`` comes back to; ``dead``: with the token gone, as its holder died."""
         self.image = bytes(self.data[:])
         self.dead = dead
-        self._places = [(bell.home, bell.record, bell.round, bell.life) for bell in self.bells]
+        self._places = [(fifo.home, fifo.record, fifo.wait_generation, fifo.registration) for fifo in self.fifos]
         if self.kind == "messages" and not dead:
-            audit = _MessageAudit(self.store._arena)
+            audit = _MessageAudit(self.store._attachment)
             audit.run()
             self.known = sorted(audit.channels)
 
@@ -127,27 +127,27 @@ class World:
             if words[slot]:
                 words[slot] = kept[AT_EPOCH]
         if self.dead:
-            token = self.store._arena.segment.semaphores.open(kept[AT_EPOCH])
+            token = self.store._attachment.segment.semaphores.open(kept[AT_EPOCH])
             with contextlib.suppress(BusyError):  # it is gone already when the holder has just died
                 token.acquire(0)
             token.close()
         for channel in self.known:
             self.store._bound[1][0].locate(channel, False)
-        self.store._arena.presence._alive_until.clear()
+        self.store._attachment.liveness._alive_until.clear()
         self.stand_in()
-        for bell in self.bells:
-            bell.drain()
+        for fifo in self.fifos:
+            fifo.drain()
 
     def stand_in(self) -> None:
-        """Be where the bells were hung: also in a forked child, which does for its parent what is cut short."""
-        for bell, place in zip(self.bells, self._places):
-            bell.home, bell.record, bell.round, bell.life = place
+        """Be where the FIFOs were hung: also in a forked child, which does for its parent what is cut short."""
+        for fifo, place in zip(self.fifos, self._places):
+            fifo.home, fifo.record, fifo.wait_generation, fifo.registration = place
 
-    def must_have_rung(self) -> None:
+    def must_have_notified(self) -> None:
         """Whoever waited when the store was repaired must hear of it: what he had hung up is gone."""
-        sleepers = [bell for bell in self.bells if bell.fd >= 0]  # none in a forked child
-        if sleepers and self.words[AT_ROUND] != self._places[0][2]:
-            assert all(bell.sleep(0) for bell in sleepers), "the store was repaired, and a sleeper not rung"
+        sleepers = [fifo for fifo in self.fifos if fifo.fd >= 0]  # none in a forked child
+        if sleepers and self.words[AT_WAIT_GENERATION] != self._places[0][2]:
+            assert all(fifo.wait(0) for fifo in sleepers), "the store was repaired, and a sleeper not rung"
 
     def semaphores(self) -> List[str]:
         """The semaphores of the segment that can be seen."""
@@ -172,9 +172,9 @@ class World:
         """What is wrong with the store."""
         return audit_messages(self.store) if self.kind == "messages" else audit_groups(self.store)
 
-    def holder_of_care(self) -> Optional[int]:
+    def admin_lock_holder(self) -> Optional[int]:
         """Another process that keeps the byte which whoever recovers needs, or None."""
-        return self.store._arena.segment.locks.holder(CARE_BYTE)  # type: ignore[no-any-return]
+        return self.store._attachment.segment.locks.holder(ADMIN_LOCK_BYTE)  # type: ignore[no-any-return]
 
     def go_on(self) -> None:
         """Use the store in every way, and see that what it held comes out of it, once and in order."""
@@ -208,7 +208,7 @@ def go_on_with_messages(world: World) -> None:
     while taken is not None:
         received.setdefault(taken[0], []).append(taken[1])
         taken = store.pop(names)
-    assert received == expected, f"received {shown(received)} of {shown(expected)}"
+    assert received == expected, f"received {short_repr(received)} of {short_repr(expected)}"
     assert strip(store.snapshot()) == {}
     store.append("large", PLENTY, bytes(9000))
     store.append("after", PLENTY, b"d")
@@ -217,21 +217,21 @@ def go_on_with_messages(world: World) -> None:
 
 
 def wait_anew(world: World) -> None:
-    """Wait at every doorbell of this process, or at a new one, for a message that comes then."""
+    """Wait at every wakeup FIFO of this process, or at a new one, for a message that comes then."""
     store = world.messages
-    sleepers = [bell for bell in world.bells if bell.fd >= 0]
-    new = [] if sleepers else [store.new_bell()]
-    for bell in new or sleepers:
-        store.take_all_down(bell)
-        outcome = store.pop_again(["waited", "p!"], bell)
-        assert isinstance(outcome, Hung), "what was received came once more"
-        bell.drain()
+    sleepers = [fifo for fifo in world.fifos if fifo.fd >= 0]
+    new = [] if sleepers else [store.new_fifo()]
+    for fifo in new or sleepers:
+        store.unregister_all(fifo)
+        outcome = store.pop_again(["waited", "p!"], fifo)
+        assert isinstance(outcome, Registered), "what was received came once more"
+        fifo.drain()
         store.append("waited", PLENTY, b"w")
         if outcome.waiters:  # else there was no memory for them
-            assert bell.sleep(0), "a doorbell was not rung"
-        assert store.pop_again(["waited", "p!"], bell) == ("waited", b"w")
-    for bell in new:
-        store.dismiss(bell)
+            assert fifo.wait(0), "a wakeup FIFO was not rung"
+        assert store.pop_again(["waited", "p!"], fifo) == ("waited", b"w")
+    for fifo in new:
+        store.dismiss(fifo)
 
 
 def go_on_with_groups(world: World) -> None:
@@ -256,7 +256,7 @@ def go_on_with_groups(world: World) -> None:
     assert len(store.channels("new")) == 2
 
 
-def shown(queues: Dict[str, List[bytes]]) -> Dict[str, List[bytes]]:
+def short_repr(queues: Dict[str, List[bytes]]) -> Dict[str, List[bytes]]:
     """Queues with the beginnings of their bodies."""
     return {name: [body[:12] for body in bodies] for name, bodies in queues.items()}
 
@@ -283,13 +283,13 @@ def garble(world: World, seed: str) -> None:
     garbage leads to.
     """
     draw = random.Random(seed)
-    arena = world.store._arena
+    attachment = world.store._attachment
     words = world.words
-    audit = (_MessageAudit if world.kind == "messages" else _GroupAudit)(arena)
+    audit = (_MessageAudit if world.kind == "messages" else _GroupAudit)(attachment)
     assert audit.run() == []
-    tempting = [*audit.reached, *getattr(audit, "counts", {})] or [arena.heap.start + 1]
-    heap = HeapAudit(words, arena.heap.start, words[AT_RESERVED], {})
-    if words[AT_RESERVED] > arena.heap.start:
+    tempting = [*audit.reached, *getattr(audit, "counts", {})] or [attachment.heap.start + 1]
+    heap = HeapAudit(words, attachment.heap.start, words[AT_RESERVED], {})
+    if words[AT_RESERVED] > attachment.heap.start:
         heap._blocks()
     free: Set[int] = set(range(words[AT_RESERVED], len(words)))
     for header, total in heap.free.items():
@@ -319,7 +319,7 @@ def _copy(world: World, draw: random.Random, free: Set[int], reached: Reached) -
     words = world.words
     originals = [(block, payload) for block, (payload, _) in sorted(reached.items()) if payload < SMALL]
     copies: List[int] = []
-    for place in range(world.store._arena.heap.start, len(words) - SMALL, 2 * SMALL) if originals else ():
+    for place in range(world.store._attachment.heap.start, len(words) - SMALL, 2 * SMALL) if originals else ():
         block, payload = draw.choice(originals)
         space = set(range(place - 1, place + payload))
         if space <= free:

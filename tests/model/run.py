@@ -1,4 +1,4 @@
-"""Check the guard's protocol with SPIN: generate, compile and run one verifier for each case.
+"""Check the mutex's protocol with SPIN: generate, compile and run one verifier for each case.
 
 Contract: a case passes only if its search ended as the table says. ``HOLDS`` means that every reachable state
 was seen and none is bad; anything else names the kind of violation that SPIN must find in a protocol broken
@@ -103,43 +103,43 @@ def _holding() -> Iterable[Case]:
     for order, tag in _orders():
         code, small = f"{order} {CODE}", order != "PSO"
         ci = order != "TSO"  # with two processes PSO is small enough, and every run of TSO is one of PSO too
-        yield Case(f"guard-n2{tag}", "guard", f"N=2 {code}", ci=ci)
-        yield Case(f"guard-n2{tag}-abandon", "guard", f"N=2 {code} ABANDON", ci=ci)
-        yield Case(f"guard-n2{tag}-pass-on", "guard", f"N=2 {order} PRESCAN ABANDON", ci=False)
-        yield Case(f"guard-n2{tag}-no-prescan", "guard", f"N=2 {order}", ci=ci)
+        yield Case(f"mutex-n2{tag}", "mutex", f"N=2 {code}", ci=ci)
+        yield Case(f"mutex-n2{tag}-abandon", "mutex", f"N=2 {code} ABANDON", ci=ci)
+        yield Case(f"mutex-n2{tag}-pass-on", "mutex", f"N=2 {order} PRESCAN ABANDON", ci=False)
+        yield Case(f"mutex-n2{tag}-no-prescan", "mutex", f"N=2 {order}", ci=ci)
         depth = 2_500_000 if small else DEEP
-        yield Case(f"guard-n3{tag}", "guard", f"N=3 {code}", ci=small, depth=depth)
-        yield Case(f"guard-n3{tag}-abandon", "guard", f"N=3 {code} ABANDON", ci=False, depth=DEEP)
-        yield Case(f"guard-n3{tag}-pass-on", "guard", f"N=3 {order} PRESCAN", ci=False, depth=DEEP)
-        yield Case(f"guard-n3{tag}-no-prescan", "guard", f"N=3 {order}", ci=False, depth=DEEP)
-        yield Case(f"detail-n2{tag}", "guard_detail", f"N=2 {code}", ci=ci)
-        yield Case(f"detail-n2{tag}-abandon", "guard_detail", f"N=2 {code} ABANDON", ci=not order)
-        yield Case(f"detail-n2{tag}-pass-on", "guard_detail", f"N=2 {order} PRESCAN", ci=not order)
-        yield Case(f"detail-n2{tag}-no-prescan", "guard_detail", f"N=2 {order}", ci=False)
-        yield Case(f"detail-n3{tag}-bounded", "guard_detail", f"N=3 {code} LIVE MAXC=1", ci=small)
-        yield Case(f"detail-n3{tag}-bounded2", "guard_detail", f"N=3 {code} LIVE MAXC=2", ci=False)
+        yield Case(f"mutex-n3{tag}", "mutex", f"N=3 {code}", ci=small, depth=depth)
+        yield Case(f"mutex-n3{tag}-abandon", "mutex", f"N=3 {code} ABANDON", ci=False, depth=DEEP)
+        yield Case(f"mutex-n3{tag}-pass-on", "mutex", f"N=3 {order} PRESCAN", ci=False, depth=DEEP)
+        yield Case(f"mutex-n3{tag}-no-prescan", "mutex", f"N=3 {order}", ci=False, depth=DEEP)
+        yield Case(f"detail-n2{tag}", "mutex_detail", f"N=2 {code}", ci=ci)
+        yield Case(f"detail-n2{tag}-abandon", "mutex_detail", f"N=2 {code} ABANDON", ci=not order)
+        yield Case(f"detail-n2{tag}-pass-on", "mutex_detail", f"N=2 {order} PRESCAN", ci=not order)
+        yield Case(f"detail-n2{tag}-no-prescan", "mutex_detail", f"N=2 {order}", ci=False)
+        yield Case(f"detail-n3{tag}-bounded", "mutex_detail", f"N=3 {code} LIVE MAXC=1", ci=small)
+        yield Case(f"detail-n3{tag}-bounded2", "mutex_detail", f"N=3 {code} LIVE MAXC=2", ci=False)
     for order, tag in _orders()[1:]:
         late = f"N=2 {order} {CODE} ABANDON LATECLEAR"
-        yield Case(f"guard-n2{tag}-lateclear", "guard", late, ci=order != "TSO")
-        yield Case(f"detail-n2{tag}-lateclear", "guard_detail", f"N=2 {order} {CODE} LATECLEAR", ci=False)
-    yield Case("guard-n3-tso-lateclear", "guard", f"N=3 TSO {CODE} LATECLEAR", ci=False, depth=DEEP)
-    yield Case("detail-n3-kill1", "guard_detail", f"N=3 {CODE} MAXC=1", ci=False, depth=2_000_000)
-    yield Case("guard-n4-bounded", "guard", f"N=4 {CODE} LIVE MAXC=1", ci=False)
-    yield Case("guard-n4-tso-bounded", "guard", f"N=4 TSO {CODE} LIVE MAXC=1", ci=False)
+        yield Case(f"mutex-n2{tag}-lateclear", "mutex", late, ci=order != "TSO")
+        yield Case(f"detail-n2{tag}-lateclear", "mutex_detail", f"N=2 {order} {CODE} LATECLEAR", ci=False)
+    yield Case("mutex-n3-tso-lateclear", "mutex", f"N=3 TSO {CODE} LATECLEAR", ci=False, depth=DEEP)
+    yield Case("detail-n3-kill1", "mutex_detail", f"N=3 {CODE} MAXC=1", ci=False, depth=2_000_000)
+    yield Case("mutex-n4-bounded", "mutex", f"N=4 {CODE} LIVE MAXC=1", ci=False)
+    yield Case("mutex-n4-tso-bounded", "mutex", f"N=4 TSO {CODE} LIVE MAXC=1", ci=False)
 
 
 def _progressing() -> Iterable[Case]:
     """Somebody gets in again and again, in spite of kills, exceptions and a process that stops for ever."""
     for order, tag in _orders():
-        for model, name in (("guard", "guard"), ("guard_detail", "detail")):
-            flags, ci = f"{order} {CODE} LIVE ABANDON", model == "guard" and not order
+        for model, name in (("mutex", "mutex"), ("mutex_detail", "detail")):
+            flags, ci = f"{order} {CODE} LIVE ABANDON", model == "mutex" and not order
             # what survives a stopped process survives without one: CI needs few of the latter
             yield Case(f"{name}-n2{tag}-live", model, f"N=2 {flags} MAXC=2", HOLDS, PROGRESS, ci)
             two = order != "TSO"
             yield Case(f"{name}-n2{tag}-live-stop", model, f"N=2 {flags} STOP MAXC=2", HOLDS, PROGRESS, two)
             yield Case(f"{name}-n3{tag}-live", model, f"N=3 {flags} MAXC=1", HOLDS, PROGRESS, False)
             yield Case(f"{name}-n3{tag}-live-stop", model, f"N=3 {flags} STOP MAXC=1", HOLDS, PROGRESS, ci)
-    yield Case("guard-n2-live-no-prescan", "guard", "N=2 LIVE STOP MAXC=2", search=PROGRESS)
+    yield Case("mutex-n2-live-no-prescan", "mutex", "N=2 LIVE STOP MAXC=2", search=PROGRESS)
 
 
 def _broken() -> Iterable[Case]:
@@ -147,8 +147,8 @@ def _broken() -> Iterable[Case]:
     fences = ("TSO NOFENCE1", "PSO NOFENCE1", "PSO NOFENCE2")
     bricks = ("NOCHECK", "NOWAIT", "NOREPAIR", "CHECKFIRST", *fences)
     for model, name, mutations in (
-        ("guard", "guard", bricks),
-        ("guard_detail", "detail", ("NAIVE", "ONESEM", "CLEAR0", *fences)),
+        ("mutex", "mutex", bricks),
+        ("mutex_detail", "detail", ("NAIVE", "ONESEM", "CLEAR0", *fences)),
     ):
         for mutation in mutations:
             tag, flags = mutation.lower().replace(" ", "-"), f"{CODE} {mutation}"
@@ -157,17 +157,17 @@ def _broken() -> Iterable[Case]:
         live = f"N=2 {CODE} LIVE MAXC=1"
         yield Case(f"{name}-n2-notimeout", model, f"{live} NOTIMEOUT", DEADLOCK)
         yield Case(f"{name}-n2-noclear", model, f"{live} NOCLEAR", NO_PROGRESS, PROGRESS)
-    yield Case("guard-n2-one-nodrain", "guard", "N=2 PRESCAN ONE NODRAIN", ASSERTION)
-    yield Case("guard-n2-one-live", "guard", "N=2 PRESCAN LIVE MAXC=0 ONE", NO_PROGRESS, PROGRESS)
+    yield Case("mutex-n2-one-nodrain", "mutex", "N=2 PRESCAN ONE NODRAIN", ASSERTION)
+    yield Case("mutex-n2-one-live", "mutex", "N=2 PRESCAN LIVE MAXC=0 ONE", NO_PROGRESS, PROGRESS)
 
 
 def _blind() -> Iterable[Case]:
     """Worse protocols in which the assertions see nothing wrong: what they break is progress (README.rst)."""
-    yield Case("guard-n2-noclear-safety", "guard", f"N=2 {CODE} NOCLEAR")
-    yield Case("guard-n3-noclear-safety", "guard", f"N=3 {CODE} NOCLEAR", ci=False, depth=DEEP)
-    yield Case("detail-n2-noclear-safety", "guard_detail", f"N=2 {CODE} NOCLEAR", ci=False, depth=DEEP)
-    yield Case("guard-n2-one-safety", "guard", "N=2 PSO PRESCAN ONE")
-    yield Case("guard-n3-one-safety", "guard", "N=3 TSO PRESCAN ONE", ci=False, depth=DEEP)
+    yield Case("mutex-n2-noclear-safety", "mutex", f"N=2 {CODE} NOCLEAR")
+    yield Case("mutex-n3-noclear-safety", "mutex", f"N=3 {CODE} NOCLEAR", ci=False, depth=DEEP)
+    yield Case("detail-n2-noclear-safety", "mutex_detail", f"N=2 {CODE} NOCLEAR", ci=False, depth=DEEP)
+    yield Case("mutex-n2-one-safety", "mutex", "N=2 PSO PRESCAN ONE")
+    yield Case("mutex-n3-one-safety", "mutex", "N=3 TSO PRESCAN ONE", ci=False, depth=DEEP)
 
 
 CASES = [*_holding(), *_progressing(), *_broken(), *_blind()]
@@ -244,7 +244,7 @@ def check(case: Case, trail: bool = False) -> Outcome:
         raise ValueError(f"case {case.id}: {case.model}.pml knows no flag {names}; mend the table of cases")
     began, report, replay = time.monotonic(), Report("nothing", "no pass"), ""
     for kind in case.passes:
-        with tempfile.TemporaryDirectory(prefix="guard-model-") as name:
+        with tempfile.TemporaryDirectory(prefix="mutex-model-") as name:
             directory = Path(name)
             try:
                 report = _search(case, kind, directory)
@@ -278,7 +278,7 @@ def table_row(outcome: Outcome) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen cases and print a table; 0 all as expected, 1 not, 2 nothing can be run."""
-    parser = argparse.ArgumentParser(description="Check the models of the guard with SPIN.")
+    parser = argparse.ArgumentParser(description="Check the models of the mutex with SPIN.")
     parser.add_argument("ids", nargs="*", metavar="ID", help="only these cases")
     parser.add_argument("--all", action="store_true", help="also the big cases (minutes, up to 4 GiB)")
     parser.add_argument("--list", action="store_true", help="list the cases and do nothing")

@@ -1,4 +1,4 @@
-"""The guard's protocol, checked exhaustively with SPIN: what must hold holds, each mutation is caught.
+"""The mutex's protocol, checked exhaustively with SPIN: what must hold holds, each mutation is caught.
 
 The models, the table of cases and what they mean are in tests/model; the big cases are run by hand there.
 """
@@ -27,8 +27,8 @@ model = load_runner()
 missing = model.missing_tools()
 needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is here")
 
-SMALL = model.Case("small", "guard", "N=2 PRESCAN")
-BROKEN = model.Case("broken", "guard", "N=2 PRESCAN NOCHECK", model.ASSERTION)
+SMALL = model.Case("small", "mutex", "N=2 PRESCAN")
+BROKEN = model.Case("broken", "mutex", "N=2 PRESCAN NOCHECK", model.ASSERTION)
 
 CLEAN = """
 State-vector 48 byte, depth reached 4573, errors: 0
@@ -49,7 +49,7 @@ def test_protocol(case):
     ("case", "problem"),
     [
         (SMALL._replace(depth=100), "max search depth too small"),
-        (model.Case("big", "guard", "N=3 PRESCAN"), "reached -DMEMLIM bound"),
+        (model.Case("big", "mutex", "N=3 PRESCAN"), "reached -DMEMLIM bound"),
         (SMALL._replace(flags="N=2 PRESCAN PSO MAXC=("), "spin made no verifier"),
     ],
     ids=["depth", "memory", "syntax"],
@@ -79,7 +79,7 @@ def test_other_result_than_expected_fails(case):
 
 @needs_spin
 def test_progress_check_sees_deadlocks_too():
-    asleep = model.Case("asleep", "guard", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
+    asleep = model.Case("asleep", "mutex", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
     assert model.check(asleep).report.found == model.DEADLOCK
 
 

@@ -29,7 +29,7 @@ from helpers.segments import (
 
 from asgi_ipc import IPCChannelLayer, SegmentBusy, SegmentRefused
 from asgi_ipc.shm import layout, segment, semaphores
-from asgi_ipc.shm.semaphores import BIRTHMARK, STILLBORN_AGE
+from asgi_ipc.shm.semaphores import STICKY_MARK, UNFINISHED_AGE
 
 pytestmark = needs_files
 
@@ -99,10 +99,10 @@ def six():
         path = f"/dev/shm/sem.{secrets.token_hex(3)}{how.get('suffix', '')}"
         made.append(path)
         write(path, bytes(32))
-        os.chmod(path, how.get("mode", 0o600 | BIRTHMARK))
+        os.chmod(path, how.get("mode", 0o600 | STICKY_MARK))
         if how.get("owner"):
             os.chown(path, how["owner"], -1)
-        then = time.time() - how.get("age", STILLBORN_AGE + 60)
+        then = time.time() - how.get("age", UNFINISHED_AGE + 60)
         os.utime(path, (then, then))
         return path
 
@@ -114,7 +114,7 @@ def six():
 
 def test_stillborn_semaphores_are_swept_and_nothing_else(make_layer, six):
     """What a process killed inside sem_open leaves behind bears our mark, and is seconds old."""
-    stillborn = [six(), six(mode=0o660 | BIRTHMARK)]
+    stillborn = [six(), six(mode=0o660 | STICKY_MARK)]
     others = [six(mode=0o600), six(age=0), six(suffix="x")]
     if os.geteuid() == 0:
         others.append(six(owner=STRANGER))
@@ -136,8 +136,8 @@ def test_every_semaphore_is_born_with_the_mark_and_loses_it(prefix, make_layer, 
     monkeypatch.setattr(semaphores.posix_ipc, "Semaphore", watched)
     break_off(make_layer())
     assert len(born) == 4
-    assert all(mode & BIRTHMARK for mode in born)
-    assert [name for name in objects(prefix) if os.stat(f"/dev/shm/{name}").st_mode & BIRTHMARK] == []
+    assert all(mode & STICKY_MARK for mode in born)
+    assert [name for name in objects(prefix) if os.stat(f"/dev/shm/{name}").st_mode & STICKY_MARK] == []
 
 
 # -- locks in a file of their own --
@@ -159,7 +159,7 @@ def serves_with_lock_file(talk, prefix, directory, patience):
             if what is None:
                 return
             if what == "hold":
-                layer.message_store._guarded(lambda: (talk.say("inside"), talk.hear()))
+                layer.message_store._exclusively(lambda: (talk.say("inside"), talk.hear()))
                 continue
             try:
                 layer.send("a", {"from": os.getpid()})
@@ -210,7 +210,7 @@ def test_the_locks_outlive_another_layer_of_the_process(prefix, make_layer, star
         child.say("work")
         return child.hear()
 
-    assert second.message_store._guarded(hold) == ["busy", os.getpid()]
+    assert second.message_store._exclusively(hold) == ["busy", os.getpid()]
     child.hear()
     child.say("work")
     assert child.hear() == pid

@@ -172,7 +172,7 @@ def test_a_file_system_that_others_fill(prefix, start, own_shm):
 
 def dies_inside(layer):
     """Kill the process in the section."""
-    layer.message_store._guarded(os.kill, os.getpid(), signal.SIGKILL)
+    layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
 def repairs_without_room(talk, prefix):

@@ -114,7 +114,7 @@ def serves(talk, prefix, user, group, groups, mode):
                 layer.unlink()
                 result = "unlinked"
             elif what == "hold":
-                layer.message_store._guarded(lambda: (talk.say("inside"), talk.hear()))
+                layer.message_store._exclusively(lambda: (talk.say("inside"), talk.hear()))
             else:
                 layer.group_add("users", f"user{user}")
                 layer.send("users", {"from": user})

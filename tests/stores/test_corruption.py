@@ -25,16 +25,16 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer, exceptions
 from asgi_ipc.check.stores import audit_groups, audit_messages
-from asgi_ipc.locking import mutex as guards
+from asgi_ipc.locking import mutex as mutexes
 from asgi_ipc.shm import layout as at
 from asgi_ipc.shm import segment as segments
-from asgi_ipc.shm.wakeup_fifo import Doorbell
+from asgi_ipc.shm.wakeup_fifo import WakeupFifo
 from asgi_ipc.stores.base import Store
 from asgi_ipc.stores.groups import members as mb
 from asgi_ipc.stores.messages import channels as ch
 from asgi_ipc.stores.messages import records as qu
 from asgi_ipc.stores.messages import waiters as wt
-from asgi_ipc.stores.messages.waits import Hung
+from asgi_ipc.stores.messages.waits import Registered
 
 DOCUMENTED = (exceptions.ChannelFull, exceptions.MessageTooLarge, exceptions.SegmentError)
 #: Seconds after which a case hangs: a hundred times what the longest takes.
@@ -70,8 +70,8 @@ class Victim:
 
     @property
     def segment(self) -> Any:
-        assert self.store._arena is not None
-        return self.store._arena.segment
+        assert self.store._attachment is not None
+        return self.store._attachment.segment
 
     @property
     def words(self) -> memoryview:
@@ -145,17 +145,17 @@ class Victim:
         for page in sorted(pages):
             self.object("page", page, 4)
             self.place("free record", words[page + 2], words[page + 2] + 2)
-        bell = first_bell = words[at.AT_BELLS]
-        while bell:
-            self.object("bell", bell, wt.BELL_WORDS)
-            waiter = first = words[bell + wt.OF_BELL]
+        fifo = first_bell = words[at.AT_FIFOS]
+        while fifo:
+            self.object("FIFO", fifo, wt.FIFO_WORDS)
+            waiter = first = words[fifo + wt.OF_FIFO]
             while waiter:
                 self.object("waiter", waiter, wt.WAITER_WORDS)
-                waiter = words[waiter + wt.NEXT_OF_BELL]
+                waiter = words[waiter + wt.NEXT_OF_FIFO]
                 if waiter == first:
                     break
-            bell = words[bell + wt.NEXT_BELL]
-            if bell == first_bell:
+            fifo = words[fifo + wt.NEXT_FIFO]
+            if fifo == first_bell:
                 break
 
     def restore(self, number: int) -> None:
@@ -276,13 +276,13 @@ LINKS = {
 WAITING: Dict[str, Tuple[List[Tuple[str, str]], List[Counts]]] = {
     "messages": (
         [
-            ("bell[0]", "bell"), ("bell[4]", "waiter"), ("bell[5]", "waiter"), ("waiter[0]", "waiter"),
-            ("waiter[2]", "channel"), ("waiter[3]", "bell"), ("waiter[5]", "waiter"), ("awaited[17]", "waiter"),
+            ("FIFO[0]", "FIFO"), ("FIFO[4]", "waiter"), ("FIFO[5]", "waiter"), ("waiter[0]", "waiter"),
+            ("waiter[2]", "channel"), ("waiter[3]", "FIFO"), ("waiter[5]", "waiter"), ("awaited[17]", "waiter"),
             ("inbox[17]", "waiter"), ("channel[17]", "waiter"),
         ],
         [
             [], [("awaited[18]", 0)], [("awaited[18]", 2**62)], [("waiter[4]", 0)], [("waiter[4]", 1)],
-            [("inbox[19]", 2**62 + 1)], [("inbox[19]", 0), ("inbox[20]", 7)], [("bell[3]", 2**20)],
+            [("inbox[19]", 2**62 + 1)], [("inbox[19]", 0), ("inbox[20]", 7)], [("FIFO[3]", 2**20)],
         ],
     ),
     "groups": ([], []),
@@ -312,7 +312,7 @@ class Bench:
     CHANNELS = ("plain-0", "plain-1", "plain-2", "single?x", "in!", "out!")
     LOCALS = ("in!0", "in!1", "in!2", "out!0", "out!1")
     GROUPS = ("group-0", "group-1", "group-2")
-    #: What this process waits for at its doorbells.
+    #: What this process waits for at its wakeup FIFOs.
     AWAITED = (("wait-0", "wait-1", "lone!"), ("wait-0", "wait-2"), ("wait-3",), ("wait-0", "lone!", "wait-3"))
 
     def __init__(self, prefix: str) -> None:
@@ -320,7 +320,7 @@ class Bench:
         self.time = time.monotonic_ns()
         self.layer = self.make_layer()
         self.wrong: List[str] = []
-        self.bells: List[Doorbell] = []
+        self.fifos: List[WakeupFifo] = []
         self.places: List[Tuple[Any, int, int, int]] = []
 
     def make_layer(self) -> IPCChannelLayer:
@@ -348,32 +348,32 @@ class Bench:
         for channel in ("plain-0", "in!"):
             layer.receive([channel])
         for awaited in self.AWAITED:
-            self.bells.append(layer.message_store.new_bell())
-            assert isinstance(layer.message_store.pop_again(awaited, self.bells[-1]), Hung)
+            self.fifos.append(layer.message_store.new_fifo())
+            assert isinstance(layer.message_store.pop_again(awaited, self.fifos[-1]), Registered)
         for channel in ("wait-0", "lone!1", "wait-2"):  # each calls somebody
             layer.send(channel, {"n": 1})
-        self.places = [(bell.home, bell.record, bell.round, bell.life) for bell in self.bells]
+        self.places = [(fifo.home, fifo.record, fifo.wait_generation, fifo.registration) for fifo in self.fifos]
         for number in range(30):  # so that there is more than a page of channel records
             layer.send(f"idle-{number}", {"n": number})
             layer.receive([f"idle-{number}"])
 
     def settle(self) -> None:
-        """Let the doorbells be as they were when the memory was sound."""
-        for bell, place in zip(self.bells, self.places):
-            bell.home, bell.record, bell.round, bell.life = place
-            bell.drain()
+        """Let the wakeup FIFOs be as they were when the memory was sound."""
+        for fifo, place in zip(self.fifos, self.places):
+            fifo.home, fifo.record, fifo.wait_generation, fifo.registration = place
+            fifo.drain()
 
     def wait(self, number: int, dice: random.Random) -> None:
-        """Whatever one who waits does at his doorbell."""
-        store, bell, awaited = self.layer.message_store, self.bells[number], self.AWAITED[number]
+        """Whatever one who waits does at his wakeup FIFO."""
+        store, fifo, awaited = self.layer.message_store, self.fifos[number], self.AWAITED[number]
         steps: List[Callable[[], Any]] = [
-            lambda: store.pop_again(awaited, bell),
-            lambda: store.pop_or_hang(awaited, bell),
-            lambda: store.news(bell),
-            lambda: store.look(bell, len(awaited)),
-            lambda: store.take_all_down(bell),
-            lambda: store.give_up(bell, bell.life, [], awaited),
-            lambda: store.take_down_deserted(bell.token),
+            lambda: store.pop_again(awaited, fifo),
+            lambda: store.pop_or_register(awaited, fifo),
+            lambda: store.take_notified(fifo),
+            lambda: store.poll(fifo, len(awaited)),
+            lambda: store.unregister_all(fifo),
+            lambda: store.cancel(fifo, fifo.registration, [], awaited),
+            lambda: store.unregister_abandoned(fifo.token),
             lambda: self.layer.receive(awaited, block=True),
         ]
         dice.shuffle(steps)
@@ -442,7 +442,7 @@ class Bench:
     def use(self, dice: random.Random) -> None:
         """Every operation, in some order."""
         steps = self.operations()
-        steps += [lambda number=number: self.wait(number, dice) for number in dice.sample(range(len(self.bells)), 2)]
+        steps += [lambda number=number: self.wait(number, dice) for number in dice.sample(range(len(self.fifos)), 2)]
         dice.shuffle(steps)
         for step in steps:
             step()
@@ -469,10 +469,10 @@ class Bench:
 
         try:
             for store in (layer.message_store, layer.group_store):
-                store._look_due = 0
-                self.attempt("look", store._look)  # such a section does not look for a new segment itself
+                store._check_due = 0
+                self.attempt("look", store._check_name)  # such a section does not look for a new segment itself
                 with pytest.raises(Interruption):
-                    store._guarded(section)
+                    store._exclusively(section)
             assert audit_messages(layer.message_store) == []
             assert audit_groups(layer.group_store) == []
             with contextlib.suppress(exceptions.ChannelFull):  # it may be full, and say so
@@ -514,16 +514,16 @@ class Bench:
     def must_wait(self) -> None:
         """Whoever waits is rung, and gets what he waits for."""
         store = self.layer.message_store
-        bell = store.new_bell()
+        fifo = store.new_fifo()
         for channel in ("awaited", "late!1"):
-            outcome = store.pop_again(["awaited", "late!"], bell)
-            assert isinstance(outcome, Hung)
+            outcome = store.pop_again(["awaited", "late!"], fifo)
+            assert isinstance(outcome, Registered)
             assert len(outcome.waiters) in (1, 2)
             self.layer.send(channel, {"n": 1})
-            assert bell.sleep(0)
-            taken = store.pop_again(["awaited", "late!"], bell)
+            assert fifo.wait(0)
+            taken = store.pop_again(["awaited", "late!"], fifo)
             assert taken[0] == channel
-        store.dismiss(bell)
+        store.dismiss(fifo)
 
     def run(self, writes: Callable[[], Writes], dice: random.Random, neighbour: Neighbour, visits: bool) -> List[str]:
         """One case; what went wrong in it. With ``visits`` another process comes by, before and after the flush."""
@@ -575,9 +575,9 @@ class Bench:
 
 
 def hurry() -> None:
-    """Shorten every pause of the guard: nobody is really slow here."""
+    """Shorten every pause of the mutex: nobody is really slow here."""
     logging.disable()
-    guards.SUSPICION, guards.VISIBILITY, guards.FIRST_NAP, guards.LONGEST_NAP = 0.001, 0.0001, 0.00005, 0.0002
+    mutexes.SUSPICION, mutexes.VISIBILITY, mutexes.FIRST_NAP, mutexes.LONGEST_NAP = 0.001, 0.0001, 0.00005, 0.0002
     # A new segment gets the key of the old one, so that the copy of the memory fits it.
     randbits = secrets.randbits
     segments.secrets.randbits = lambda bits: 0x123456789ABCDEF if bits == 64 else randbits(bits)
@@ -611,7 +611,7 @@ class Neighbour:
             said = ""
             try:
                 with IPCChannelLayer(prefix, **OPTIONS) as layer:
-                    self._use(layer, tolerant=kind == b"v")
+                    self._open_semaphore(layer, tolerant=kind == b"v")
             except exceptions.SegmentMismatch:
                 said = "refused"
             except BaseException as error:
@@ -619,7 +619,7 @@ class Neighbour:
                     said = f"another process: {traceback.format_exc()}"
             os.write(answer, said.encode()[-3000:] + b"\0")
 
-    def _use(self, layer: IPCChannelLayer, tolerant: bool) -> None:
+    def _open_semaphore(self, layer: IPCChannelLayer, tolerant: bool) -> None:
         for step in (
             lambda: layer.send("plain-2", {"n": 1}),
             lambda: layer.receive(["in!", "plain-2"]),

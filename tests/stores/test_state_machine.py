@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
 from asgi_ipc.check.stores import audit_groups, audit_messages
-from asgi_ipc.locking import mutex as guards
+from asgi_ipc.locking import mutex as mutexes
 from asgi_ipc.locking.liveness import SEVERAL
 from asgi_ipc.shm.layout import AT_BUCKETS, AT_PAGES, AT_POWER_MAP
 from asgi_ipc.stores.base import Store
@@ -140,12 +140,13 @@ class Crashed(Exception):
 
 def spoil_messages(store: Store, dice: random.Random) -> None:
     """Overwrite what is derived in a message segment. What is truth, and what was counted, stays."""
-    assert store._arena is not None
-    words, geometry = store._arena.segment.words, store._arena.segment.geometry
+    assert store._attachment is not None
+    words, geometry = store._attachment.segment.words, store._attachment.segment.geometry
     for bucket in range(AT_BUCKETS, AT_BUCKETS + geometry.buckets):
         record = words[bucket]
         while record:
-            for word in (ch.TAIL, ch.SENT, ch.SOONEST, ch.INBOX, ch.READY, ch.AFTER, ch.BEFORE, ch.LOCALS, ch.IDLE):
+            derived = (ch.TAIL, ch.SENT, ch.EARLIEST_EXPIRY, ch.INBOX, ch.READY, ch.AFTER, ch.BEFORE, ch.LOCALS)
+            for word in (*derived, ch.IDLE):
                 words[record + word] = dice.getrandbits(63)
             message = words[record + ch.HEAD]
             while message:
@@ -158,12 +159,12 @@ def spoil_messages(store: Store, dice: random.Random) -> None:
 
 def spoil_groups(store: Store, dice: random.Random) -> None:
     """Overwrite what is derived in a group segment."""
-    assert store._arena is not None
-    words, geometry = store._arena.segment.words, store._arena.segment.geometry
+    assert store._attachment is not None
+    words, geometry = store._attachment.segment.words, store._attachment.segment.geometry
     for bucket in range(AT_BUCKETS, AT_BUCKETS + geometry.buckets):
         record = words[bucket]
         while record:
-            for word in (mb.COUNT, mb.LAST, mb.SOONEST):
+            for word in (mb.COUNT, mb.LAST, mb.EARLIEST_EXPIRY):
                 words[record + word] = dice.getrandbits(63)
             member = words[record + mb.FIRST]
             while member:
@@ -178,9 +179,9 @@ def spoil_groups(store: Store, dice: random.Random) -> None:
 
 
 def spoil_heap(store: Store, dice: random.Random) -> None:
-    assert store._arena is not None
+    assert store._attachment is not None
     for word in range(AT_POWER_MAP, AT_BUCKETS):
-        store._arena.segment.words[word] = dice.getrandbits(30)
+        store._attachment.segment.words[word] = dice.getrandbits(30)
 
 
 # -- the machine ----------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def share_inboxes(store: MessageStore) -> None:
             if record:
                 queues.words[record + ch.OWNER] = SEVERAL
 
-    store._guarded(section)
+    store._exclusively(section)
 
 
 class LayerMachine(RuleBasedStateMachine):
@@ -397,7 +398,7 @@ class LayerMachine(RuleBasedStateMachine):
             raise Crashed
 
         with pytest.raises(Crashed):
-            store._guarded(section)
+            store._exclusively(section)
         self.model.passed = dict.fromkeys(LOCALS, 0)
 
     @rule(client=clients, messages=st.booleans(), seed=st.integers(0, 2**16))
@@ -413,7 +414,7 @@ class LayerMachine(RuleBasedStateMachine):
         if not child:
             try:
                 signal.alarm(20)
-                store._guarded(section)
+                store._exclusively(section)
             finally:
                 os._exit(1)
         _, status = os.waitpid(child, 0)
@@ -469,7 +470,7 @@ class LayerMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_layer_against_model(prefix: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     for name, seconds in (("SUSPICION", 0.001), ("VISIBILITY", 0.0002)):
-        monkeypatch.setattr(guards, name, seconds)
+        monkeypatch.setattr(mutexes, name, seconds)
     logging.getLogger("asgi_ipc").addFilter(quiet)
 
     class Machine(LayerMachine):

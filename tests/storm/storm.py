@@ -8,7 +8,7 @@ By hand, for as long as one likes: ``python tests/storm/storm.py --seconds 600``
   receiver that was killed (the one it had taken). None came twice, none was torn, none that had been refused came.
   What was being sent when its sender was killed may be there or not.
 - For each channel and sender, a receiver got the messages in the order in which they were sent.
-- No two processes were ever inside one guard. Whoever is inside signs an owner word and signs off again: he must
+- No two processes were ever inside one mutex. Whoever is inside signs an owner word and signs off again: he must
   find nobody's mark but his own or a dead process's. And he counts, and moves a pair of words, in steps: a pair that
   differs although its last owner left in good order, or a count that has lost something, gives two holders away.
 - Memberships of groups were what those who changed them had done last.
@@ -38,7 +38,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.check.stores import audit_groups, audit_messages
-from asgi_ipc.locking.mutex import SUSPICION, Guard
+from asgi_ipc.locking.mutex import SUSPICION, RobustMutex
 from asgi_ipc.shm.layout import AT_EPOCH
 from asgi_ipc.stores.base import Store
 
@@ -68,19 +68,19 @@ Key = Tuple[int, int, str]
 
 
 class Scratch:
-    """Words beside the layer's memory, shared by all: ``words`` of the storm, of each guard, and of each worker."""
+    """Words beside the layer's memory, shared by all: ``words`` of the storm, of each mutex, and of each worker."""
 
     STOP = 0
     GUARDS, GUARD_WORDS = 8, 4
     OWNER, FIRST, SECOND, COUNT = 0, 1, 2, 3
     WORKERS, WORKER_WORDS = 16, 8
-    PID, DEAD, STOPPED, LONGEST, COUNTED = 0, 1, 2, 3, 4  # the last one for each guard
+    PID, DEAD, STOPPED, LONGEST, COUNTED = 0, 1, 2, 3, 4  # the last one for each mutex
     MOST_WORKERS = 60_000
 
     def __init__(self) -> None:
         self.words = memoryview(mmap.mmap(-1, (self.WORKERS + self.MOST_WORKERS * self.WORKER_WORDS) * 8)).cast("Q")
 
-    def guard(self, number: int) -> int:
+    def mutex(self, number: int) -> int:
         return self.GUARDS + number * self.GUARD_WORDS
 
     def worker(self, index: int) -> int:
@@ -106,19 +106,19 @@ class Scratch:
 
 
 class Violation(Exception):
-    """Two processes were inside one guard."""
+    """Two processes were inside one mutex."""
 
 
 # -- exclusion ------------------------------------------------------------------------------------------------
 
 
 class Watched:
-    """Every section that a worker runs in one guard, with a look at who else may be inside."""
+    """Every section that a worker runs in one mutex, with a look at who else may be inside."""
 
-    def __init__(self, scratch: Scratch, guard: int, index: int, dice: random.Random) -> None:
+    def __init__(self, scratch: Scratch, mutex: int, index: int, dice: random.Random) -> None:
         self.words, self.scratch = scratch.words, scratch
-        self.at = scratch.guard(guard)
-        self.counted = scratch.worker(index) + scratch.COUNTED + guard
+        self.at = scratch.mutex(mutex)
+        self.counted = scratch.worker(index) + scratch.COUNTED + mutex
         self.mark = index + 1
         self.dice = dice
 
@@ -175,7 +175,7 @@ def dawdle(dice: random.Random) -> None:
 
     Others see no holder then, and repair the store: the token is worth nothing any more.
     """
-    use = Guard._use
+    use = RobustMutex._open_semaphore
 
     def slowly(operation: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -187,15 +187,15 @@ def dawdle(dice: random.Random) -> None:
 
         return run
 
-    def use_slowly(guard: Guard, epoch: int) -> bool:
-        known = guard.epoch
-        if not use(guard, epoch):
+    def use_slowly(mutex: RobustMutex, epoch: int) -> bool:
+        known = mutex.epoch
+        if not use(mutex, epoch):
             return False
         if epoch != known:
-            guard.token, guard.post = slowly(guard.token), slowly(guard.post)
+            mutex.token, mutex.post = slowly(mutex.token), slowly(mutex.post)
         return True
 
-    Guard._use = use_slowly  # type: ignore[method-assign]
+    RobustMutex._open_semaphore = use_slowly  # type: ignore[method-assign]
 
 
 class Interruption(Exception):
@@ -238,8 +238,8 @@ class Worker:
         self.watches = [Watched(self.scratch, number, self.index, self.dice) for number in (0, 1)]
         if self.index % 2:  # the other half runs as everybody does, with a watched section now and then
             for store, watched in zip((layer.message_store, layer.group_store), self.watches):
-                guard, parts = store._bound
-                store._bound = guard, tuple(WatchedPart(part, watched) for part in parts)
+                mutex, parts = store._bound
+                store._bound = mutex, tuple(WatchedPart(part, watched) for part in parts)
         append_each = layer.message_store.append_each
 
         def noted(targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
@@ -320,21 +320,21 @@ class Worker:
 
     def look_inside(self, layer: IPCChannelLayer) -> None:
         """A section of our own, between everybody else's; now and then one that ends like a crash."""
-        crash, linger = self.dice.random() < 0.02, self.dice.random() < 0.01
+        crash, spin = self.dice.random() < 0.02, self.dice.random() < 0.01
         number = self.dice.randrange(2)
         watched = self.watches[number]
         store: Store = (layer.message_store, layer.group_store)[number]
 
         def section() -> None:
             watched.come_in()
-            if linger:
+            if spin:
                 time.sleep(1.5 * SUSPICION)  # nobody may take a holder for dead who is only slow
             watched.go_out()
             if crash:
                 raise Interruption
 
         with contextlib.suppress(Interruption):
-            self.timed(store._guarded, section)
+            self.timed(store._exclusively, section)
 
     def change_group(self, layer: IPCChannelLayer) -> None:
         members = self.timed(layer.group_channels, "everyone")
@@ -581,9 +581,9 @@ class Books:
         self.sections = 0
         for number in (0, 1):
             counted = sum(words[scratch.worker(index) + Scratch.COUNTED + number] for index in workers)
-            count = words[scratch.guard(number) + Scratch.COUNT]
+            count = words[scratch.mutex(number) + Scratch.COUNT]
             if not counted <= count <= counted + len(self.storm.killed):
-                self.wrong.append(f"guard {number} counted {count} sections, and the workers {counted}")
+                self.wrong.append(f"mutex {number} counted {count} sections, and the workers {counted}")
             self.sections += count
         self.longest = max(words[scratch.worker(index) + Scratch.LONGEST] for index in workers) / 1e9
         if self.longest > LONGEST_WAIT:

@@ -35,7 +35,7 @@ from asgi_ipc.stores.messages.records import BODY, body_words
 from asgi_ipc.stores.messages.store import MessageStore
 from asgi_ipc.structures import heap as heaps
 from asgi_ipc.structures.heap import Heap
-from asgi_ipc.structures.live_blocks import Claims
+from asgi_ipc.structures.live_blocks import LiveBlocks
 
 FREE, AFTER_FREE = 1, 2
 KIB = 1024
@@ -425,23 +425,23 @@ def test_rebuild_with_blocks_at_odd_distances(gap: int) -> None:
 def test_claims_refuse_overlap_and_what_lies_outside() -> None:
     _, heap = fresh_heap()
     assert heap.allocate(5000)
-    claims = Claims(heap)
+    live_blocks = LiveBlocks(heap)
     start, last = heap.start, heap.words[AT_RESERVED] - 1
-    assert claims.claim(start + 1, 9)  # words 0 to 9 of the heap
-    assert not claims.claim(start + 1, 9)
-    assert not claims.claim(start + 10, 3)  # its header would lie over the last word of the first one
-    assert not claims.claim(start, 3)
-    assert not claims.claim(0, 3)
-    assert not claims.claim(2**63, 3)
-    assert not claims.claim(start + 100, 2**61)
-    assert claims.claim(start + 11, 1)  # takes four words all the same
-    assert not claims.claim(start + 14, 3)
-    assert claims.claim(start + 15, 3)
-    assert not claims.claim(last - 2, 3)
-    assert claims.claim(last - 3, 3)
-    claims.forget_last()
-    assert claims.claim(last - 3, 3)
-    assert claims.live == [(start + 1, 9), (start + 11, 1), (start + 15, 3), (last - 3, 3)]
+    assert live_blocks.mark(start + 1, 9)  # words 0 to 9 of the heap
+    assert not live_blocks.mark(start + 1, 9)
+    assert not live_blocks.mark(start + 10, 3)  # its header would lie over the last word of the first one
+    assert not live_blocks.mark(start, 3)
+    assert not live_blocks.mark(0, 3)
+    assert not live_blocks.mark(2**63, 3)
+    assert not live_blocks.mark(start + 100, 2**61)
+    assert live_blocks.mark(start + 11, 1)  # takes four words all the same
+    assert not live_blocks.mark(start + 14, 3)
+    assert live_blocks.mark(start + 15, 3)
+    assert not live_blocks.mark(last - 2, 3)
+    assert live_blocks.mark(last - 3, 3)
+    live_blocks.unmark_last()
+    assert live_blocks.mark(last - 3, 3)
+    assert live_blocks.live == [(start + 1, 9), (start + 11, 1), (start + 15, 3), (last - 3, 3)]
 
 
 class Counted:

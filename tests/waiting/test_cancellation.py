@@ -16,7 +16,7 @@ from helpers.waiting import (
     OPTIONS,
     assert_sound,
     ended,
-    never_look,
+    never_poll,
     store_of,
     until_async,
     until_waiting,
@@ -32,7 +32,7 @@ STEPS = 10
 
 @pytest.fixture
 def no_looks(monkeypatch):
-    never_look(monkeypatch.setattr)
+    never_poll(monkeypatch.setattr)
 
 
 async def steps(count):
@@ -42,7 +42,7 @@ async def steps(count):
 
 def waits(talk, prefix, channel):
     """A child: receive from a channel without ever looking by itself, and say what has come, again and again."""
-    never_look()
+    never_poll()
 
     async def main():
         async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
@@ -54,7 +54,7 @@ def waits(talk, prefix, channel):
 
 def sleeps(talk, prefix, channel):
     """A child: the same in a thread."""
-    never_look()
+    never_poll()
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         while True:
             talk.say(layer.receive([channel], block=True)[1])
@@ -355,7 +355,7 @@ def test_garbage_collection_inside_a_section_may_end_a_coroutine_that_waits(make
             gone = weakref.ref(waiting)
             del waiting, knot
             assert gone() is not None
-            store._guarded(gc.collect)
+            store._exclusively(gc.collect)
             assert gone() is None
         await until_waiting(layer, "a", 0)
         await layer.send("a", {"n": 1})

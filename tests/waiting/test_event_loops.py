@@ -16,9 +16,9 @@ from helpers.processes import LIMIT, reap
 from helpers.waiting import (
     OPTIONS,
     assert_sound,
-    bells,
+    fifos,
     files_of,
-    never_look,
+    never_poll,
     run_in,
     until,
     until_waiting,
@@ -27,7 +27,7 @@ from helpers.waiting import (
 )
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
-from asgi_ipc.shm.wakeup_fifo import OPEN_BELLS
+from asgi_ipc.shm.wakeup_fifo import OPEN_FIFOS
 
 #: Sockets that one process may have.
 MANY = 10_000
@@ -35,7 +35,7 @@ MANY = 10_000
 
 @pytest.fixture
 def no_looks(monkeypatch):
-    never_look(monkeypatch.setattr)
+    never_poll(monkeypatch.setattr)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -135,9 +135,9 @@ def test_async_to_sync_from_many_threads(make_async, pool):
     before = open_files()
     for done in [pool.submit(work, number) for number in range(8)]:
         done.result(LIMIT)
-    nothing_comes(layer)  # another loop closes the bells of those that are over
-    assert len(files_of(layer.prefix)) == bells(layer) == 1
-    assert open_files() <= before + OPEN_BELLS + 10  # senders keep so many bells of others open
+    nothing_comes(layer)  # another loop closes the FIFOs of those that are over
+    assert len(files_of(layer.prefix)) == fifos(layer) == 1
+    assert open_files() <= before + OPEN_FIFOS + 10  # senders keep so many FIFOs of others open
     assert_sound(layer)
 
 
@@ -205,7 +205,7 @@ def test_closed_loop_leaves_no_waiter_and_no_bell_behind(make_async, prefix, new
     gc.collect()
     nothing_comes(layer, new_loop)
     assert waiters(layer, "a") == 0
-    assert len(files_of(prefix)) == bells(layer) == 1
+    assert len(files_of(prefix)) == fifos(layer) == 1
     assert_sound(layer)
 
 
@@ -226,7 +226,7 @@ def test_loop_that_is_run_again_goes_on_waiting(make_async, new_loop):
 
 def forks_outside_a_loop(talk, prefix):
     """A child: make a layer, use it in a loop, and fork: both talk to each other, in loops of their own."""
-    never_look()
+    never_poll()
     layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
     nothing_comes(layer)
 
@@ -274,7 +274,7 @@ def forks_inside_a_loop(talk, prefix, escapes):
     A child: fork in a running loop where others wait. Its child makes a loop of its own, or leaves by an exception,
     so that the loop it has inherited cancels everything; the parent goes on as if nothing had happened.
     """
-    never_look()
+    never_poll()
     layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
 
     async def child():
@@ -314,7 +314,7 @@ def test_fork_inside_a_running_loop(prefix, start, escapes):
 
 def forks_in_a_handler(talk, prefix):
     """A child: its signal handler forks in a blocking receive, and the new process leaves by an exception."""
-    never_look()
+    never_poll()
     layer = IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS)
 
     def fork(*_):

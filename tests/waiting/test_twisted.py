@@ -10,7 +10,7 @@ import gc
 import signal
 
 import pytest
-from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, until, waiters
+from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
 from asgi_ipc import IPCChannelLayer
 
@@ -24,7 +24,7 @@ def in_reactor(main):
         from twisted.internet import defer, reactor
 
         if not looks:
-            never_look()
+            never_poll()
         layer = IPCChannelLayer(prefix, **{**OPTIONS, **options})
         failures = []
 
@@ -145,7 +145,7 @@ def is_refused(reactor, talk, layer):
 
 
 def waits_for_many(reactor, talk, layer):
-    """Many at once, through one doorbell."""
+    """Many at once, through one wakeup FIFO."""
     waiting = [layer.receive_twisted([f"a{number}"]) for number in range(1000)]
     talk.say("wait")
     for number, each in enumerate(waiting):
@@ -218,7 +218,7 @@ def test_deferred_that_was_called_for_two_channels_leaves_one_to_the_next(layer,
 def test_lost_ring_is_healed_and_close_is_an_error(layer, prefix, start, monkeypatch):
     child = start(REACTORS.heals, prefix, True)
     assert child.hear() == "waits"
-    monkeypatch.setattr(layer.message_store._arena.ringer, "ring", lambda token: True)
+    monkeypatch.setattr(layer.message_store._attachment.notifier, "notify", lambda token: True)
     layer.send("a", {"n": 1})
     assert "this layer was closed" in child.hear()
     assert child.hear() == "done"
@@ -247,7 +247,7 @@ def test_a_thousand_deferreds_wait_at_once(layer, prefix, start):
 
 def test_layers_that_are_dropped_leave_nothing_behind(layer, prefix, start):
     child = start(REACTORS.is_dropped, prefix)
-    assert child.hear() <= 1, "the reactor still watches doorbells"
+    assert child.hear() <= 1, "the reactor still watches wakeup FIFOs"
     assert child.hear() == "done"
     child.end()
 
@@ -258,7 +258,7 @@ def test_killed_reactor_leaves_nobody_waiting(layer, prefix, start):
     child.kill(signal.SIGKILL)
     child._wait()
     layer.send("a", {"n": 1})
-    until(lambda: layer.receive(["b"]) == (None, None) and bells(layer) == 0)  # whoever uses the layer sweeps
+    until(lambda: layer.receive(["b"]) == (None, None) and fifos(layer) == 0)  # whoever uses the layer sweeps
     assert layer.receive(["a"]) == ("a", {"n": 1})
     assert waiters(layer, "a") == 0
     assert files_of(prefix) == []

@@ -1,7 +1,7 @@
 """
 A blocking receive sleeps until there is a message, whatever happens to the segment, the layer or the process meanwhile.
 
-Most tests take away the look that each sleeper has once a second: what wakes him then is the ring of his doorbell.
+Most tests take away the look that each sleeper has once a second: what wakes him then is the ring of his wakeup FIFO.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pytest
 from helpers.processes import LIMIT, reap
 from helpers.segments import break_off, path_of
 from helpers.sleepers import Sleeper, sleeps
-from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, until, waiters
+from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
 from asgi_ipc import IPCChannelLayer, SegmentGone
-from asgi_ipc.shm.layout import AT_ROUND
-from asgi_ipc.shm.wakeup_fifo import Doorbell
+from asgi_ipc.shm.layout import AT_WAIT_GENERATION
+from asgi_ipc.shm.wakeup_fifo import WakeupFifo
 from asgi_ipc.stores.messages.wakeups import WaitingStore
 
 #: Longer than any test.
@@ -29,14 +29,14 @@ LONG = {"block_timeout": 3600}
 
 @pytest.fixture
 def no_looks(monkeypatch):
-    never_look(monkeypatch.setattr)
+    never_poll(monkeypatch.setattr)
 
 
 def until_waiting(layer, channel, count):
     """Wait until so many wait for a channel, in whatever segment there is by then."""
 
     def is_so():
-        layer.message_store._look()
+        layer.message_store._check_name()
         try:
             return waiters(layer, channel) == count
         except SegmentGone:
@@ -96,13 +96,13 @@ def test_any_iterable_of_names_will_do(make_layer):
 @pytest.mark.usefixtures("no_looks")
 def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer, monkeypatch):
     layer = make_layer(**LONG)
-    take_bell = WaitingStore.take_bell
+    take_fifo = WaitingStore.take_fifo
 
     def late(store):
         layer.send("a", {"n": 1})
-        return take_bell(store)
+        return take_fifo(store)
 
-    monkeypatch.setattr(WaitingStore, "take_bell", late)
+    monkeypatch.setattr(WaitingStore, "take_fifo", late)
     assert Sleeper(layer, ["a"]).result() == ("a", {"n": 1})
 
 
@@ -173,7 +173,7 @@ def test_doorbells_are_used_again(make_layer, prefix):
 
 def leaves_on_sigterm(talk, prefix):
     """A child as a worker of Channels 1: a handler that ends it while it waits for messages."""
-    never_look()
+    never_poll()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     layer = IPCChannelLayer(prefix, **LONG, **OPTIONS)
     talk.say("ready")
@@ -251,20 +251,20 @@ def test_a_handler_may_send_the_message_that_is_waited_for(make_layer, on_alarm)
 
 @pytest.mark.usefixtures("no_looks")
 def test_whoever_is_interrupted_after_he_was_called_passes_on(make_layer, monkeypatch):
-    """The signal comes when his doorbell has rung, and before he looks."""
+    """The signal comes when his wakeup FIFO has rung, and before he looks."""
     layer = make_layer(block_timeout=LIMIT)
-    sleep, mine = Doorbell.sleep, threading.current_thread()
+    sleep, mine = WakeupFifo.wait, threading.current_thread()
 
-    def interrupted(bell, seconds):
+    def interrupted(fifo, seconds):
         if threading.current_thread() is not mine:
-            return sleep(bell, seconds)
+            return sleep(fifo, seconds)
         others.append(Sleeper(layer, ["a"]))
         until_waiting(layer, "a", 2)
         make_layer().send("a", {"n": 1})
         raise Enough
 
     others = []
-    monkeypatch.setattr(Doorbell, "sleep", interrupted)
+    monkeypatch.setattr(WakeupFifo, "wait", interrupted)
     with pytest.raises(Enough):
         layer.receive(["a"], block=True)
     assert others[0].result() == ("a", {"n": 1})
@@ -274,12 +274,12 @@ def test_whoever_is_interrupted_after_he_was_called_passes_on(make_layer, monkey
 def test_whoever_is_out_of_time_when_he_is_called_takes_the_message(make_layer, monkeypatch):
     layer = make_layer(block_timeout=0.01)
 
-    def late(bell, seconds):
+    def late(fifo, seconds):
         layer.send("a", {"n": 1})
         time.sleep(0.02)
         return False
 
-    monkeypatch.setattr(Doorbell, "sleep", late)
+    monkeypatch.setattr(WakeupFifo, "wait", late)
     assert layer.receive(["a"], block=True) == ("a", {"n": 1})
 
 
@@ -333,7 +333,7 @@ def test_a_flush_leaves_everybody_waiting(make_layer, prefix, start):
     make_layer().flush()
     until_waiting(layer, "b", 5)
     until_waiting(layer, "p!", 1)
-    assert bells(layer) == 6
+    assert fifos(layer) == 6
     layer.send("p!x", {"n": 0})
     assert child.hear() == ["p!x", {"n": 0}]
     for number in range(5):
@@ -363,7 +363,7 @@ def test_a_recovery_leaves_everybody_waiting(make_layer, prefix, start):
 def dies_inside(talk, prefix):
     """A child that is killed in the section."""
     layer = IPCChannelLayer(prefix, **OPTIONS)
-    layer.message_store._guarded(os.kill, os.getpid(), signal.SIGKILL)
+    layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_holder_is_recovered_from_while_all_others_sleep(layer, prefix, start):
@@ -371,10 +371,10 @@ def test_a_killed_holder_is_recovered_from_while_all_others_sleep(layer, prefix,
     child = start(sleeps, prefix, ["a"], True)
     until_waiting(layer, "a", 1)
     words = layer.message_store._bound[0].words
-    before = words[AT_ROUND]
+    before = words[AT_WAIT_GENERATION]
     dead = start(dies_inside, prefix)
     assert dead.process.wait(LIMIT) == -signal.SIGKILL
-    until(lambda: words[AT_ROUND] != before)  # without an operation of ours
+    until(lambda: words[AT_WAIT_GENERATION] != before)  # without an operation of ours
     until_waiting(layer, "a", 1)
     layer.send("a", {"n": 1})
     assert child.hear() == ["a", {"n": 1}]

@@ -15,11 +15,11 @@ from helpers.layers import assert_sound, drain
 from helpers.processes import LIMIT
 
 from asgi_ipc import AsyncIPCChannelLayer, SegmentBusy, SegmentCorrupt
-from asgi_ipc.shm.layout import AT_BELLS, AT_EPOCH
-from asgi_ipc.stores.attachment import Arena
+from asgi_ipc.shm.layout import AT_EPOCH, AT_FIFOS
+from asgi_ipc.stores.attachment import Attachment
 from asgi_ipc.stores.messages import waiters
 from asgi_ipc.stores.messages.channels import WAITING
-from asgi_ipc.structures import ring as rings
+from asgi_ipc.structures import ring
 
 OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18}
 #: Far less than the second after which a sleeper looks by himself, far more than a ring takes.
@@ -35,9 +35,9 @@ def words_of(layer):
     return layer.message_store._opened().segment.words
 
 
-def bells(layer):
-    """The bell records of a layer's segment."""
-    return list(rings.walk(words_of(layer), AT_BELLS, waiters.NEXT_BELL, 10**6))
+def fifos(layer):
+    """The FIFO records of a layer's segment."""
+    return list(ring.walk(words_of(layer), AT_FIFOS, waiters.NEXT_FIFO, 10**6))
 
 
 def repaired(layer):
@@ -127,7 +127,7 @@ def test_cancelling_raises_nothing_else_while_the_store_cannot_be_entered(make_l
         second = asyncio.ensure_future(layer.receive_async(["a"]))
         await asyncio.sleep(0.02)
         with monkeypatch.context() as patch:
-            patch.setattr(store, "give_up", busy)
+            patch.setattr(store, "cancel", busy)
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
@@ -146,7 +146,7 @@ def record_of(layer, channel):
     return layer.message_store._bound[1][0].channels.find(channel)
 
 
-@pytest.mark.parametrize("point", ["pop_or_hang", "news", "give_up"])
+@pytest.mark.parametrize("point", ["pop_or_register", "take_notified", "cancel"])
 def test_an_interrupt_behind_a_section_of_the_loop_leaves_nobody_asleep(layer, monkeypatch, point):
     """KeyboardInterrupt ends run_forever between a section and what the loop notes of it; the loop goes on later."""
     store = layer.message_store
@@ -166,7 +166,7 @@ def test_an_interrupt_behind_a_section_of_the_loop_leaves_nobody_asleep(layer, m
         tasks.append(loop.create_task(wait(["a", "b"])))
         loop.run_until_complete(asyncio.sleep(0.05))
         monkeypatch.setattr(store, point, interrupted)
-        if point == "pop_or_hang":
+        if point == "pop_or_register":
             tasks.append(loop.create_task(wait(["c"])))
         else:
             layer.send("a", {})
@@ -175,7 +175,7 @@ def test_an_interrupt_behind_a_section_of_the_loop_leaves_nobody_asleep(layer, m
         assert getattr(store, point) == real, "nothing was interrupted"
         waits = loop.create_task(wait(["d"]))
         loop.run_until_complete(asyncio.sleep(0.05))
-        if point == "pop_or_hang":
+        if point == "pop_or_register":
             layer.send("a", {})
         layer.send("d", {})
         loop.run_until_complete(asyncio.wait_for(asyncio.gather(tasks[0], waits), 5))
@@ -234,7 +234,7 @@ def test_upkeep_that_fails_loses_no_message(layer, monkeypatch):
 
 
 def test_a_ring_that_fails_loses_no_message(layer, monkeypatch):
-    """A sender who cannot take a deserted bell down has sent all the same."""
+    """A sender who cannot take a deserted FIFO down has sent all the same."""
     store = layer.message_store
     real = store._run
 
@@ -243,10 +243,10 @@ def test_a_ring_that_fails_loses_no_message(layer, monkeypatch):
             raise SegmentBusy(store.name, None, 10)
         return real(section, *args)
 
-    bell = store.new_bell()
-    store.pop_or_hang(["a"], bell)
-    os.close(bell.fd)  # as if its owner had been killed
-    bell.fd = -1
+    fifo = store.new_fifo()
+    store.pop_or_register(["a"], fifo)
+    os.close(fifo.fd)  # as if its owner had been killed
+    fifo.fd = -1
     monkeypatch.setattr(store, "_run", run)
     layer.send("a", {"n": 1})
     monkeypatch.undo()
@@ -276,7 +276,7 @@ def test_closed_and_dropped_layers_leave_no_bells(make_layer, prefix):
 
     thread = threading.Thread(target=sleep)
     thread.start()
-    while len(bells(kept)) == len(bells(kept)) and not words_of(kept)[record_of(kept, "a") + WAITING]:
+    while len(fifos(kept)) == len(fifos(kept)) and not words_of(kept)[record_of(kept, "a") + WAITING]:
         time.sleep(0.005)
     closing.close()
     thread.join(LIMIT)
@@ -287,15 +287,15 @@ def test_closed_and_dropped_layers_leave_no_bells(make_layer, prefix):
 
 
 def test_a_bell_lost_in_a_process_that_lives_is_taken_down(layer):
-    """A doorbell that was only dropped, with waiters on it: they steal no calls for ever, and keep no record."""
+    """A wakeup FIFO that was only dropped, with waiters on it: they steal no calls for ever, and keep no record."""
     store = layer.message_store
-    bell = store.new_bell()
-    store.pop_or_hang(["a", "b"], bell)
-    del bell
+    fifo = store.new_fifo()
+    store.pop_or_register(["a", "b"], fifo)
+    del fifo
     gc.collect()
-    assert len(bells(layer)) == 1
+    assert len(fifos(layer)) == 1
     sweep(layer)
-    assert not bells(layer)
+    assert not fifos(layer)
     assert_sound(layer)
 
 
@@ -306,7 +306,7 @@ def test_interrupting_the_end_of_a_blocking_receive_leaves_no_waiter(layer, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(layer.message_store, "take_all_down", interrupted)
+        patch.setattr(layer.message_store, "unregister_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
             layer.receive(["a"], block=True)
     sweep(layer)
@@ -324,7 +324,7 @@ def test_what_a_signal_handler_raises_is_not_lost_in_a_busy_store(layer, monkeyp
         raise SegmentBusy(store.name, None, 10)
 
     def leave(*_):
-        monkeypatch.setattr(store, "take_all_down", busy)
+        monkeypatch.setattr(store, "unregister_all", busy)
         raise SystemExit(7)
 
     before = signal.signal(signal.SIGALRM, leave)
@@ -345,44 +345,44 @@ def test_what_a_signal_handler_raises_is_not_lost_in_a_busy_store(layer, monkeyp
 def test_a_descriptor_that_somebody_closed_does_not_reach_the_sender(layer):
     """A program that closes every descriptor it finds loses what it remembered; it still sends."""
     store = layer.message_store
-    bell = store.new_bell()
-    ringer = store._opened().ringer
-    assert ringer.ring(bell.token)
-    os.close(ringer._open[bell.token])
-    assert ringer.ring(bell.token)
-    assert bell.sleep(0)
-    store.dismiss(bell)
+    fifo = store.new_fifo()
+    notifier = store._opened().notifier
+    assert notifier.notify(fifo.token)
+    os.close(notifier._open[fifo.token])
+    assert notifier.notify(fifo.token)
+    assert fifo.wait(0)
+    store.dismiss(fifo)
 
 
 def test_a_ringer_that_was_closed_keeps_nothing_open(layer, make_layer):
     """A thread rings while another one closes the layer: the descriptor it has opened is nobody's to close."""
     store = layer.message_store
-    bell = store.new_bell()
-    ringer = store._opened().ringer
-    ringer.close()
+    fifo = store.new_fifo()
+    notifier = store._opened().notifier
+    notifier.close()
     before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
-    assert ringer.ring(bell.token)
+    assert notifier.notify(fifo.token)
     after = set(os.listdir("/proc/self/fd")) if before else set()
     assert before == after
-    assert bell.sleep(0)
-    store.dismiss(bell)
+    assert fifo.wait(0)
+    store.dismiss(fifo)
 
 
 def test_a_look_at_a_segment_that_another_thread_unmaps(layer, make_layer, monkeypatch):
     """Between the look at the descriptor and the one at the words the segment is closed: that is gone, no crash."""
-    arena = layer.message_store._opened()
+    attachment = layer.message_store._opened()
 
     class Closing(int):
         def __lt__(self, other):
             layer.close()
             return False
 
-    arena.segment.fd, fd = Closing(arena.segment.fd), arena.segment.fd
+    attachment.segment.fd, fd = Closing(attachment.segment.fd), attachment.segment.fd
     try:
-        assert Arena.is_gone(arena)
+        assert Attachment.is_gone(attachment)
     finally:
-        if arena.segment.fd >= 0:
-            arena.segment.fd = fd
+        if attachment.segment.fd >= 0:
+            attachment.segment.fd = fd
 
 
 # -- many at once -----------------------------------------------------------------------------------------------
@@ -410,30 +410,30 @@ def test_thousands_who_were_called_are_told_in_slices(make_layer, monkeypatch):
     """No section of theirs visits them all: others get in between."""
     layer = make_layer(message_memory=1 << 23, capacity=10**6)
     store = layer.message_store
-    count = 3 * waiters.NEWS_SLICE + 5
-    bell = store.new_bell()
-    hung = store.pop_or_hang([f"c{n}" for n in range(count)], bell)
+    count = 3 * waiters.NOTIFIED_SLICE + 5
+    fifo = store.new_fifo()
+    registered = store.pop_or_register([f"c{n}" for n in range(count)], fifo)
     for number in range(count):
         layer.send(f"c{number}", {})
     visits = []
-    part = next(part for part in store._bound[1] if hasattr(part, "news"))
-    section = part.news
+    part = next(part for part in store._bound[1] if hasattr(part, "take_notified"))
+    section = part.take_notified
 
     def counted(*args):
         outcome = section(*args)
         visits.append(len(outcome))
         return outcome
 
-    monkeypatch.setattr(part, "news", counted)
-    called = store.news(bell)
-    assert sorted(called) == sorted(hung.waiters)
-    assert max(visits) == waiters.NEWS_SLICE
+    monkeypatch.setattr(part, "take_notified", counted)
+    called = store.take_notified(fifo)
+    assert sorted(called) == sorted(registered.waiters)
+    assert max(visits) == waiters.NOTIFIED_SLICE
     assert_sound(layer)
-    store.dismiss(bell)
+    store.dismiss(fifo)
 
 
 def test_thousands_of_calls_that_are_cancelled_before_they_run(make_layer):
-    """Each leaves the news of the bell without a search through all the others."""
+    """Each leaves the news of the FIFO without a search through all the others."""
     layer = make_layer(message_memory=1 << 24, capacity=10**6)
 
     async def run(count):

@@ -15,11 +15,11 @@ import time
 import pytest
 from helpers.processes import LIMIT
 from helpers.sleepers import Crowd, Sleeper, sleeps
-from helpers.waiting import OPTIONS, assert_sound, bells, files_of, never_look, until, waiters
+from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS, SLOTS
-from asgi_ipc.shm.wakeup_fifo import Doorbell, sweep_bells
+from asgi_ipc.shm.wakeup_fifo import WakeupFifo, sweep_fifos
 from asgi_ipc.stores.messages.wakeups import WaitingStore
 
 LONG = {"block_timeout": 3600}
@@ -30,7 +30,7 @@ SETTLED = 0.3
 
 @pytest.fixture
 def no_looks(monkeypatch):
-    never_look(monkeypatch.setattr)
+    never_poll(monkeypatch.setattr)
 
 
 def until_waiting(layer, channel, count):
@@ -120,7 +120,7 @@ def test_a_message_goes_past_waiters_who_were_killed(make_layer, prefix):
         layer.send("a", {"n": 1})
         assert sleeper.result() == ("a", {"n": 1})
         assert waiters(layer, "a") == 0
-        assert len(files_of(prefix)) == 1  # their doorbells went with them
+        assert len(files_of(prefix)) == 1  # their wakeup FIFOs went with them
         assert_sound(layer)
 
 
@@ -158,7 +158,7 @@ def test_a_message_for_a_waiter_who_is_stopped_is_taken_by_one_who_looks(make_la
 
 def rings_nobody(talk, prefix):
     """A child that is killed when it has sent, and before it rings."""
-    WaitingStore.ring = lambda store, tokens: any(tokens) and os.kill(os.getpid(), signal.SIGKILL)
+    WaitingStore.notify = lambda store, tokens: any(tokens) and os.kill(os.getpid(), signal.SIGKILL)
     layer = IPCChannelLayer(prefix, **OPTIONS)
     talk.hear()
     layer.send("a", {"n": 1})
@@ -183,7 +183,7 @@ def test_whoever_finds_his_doorbell_removed_has_another_one(make_layer, prefix):
     (name,) = files_of(prefix)
     os.unlink(f"/dev/shm/{name}")
     until(lambda: files_of(prefix) != [] and waiters(layer, "a") == 1)
-    assert bells(layer) == 1
+    assert fifos(layer) == 1
     assert files_of(prefix) != [name]
     make_layer().send("a", {"n": 1})
     assert sleeper.result() == ("a", {"n": 1})
@@ -192,14 +192,14 @@ def test_whoever_finds_his_doorbell_removed_has_another_one(make_layer, prefix):
 @pytest.mark.usefixtures("no_looks")
 def test_whoever_was_called_for_two_channels_leaves_one_to_the_next(make_layer, monkeypatch):
     layer, sender = make_layer(**LONG), make_layer()
-    sleep, go, slow = Doorbell.sleep, threading.Event(), set()
+    sleep, go, slow = WakeupFifo.wait, threading.Event(), set()
 
-    def sleeps_on(bell, seconds):
+    def sleeps_on(fifo, seconds):
         if threading.current_thread() in slow:
             assert go.wait(LIMIT)
-        return sleep(bell, seconds)
+        return sleep(fifo, seconds)
 
-    monkeypatch.setattr(Doorbell, "sleep", sleeps_on)
+    monkeypatch.setattr(WakeupFifo, "wait", sleeps_on)
     took = set()
     for number in range(20):
         go.clear()
@@ -299,10 +299,10 @@ def test_no_message_lies_while_waiters_are_killed_and_stopped(make_layer, prefix
                 assert set(stopped) == {"T"}, f"message {number} is left lying: {stopped}"
         for number in range(6):
             crowd.kill(number)
-    until(lambda: layer.receive(["other"]) == (None, None) and bells(layer) == 0)
-    # Killed between making its doorbell and having it known, one leaves a file to whoever makes the segment anew.
+    until(lambda: layer.receive(["other"]) == (None, None) and fifos(layer) == 0)
+    # Killed between making its wakeup FIFO and having it known, one leaves a file to whoever makes the segment anew.
     assert len(files_of(prefix)) <= 2
-    sweep_bells(layer.message_store.name)
+    sweep_fifos(layer.message_store.name)
     assert files_of(prefix) == []
     assert_sound(layer)
 
@@ -356,7 +356,7 @@ def test_a_thousand_threads_wait_on_one_machine(make_layer, prefix):
 
     with Crowd(processes, body, processes * threads) as crowd:
         until_waiting(layer, "all", processes * threads)
-        assert bells(layer) == len(files_of(prefix)) == processes * threads
+        assert fifos(layer) == len(files_of(prefix)) == processes * threads
         for at in range(processes * threads):
             layer.send(f"mine-{at}", {"n": 1})
         crowd.until_sum(processes * threads)

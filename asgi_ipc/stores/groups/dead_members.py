@@ -1,5 +1,5 @@
 """
-Members that have lost their process: found and taken out of their groups.  The caller holds the guard of the groups.
+Members that have lost their process: found and taken out of their groups.  The caller holds the mutex of the groups.
 
 Whether an owner is dead, and whether nobody else receives from his inbox, only the message store can tell, outside of
 every section of this one: so a search goes from the owners to the inboxes of the dead, and from these to the members.
@@ -7,7 +7,7 @@ every section of this one: so a search goes from the owners to the inboxes of th
 
 from __future__ import annotations
 
-__all__ = ["Inbox", "Orphans"]
+__all__ = ["Inbox", "DeadMembers"]
 
 from typing import Iterable, Set, Tuple
 
@@ -18,7 +18,7 @@ from .members import HOME, OWNER, Members, Owner
 Inbox = Tuple[str, Owner]
 
 
-class Orphans:
+class DeadMembers:
     """Searches the groups of one segment for members of dead processes."""
 
     def __init__(self, members: Members) -> None:

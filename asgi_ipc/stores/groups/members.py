@@ -1,5 +1,5 @@
 """
-Groups and their members: what may happen to them inside one section.  The caller holds the guard.
+Groups and their members: what may happen to them inside one section.  The caller holds the mutex.
 
     group     word  0  next in the bucket's chain     (directory)
                     1  hash of the name               (directory)
@@ -7,7 +7,7 @@ Groups and their members: what may happen to them inside one section.  The calle
                     3  length of the name             (directory)
                     4  FIRST    first member: truth
                     5  LAST     last member, void while FIRST is 0
-                    6  SOONEST  no membership ends before this time (ns)
+                    6  EARLIEST_EXPIRY  no membership ends before this time (ns)
                     7  name
     member    word  0  next in the index's chain      (directory of the index)
                     1  hash of group and channel      (directory of the index)
@@ -33,13 +33,13 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 from ...names import valid_channel_name
 from ...shm.layout import AT_CHANGES, AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ...shm.segment import Segment
-from ...structures.hashtable import HASH, Directory
+from ...structures.hashtable import HASH, HashTable
 from ...structures.heap import Heap
 
 COUNT = 2
 FIRST = 4
 LAST = 5
-SOONEST = 6
+EARLIEST_EXPIRY = 6
 GROUP_NAME = 7
 
 GROUP = 2
@@ -54,7 +54,7 @@ MEMBER_NAME = 9
 SWEEP_RATE = 2
 SWEEP_MOST = 64
 SWEEP_PERIOD = 1_000_000
-#: A process, and the nonce of the message segment in which it has its slot (``memory.presence``).
+#: A process, and the nonce of the message segment in which it has its slot (``memory.liveness``).
 Owner = Tuple[int, int]
 #: Names of members that a process remembers; past this it forgets them all and begins anew.
 REMEMBERED = 65536
@@ -83,8 +83,8 @@ class Members:
         self.words = segment.words
         self.heap = heap
         geometry = segment.geometry
-        self.groups = Directory(segment, GROUP_NAME)
-        self.index = Directory(segment, MEMBER_NAME, geometry.index_at, geometry.indexes)
+        self.groups = HashTable(segment, GROUP_NAME)
+        self.index = HashTable(segment, MEMBER_NAME, geometry.index_at, geometry.indexes)
         # More members than this do not fit into the segment, whatever a group counts.
         self.most = geometry.end // MEMBER_NAME
         #: Names of members that were looked at and are channel names.
@@ -122,7 +122,7 @@ class Members:
         member = self._find_member(record, channel_name, hashed)
         if member:
             # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
-            words[record + SOONEST] = min(words[record + SOONEST], expires)
+            words[record + EARLIEST_EXPIRY] = min(words[record + EARLIEST_EXPIRY], expires)
             self._changed()
             # Both orders are lawful halves: an owner is believed only together with his home.
             words[member + HOME] = owner[1]
@@ -142,11 +142,11 @@ class Members:
         if words[record + FIRST]:
             words[member + BEFORE] = words[record + LAST]
             words[words[record + LAST] + NEXT] = member  # commit
-            words[record + SOONEST] = min(words[record + SOONEST], expires)
+            words[record + EARLIEST_EXPIRY] = min(words[record + EARLIEST_EXPIRY], expires)
         else:
             words[member + BEFORE] = 0
             words[record + FIRST] = member  # commit
-            words[record + SOONEST] = expires
+            words[record + EARLIEST_EXPIRY] = expires
         words[record + LAST] = member
         words[record + COUNT] += 1
         self.index.insert(member)
@@ -175,7 +175,7 @@ class Members:
             words = self.words
             for at in (COUNT, FIRST, LAST):
                 words[record + at] = 0
-            words[record + SOONEST] = NEVER
+            words[record + EARLIEST_EXPIRY] = NEVER
             self.groups.write_name(record, name, self.groups.hash(name))
             self.groups.insert(record)
         return record
@@ -213,7 +213,7 @@ class Members:
         record = self.find_group(group)
         if not record:
             return [], set()
-        if words[record + SOONEST] <= now:
+        if words[record + EARLIEST_EXPIRY] <= now:
             if not self.drop_expired(record, now):
                 return [], set()
             state = words[AT_CHANGES], words[AT_GENERATION]
@@ -223,7 +223,7 @@ class Members:
             self._check_names(found)
         if len(self._listed) >= REMEMBERED_LISTS:
             self._listed.clear()
-        listed = self._listed[group] = Listed(state, words[record + SOONEST], found, set(owners.items()))
+        listed = self._listed[group] = Listed(state, words[record + EARLIEST_EXPIRY], found, set(owners.items()))
         return listed.found, listed.owners
 
     def _names(self, record: int, owners: Dict[int, int]) -> List[str]:
@@ -263,13 +263,13 @@ class Members:
     def drop_expired(self, record: int, now: int) -> bool:
         """Drop the memberships that have ended; False if that was the end of the group."""
         words = self.words
-        soonest = NEVER
+        earliest = NEVER
         for member in self.walk(record):
             if words[member + EXPIRES] <= now:
                 self.unlink(record, member)
             else:
-                soonest = min(soonest, words[member + EXPIRES])
-        words[record + SOONEST] = soonest
+                earliest = min(earliest, words[member + EXPIRES])
+        words[record + EARLIEST_EXPIRY] = earliest
         return self.keep_if_filled(record)
 
     def keep_if_filled(self, record: int) -> bool:
@@ -311,7 +311,7 @@ class Members:
     def sweep_slice(self, first: int, last: int, now: int) -> int:
         """Drop ended memberships from the groups in buckets ``first`` to ``last``; where to go on, 0 at the end."""
         for record in self.groups_in(first, last):
-            if self.words[record + SOONEST] <= now:
+            if self.words[record + EARLIEST_EXPIRY] <= now:
                 self.drop_expired(record, now)
         return last % self.groups.buckets
 

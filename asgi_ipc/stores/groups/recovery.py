@@ -1,10 +1,10 @@
 """
-Recovery of a group segment: everything derived is made anew from the members' chains.  Runs alone, inside the guard.
+Recovery of a group segment: everything derived is made anew from the members' chains.  Runs alone, inside the mutex.
 """
 
 from __future__ import annotations
 
-__all__ = ["GroupMender"]
+__all__ = ["GroupRecovery"]
 
 from typing import Set
 
@@ -14,10 +14,11 @@ from ...shm.segment import Segment
 from ...structures.hashtable import HASH, NAME_LENGTH
 from ...structures.hashtable import NEXT as NEXT_RECORD
 from ...structures.heap import Heap
-from ...structures.live_blocks import Claims
+from ...structures.live_blocks import LiveBlocks
 from .members import (
     BEFORE,
     COUNT,
+    EARLIEST_EXPIRY,
     EXPIRES,
     FIRST,
     GROUP,
@@ -25,13 +26,12 @@ from .members import (
     LAST,
     MEMBER_NAME,
     NEXT,
-    SOONEST,
     Members,
     name_words,
 )
 
 
-class GroupMender:
+class GroupRecovery:
     """The repair of one group segment: call it."""
 
     def __init__(self, segment: Segment, heap: Heap) -> None:
@@ -47,7 +47,7 @@ class GroupMender:
             members.empty()
             return
         self.heap.confirm_reserved()
-        claims = Claims(self.heap)
+        live_blocks = LiveBlocks(self.heap)
         members.index.clear()
         groups = members.groups
         heads = words[groups.at : groups.at + groups.buckets].tolist()
@@ -57,17 +57,17 @@ class GroupMender:
             words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
             while record:
                 name = self._group_name(record, bucket)
-                if not name or name in seen or not claims.claim(record, GROUP_NAME + name_words(len(name))):
+                if not name or name in seen or not live_blocks.mark(record, GROUP_NAME + name_words(len(name))):
                     words[link] = 0
                     break
                 seen.add(name)
-                if self._mend_chain(record, name, claims):
+                if self._recover_chain(record, name, live_blocks):
                     link = record + NEXT_RECORD
                 else:  # a kill between the group and its first member
-                    claims.forget_last()
+                    live_blocks.unmark_last()
                     words[link] = words[record + NEXT_RECORD]
                 record = words[link]
-        self.heap.rebuild(claims.live)
+        self.heap.rebuild(live_blocks.live)
         words[AT_SWEEP_CURSOR] = words[AT_SWEEP_DUE] = 0
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
@@ -94,26 +94,26 @@ class GroupMender:
             return b""
         return name
 
-    def _mend_chain(self, record: int, group: bytes, claims: Claims) -> int:
+    def _recover_chain(self, record: int, group: bytes, live_blocks: LiveBlocks) -> int:
         """Walk one group's members: index them, cut the chain where it leads to nonsense. How many there are."""
         words, members = self.words, self.members
-        link, before, count, soonest = record + FIRST, 0, 0, NEVER
+        link, before, count, earliest = record + FIRST, 0, 0, NEVER
         known: Set[bytes] = set()
         while True:
             member = words[link]
             if not member:
                 break
             name = self._member_name(member, record)
-            if not name or name in known or not claims.claim(member, MEMBER_NAME + name_words(len(name))):
+            if not name or name in known or not live_blocks.mark(member, MEMBER_NAME + name_words(len(name))):
                 words[link] = 0
                 break
             known.add(name)
             words[member + BEFORE] = before
             words[member + HASH] = members.member_hash(group, name)
             members.index.insert(member)
-            soonest = min(soonest, words[member + EXPIRES])
+            earliest = min(earliest, words[member + EXPIRES])
             before, count, link = member, count + 1, member + NEXT
-        words[record + LAST], words[record + COUNT], words[record + SOONEST] = before, count, soonest
+        words[record + LAST], words[record + COUNT], words[record + EARLIEST_EXPIRY] = before, count, earliest
         return count
 
     def _member_name(self, member: int, record: int) -> bytes:

@@ -1,5 +1,5 @@
 """
-``GroupStore``: group -> member channels with the time their membership ends, in a segment of its own behind a guard of
+``GroupStore``: group -> member channels with the time their membership ends, in a segment of its own behind a mutex of
 its own.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 
 from ...exceptions import GroupStoreFull
 from ...shm.layout import KIND_GROUPS
-from ..attachment import Arena
+from ..attachment import Attachment
 from ..base import Store
-from .dead_members import Inbox, Orphans
+from .dead_members import DeadMembers, Inbox
 from .members import SWEEP_PERIOD, Members, Owner
-from .recovery import GroupMender
+from .recovery import GroupRecovery
 
 #: Buckets that a sweep of everything visits in one section.
 SLICE = 512
@@ -28,7 +28,7 @@ class GroupStore(Store):
     """The groups of the layers with one prefix. ``expiry`` is in seconds. Names are not checked here."""
 
     kind = KIND_GROUPS
-    mender = GroupMender
+    recovery = GroupRecovery
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class GroupStore(Store):
         self.find_orphans: Callable[[Set[Inbox]], Set[Inbox]] = lambda inboxes: inboxes
         super().__init__(f"{prefix}-groups", size, mode, patience, clock)
 
-    def _parts(self, arena: Arena) -> Tuple[Any, ...]:
-        members = Members(arena.segment, arena.heap)
-        return members, Orphans(members)
+    def _parts(self, attachment: Attachment) -> Tuple[Any, ...]:
+        members = Members(attachment.segment, attachment.heap)
+        return members, DeadMembers(members)
 
-    def _attached(self, arena: Arena) -> None:
-        self._size_here = arena.segment.size
+    def _attached(self, attachment: Attachment) -> None:
+        self._size_here = attachment.segment.size
 
     def _sweep_if_due(self, now: int) -> None:
         if now >= self._sweep_due:

@@ -1,5 +1,5 @@
 """
-Channel records: what the message store knows of a channel besides its messages.  The caller holds the guard.
+Channel records: what the message store knows of a channel besides its messages.  The caller holds the mutex.
 
     word  0  next in the bucket's chain     (directory)
           1  hash of the name               (directory)
@@ -10,7 +10,7 @@ Channel records: what the message store knows of a channel besides its messages.
           6  TAIL      last message, void while HEAD is 0
           7  SENT      messages that ever came in ...
           8  TAKEN     ... and that went out again: received, expired; the difference waits
-          9  SOONEST   no waiting message expires before this time (ns)
+          9  EARLIEST_EXPIRY   no waiting message expires before this time (ns)
          10  INBOX     of ``prefix!local``: the record of ``prefix!``
          11  READY     of ``prefix!``: one of its channels that have messages, which form a ring
          12  AFTER     the next one of that ring
@@ -36,12 +36,12 @@ __all__ = ["Channels"]
 
 from typing import List, Optional, Sequence
 
-from ...locking.liveness import NOBODY, Presence
+from ...locking.liveness import NOBODY, Liveness
 from ...names import non_local_name
 from ...shm.layout import AT_GONE_REFUSED, AT_GONE_SENT, AT_SWEEP_CURSOR, NEVER
 from ...shm.segment import Segment
-from ...structures import ring as rings
-from ...structures.hashtable import Directory
+from ...structures import ring
+from ...structures.hashtable import HashTable
 from ...structures.heap import Heap
 from ...structures.slab import TAG, Slab
 
@@ -50,7 +50,7 @@ HEAD = 5
 TAIL = 6
 SENT = 7
 TAKEN = 8
-SOONEST = 9
+EARLIEST_EXPIRY = 9
 INBOX = 10
 READY = 11
 AFTER = 12
@@ -72,30 +72,30 @@ EVICT_BUCKETS = 512
 class Channels:
     """The channel records of one message segment: made, found, dropped, and lined up in their inboxes."""
 
-    def __init__(self, segment: Segment, heap: Heap, presence: Optional[Presence] = None) -> None:
+    def __init__(self, segment: Segment, heap: Heap, liveness: Optional[Liveness] = None) -> None:
         self.words = segment.words
-        self.presence = presence
-        self.directory = Directory(segment, NAME)
+        self.liveness = liveness
+        self.table = HashTable(segment, NAME)
         self.slab = Slab(segment, heap, RECORD_WORDS, PAGE)
 
     def name(self, record: int) -> str:
         """The name of a channel."""
-        return self.directory.name(record).decode("ascii")
+        return self.table.name(record).decode("ascii")
 
     def find(self, channel: str) -> int:
         """The record of a channel, or 0."""
         name = channel.encode("ascii")
-        return self.directory.find(name, self.directory.hash(name))
+        return self.table.find(name, self.table.hash(name))
 
     def is_inbox(self, record: int) -> bool:
         """Whether a record is the inbox of a process: it holds no messages itself."""
-        return self.directory.name(record).endswith(b"!")
+        return self.table.name(record).endswith(b"!")
 
     def make(self, channel: str) -> int:
         """The record of a channel, made if there is none (and its inbox with it); 0 if there is no memory for it."""
         name = channel.encode("ascii")
-        hashed = self.directory.hash(name)
-        record = self.directory.find(name, hashed)
+        hashed = self.table.hash(name)
+        record = self.table.find(name, hashed)
         if record:
             return record
         local = non_local_name(channel)
@@ -105,21 +105,21 @@ class Channels:
             if not inbox:
                 return 0
         words = self.words
-        self._tidy(self.directory.bucket_of(hashed), inbox)
+        self._drop_idle(self.table.bucket_of(hashed), inbox)
         record = self.slab.allocate() or (self._evict(inbox) and self.slab.allocate())
         if not record:
             return 0
         for at in range(HEAD, NAME):
             words[record + at] = 0
-        words[record + SOONEST] = NEVER
+        words[record + EARLIEST_EXPIRY] = NEVER
         words[record + INBOX] = inbox
-        self.directory.write_name(record, name, hashed)
-        self.directory.insert(record)
+        self.table.write_name(record, name, hashed)
+        self.table.insert(record)
         if inbox:
             words[inbox + LOCALS] += 1
         return record
 
-    def _tidy(self, bucket: int, spared: int) -> None:
+    def _drop_idle(self, bucket: int, spared: int) -> None:
         """
         Drop idle records from a chain that is about to grow.
 
@@ -128,7 +128,7 @@ class Channels:
         the last of its channels.
         """
         words = self.words
-        for record in list(self.directory.chain(bucket)):
+        for record in list(self.table.chain(bucket)):
             if record != spared and words[record + TAG]:  # not gone with one before it
                 inbox = words[record + INBOX]
                 self.drop_if_idle(record)
@@ -137,10 +137,10 @@ class Channels:
 
     def _evict(self, spared: int) -> bool:
         """Drop records that need not be kept, until one has gone: there is no memory for another one."""
-        words, directory = self.words, self.directory
-        for _ in range(min(directory.buckets, EVICT_BUCKETS)):
-            words[AT_SWEEP_CURSOR] = (words[AT_SWEEP_CURSOR] + 1) % directory.buckets
-            for record in directory.chain(directory.at + words[AT_SWEEP_CURSOR]):
+        words, table = self.words, self.table
+        for _ in range(min(table.buckets, EVICT_BUCKETS)):
+            words[AT_SWEEP_CURSOR] = (words[AT_SWEEP_CURSOR] + 1) % table.buckets
+            for record in table.chain(table.at + words[AT_SWEEP_CURSOR]):
                 if record != spared and not self.is_kept(record):
                     self.drop(record)
                     return True
@@ -149,7 +149,7 @@ class Channels:
     def drop(self, record: int) -> None:
         """Drop a record that nothing waits in and no record has for its inbox. Its statistics live on in the sums."""
         words = self.words
-        self.directory.remove(record)
+        self.table.remove(record)
         if not self.is_inbox(record):  # an inbox only sums its channels, which stand for themselves
             words[AT_GONE_SENT] += words[record + SENT]
             words[AT_GONE_REFUSED] += words[record + REFUSED]
@@ -164,7 +164,7 @@ class Channels:
         if words[record + HEAD] or words[record + LOCALS] or words[record + WAITING]:
             return True
         owner = words[record + OWNER]
-        return owner != NOBODY and self.presence is not None and not self.presence.is_dead(owner)
+        return owner != NOBODY and self.liveness is not None and not self.liveness.is_dead(owner)
 
     def drop_if_empty(self, record: int) -> None:
         """Drop a record that need not be kept: its memory is needed."""
@@ -185,19 +185,19 @@ class Channels:
 
     # -- the ready ring of an inbox ---------------------------------------------------------------------------
 
-    def line_up(self, inbox: int, record: int) -> None:
+    def append_ready(self, inbox: int, record: int) -> None:
         """Put a channel that has just got its first message at the end of its inbox's ring."""
-        rings.append(self.words, inbox + READY, record, AFTER)
+        ring.append(self.words, inbox + READY, record, AFTER)
 
-    def line_up_all(self, inbox: int, records: Sequence[int]) -> None:
+    def extend_ready(self, inbox: int, records: Sequence[int]) -> None:
         """The same with several channels, in this order."""
-        rings.extend(self.words, inbox + READY, records, AFTER)
+        ring.extend(self.words, inbox + READY, records, AFTER)
 
-    def ring(self, inbox: int) -> List[int]:
+    def ready_ring(self, inbox: int) -> List[int]:
         """The channels in an inbox's ring, the one whose turn it is first."""
-        most = min(self.words[inbox + LOCALS], self.directory.longest)
-        return list(rings.walk(self.words, inbox + READY, AFTER, most))
+        most = min(self.words[inbox + LOCALS], self.table.longest)
+        return list(ring.walk(self.words, inbox + READY, AFTER, most))
 
-    def step_out(self, inbox: int, record: int) -> None:
+    def remove_ready(self, inbox: int, record: int) -> None:
         """Take a channel that has just lost its last message out of its inbox's ring."""
-        rings.remove(self.words, inbox + READY, record, AFTER)
+        ring.remove(self.words, inbox + READY, record, AFTER)

@@ -1,7 +1,7 @@
 """
 One message for many channels: its body is stored once, with a count of the small records that point to it.
 
-The caller holds the guard, and gives it up between slices of the channels.
+The caller holds the mutex, and gives it up between slices of the channels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from array import array
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...shm.layout import WORD
-from .channels import SENT, SOONEST, TAKEN, WAITERS
+from .channels import EARLIEST_EXPIRY, SENT, TAKEN, WAITERS
 from .queues import Queues
 from .records import BODY, BODY_DATA, BODY_LENGTH, NEXT, REFERENCES, SHARED, body_words
 
@@ -23,16 +23,16 @@ POINTER_WORDS = BODY + 1
 class Reached(NamedTuple):
     """
     What has become of a slice: the channels that were full; how many channels were reached, full ones included; the
-    shortage if memory ran out there; the tokens of bells to ring.
+    shortage if memory ran out there; the tokens of FIFOs to ring.
     """
 
     full: List[str]
     reached: int
     shortage: Optional[str]
-    calls: List[int]
+    tokens: List[int]
 
 
-class Lot:
+class InboxBatch:
     """What one inbox (0: none at all) gets of a slice. It is told behind the slice: this is derived."""
 
     __slots__ = ("came", "individual", "ready")
@@ -62,11 +62,11 @@ class Fanout:
         blocks = self.heap.allocate_several(POINTER_WORDS, len(targets)) if shared else []
         content = memoryview(array("Q", (0, len(body) + SHARED, expires, now, shared)))
         full: List[str] = []
-        calls: List[int] = []
+        tokens: List[int] = []
         waited_for: List[int] = []
-        lots: Dict[int, Lot] = {}
+        batches: Dict[int, InboxBatch] = {}
         reached = 0
-        queues.settle()
+        queues.check_generation()
         for channel, capacity in targets:
             place = queues.seen.get(channel)
             if place is None or words[place[1]] != place[0]:
@@ -75,15 +75,15 @@ class Fanout:
                 break
             reached += 1
             _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
-            sent, meter = words[sent_at], record
+            sent, quota = words[sent_at], record
             waiting = sent - words[taken_at]
-            lot = lots.get(inbox)
-            if lot is None:
-                lot = lots[inbox] = Lot(not inbox or queues.meter_of(record, inbox, now) == record)
-            if not lot.individual:
-                meter = inbox
-                waiting = words[inbox + SENT] - words[inbox + TAKEN] + lot.came
-            if waiting >= capacity and not queues.contents.make_room(meter, capacity, now):
+            batch = batches.get(inbox)
+            if batch is None:
+                batch = batches[inbox] = InboxBatch(not inbox or queues.quota_of(record, inbox, now) == record)
+            if not batch.individual:
+                quota = inbox
+                waiting = words[inbox + SENT] - words[inbox + TAKEN] + batch.came
+            if waiting >= capacity and not queues.records.make_room(quota, capacity, now):
                 queues.count_refused(record, inbox)
                 full.append(channel)
                 continue
@@ -91,22 +91,22 @@ class Fanout:
             words[message : message + POINTER_WORDS] = content
             if words[head_at]:
                 words[words[tail_at] + NEXT] = message  # commit
-                if expires < words[record + SOONEST]:
-                    words[record + SOONEST] = expires
+                if expires < words[record + EARLIEST_EXPIRY]:
+                    words[record + EARLIEST_EXPIRY] = expires
             else:
                 words[head_at] = message  # commit
-                words[record + SOONEST] = expires
-                lot.ready.append(record)
+                words[record + EARLIEST_EXPIRY] = expires
+                batch.ready.append(record)
             words[tail_at] = message
             words[sent_at] = sent + 1
-            lot.came += 1
+            batch.came += 1
             if words[record + WAITERS]:
                 waited_for.append(record)
             elif inbox and words[inbox + WAITERS]:
-                calls.append(queues.waiters.call(inbox))
-        calls += queues.waiters.call_each(waited_for)
-        self._finish(shared, reached - len(full), blocks, lots, expires)
-        return Reached(full, reached, self.heap.shortage if reached < len(targets) else None, calls)
+                tokens.append(queues.waiters.notify(inbox))
+        tokens += queues.waiters.notify_each(waited_for)
+        self._finish(shared, reached - len(full), blocks, batches, expires)
+        return Reached(full, reached, self.heap.shortage if reached < len(targets) else None, tokens)
 
     def _store(self, body: bytes) -> int:
         """Write the body into a block of its own; 0 if there is no memory for it."""
@@ -119,7 +119,9 @@ class Fanout:
             self.data[start : start + length] = body
         return shared
 
-    def _finish(self, shared: int, references: int, spare: List[int], lots: Dict[int, Lot], expires: int) -> None:
+    def _finish(
+        self, shared: int, references: int, spare: List[int], batches: Dict[int, InboxBatch], expires: int
+    ) -> None:
         """Count what a slice has done. Nobody looks at it before the section ends, and whoever repairs counts anew."""
         for block in spare:
             self.heap.free(block)
@@ -127,7 +129,7 @@ class Fanout:
             self.words[shared + REFERENCES] = references
         elif shared:
             self.heap.free(shared)
-        for inbox, lot in lots.items():
-            if inbox and lot.came:
-                self.queues.count_in(inbox, expires, lot.came)
-                self.queues.channels.line_up_all(inbox, lot.ready)
+        for inbox, batch in batches.items():
+            if inbox and batch.came:
+                self.queues.count_in(inbox, expires, batch.came)
+                self.queues.channels.extend_ready(inbox, batch.ready)

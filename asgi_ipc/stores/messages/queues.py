@@ -1,8 +1,8 @@
 """
-Queues of messages: what may happen to them inside one section.  The caller holds the guard.
+Queues of messages: what may happen to them inside one section.  The caller holds the mutex.
 
 Each message is prepared first and then linked with one store: a kill in between leaves a block that nothing reaches,
-which is free memory to a recovery.  What a message looks like is drawn in ``contents``.
+which is free memory to a recovery.  What a message looks like is drawn in ``records``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,28 @@ __all__ = ["Queues", "Refusal"]
 
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ...locking.liveness import Presence
+from ...locking.liveness import Liveness
 from ...shm.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
 from ...shm.segment import Segment
-from ...structures import ring as rings
+from ...structures import ring
 from ...structures.heap import QUICK_MOST, Heap
 from ...structures.slab import TAG
-from .channels import AFTER, HEAD, INBOX, INDIVIDUAL, READY, REFUSED, SENT, SOONEST, TAIL, TAKEN, WAITERS, Channels
-from .ownership import Owners
-from .records import AGAIN, BODY, BODY_DATA, CAME, EXPIRES, LENGTH, SHARED, Again, Contents
+from .channels import (
+    AFTER,
+    EARLIEST_EXPIRY,
+    HEAD,
+    INBOX,
+    INDIVIDUAL,
+    READY,
+    REFUSED,
+    SENT,
+    TAIL,
+    TAKEN,
+    WAITERS,
+    Channels,
+)
+from .ownership import Ownership
+from .records import AGAIN, BODY, BODY_DATA, CAME, EXPIRES, LENGTH, SHARED, Again, Records
 from .waiters import Waiters
 
 #: What to add to the length of a body, in bytes, to get the words of its block when divided by 8: the block's header,
@@ -46,14 +59,14 @@ class Refusal(NamedTuple):
 class Queues:
     """The queues of one message segment, and where in it the channels of this process were last seen."""
 
-    def __init__(self, segment: Segment, heap: Heap, presence: Optional[Presence] = None) -> None:
+    def __init__(self, segment: Segment, heap: Heap, liveness: Optional[Liveness] = None) -> None:
         self.words = segment.words
         self.data = segment.data
         self.heap = heap
-        self.channels = Channels(segment, heap, presence)
-        self.contents = Contents(segment, heap, self.channels)
-        self.owners = Owners(self.channels, self.contents, presence, segment.semaphores.nonce)
-        self.waiters = Waiters(segment, heap, self.channels, presence)
+        self.channels = Channels(segment, heap, liveness)
+        self.records = Records(segment, heap, self.channels)
+        self.ownership = Ownership(self.channels, self.records, liveness, segment.semaphores.nonce)
+        self.waiters = Waiters(segment, heap, self.channels, liveness)
         self.generation = 0
         self.seen: Dict[str, Place] = {}
         #: Names of channels of this process's inboxes, by tag.
@@ -67,17 +80,17 @@ class Queues:
 
     # -- finding channels -------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def check_generation(self) -> None:
         """Forget where channels were seen, if the generation has moved."""
         if self.words[AT_GENERATION] != self.generation:
             self.generation = self.words[AT_GENERATION]
             self.seen.clear()
             self.names.clear()
-            self.owners.forget()
+            self.ownership.forget()
 
     def locate(self, channel: str, make: bool) -> Optional[Place]:
         """Where the record of a channel lies, for ``append`` and ``pop`` to remember; None if there is none."""
-        self.settle()
+        self.check_generation()
         words = self.words
         record = self.channels.make(channel) if make else self.channels.find(channel)
         if not record:
@@ -111,7 +124,7 @@ class Queues:
         """
         Put a message at the end of a channel's queue; a refusal if it is full or there is no memory.
 
-        Returns the token of a bell, if one is to be rung.
+        Returns the token of a FIFO, if one is to be rung.
         """
         words = self.words
         place = self.seen.get(channel)
@@ -120,13 +133,13 @@ class Queues:
             if place is None:
                 return Refusal(0, capacity, self.heap.shortage)
         _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
-        sent, meter = words[sent_at], record
+        sent, quota = words[sent_at], record
         if inbox:
-            meter = self.meter_of(record, inbox, now)
-            waiting = words[meter + SENT] - words[meter + TAKEN]
+            quota = self.quota_of(record, inbox, now)
+            waiting = words[quota + SENT] - words[quota + TAKEN]
         else:
             waiting = sent - words[taken_at]
-        if waiting >= capacity and not self.contents.make_room(meter, capacity, now):
+        if waiting >= capacity and not self.records.make_room(quota, capacity, now):
             self.count_refused(record, inbox)
             return Refusal(waiting, capacity)
         length = len(body)
@@ -148,26 +161,26 @@ class Queues:
         self.data[start : start + length] = body
         if words[head_at]:
             words[words[tail_at]] = message  # commit: the NEXT of the last message
-            if expires < words[record + SOONEST]:
-                words[record + SOONEST] = expires
+            if expires < words[record + EARLIEST_EXPIRY]:
+                words[record + EARLIEST_EXPIRY] = expires
         else:
             words[head_at] = message  # commit
-            words[record + SOONEST] = expires
+            words[record + EARLIEST_EXPIRY] = expires
             if inbox:
-                self.channels.line_up(inbox, record)
+                self.channels.append_ready(inbox, record)
         words[tail_at] = message
         words[sent_at] = sent + 1
         if inbox:
             self.count_in(inbox, expires)
         if words[record + WAITERS]:
-            return self.waiters.call(record) or None
+            return self.waiters.notify(record) or None
         if inbox and words[inbox + WAITERS]:
-            return self.waiters.call(inbox) or None
+            return self.waiters.notify(inbox) or None
         return None
 
-    def meter_of(self, record: int, inbox: int, now: int) -> int:
+    def quota_of(self, record: int, inbox: int, now: int) -> int:
         """The record whose messages count for a process-local channel. Drops what a dead owner has left there."""
-        self.owners.mind(inbox, now)
+        self.ownership.drop_unread_of_dead(inbox, now)
         return record if self.words[inbox + INDIVIDUAL] else inbox
 
     def count_refused(self, record: int, inbox: int) -> None:
@@ -180,8 +193,8 @@ class Queues:
     def count_in(self, inbox: int, expires: int, count: int = 1) -> None:
         """Count messages that its channels have got."""
         words = self.words
-        if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + SOONEST]:
-            words[inbox + SOONEST] = expires
+        if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + EARLIEST_EXPIRY]:
+            words[inbox + EARLIEST_EXPIRY] = expires
         words[inbox + SENT] += count
 
     # -- receiving --------------------------------------------------------------------------------------------
@@ -201,8 +214,8 @@ class Queues:
                     continue
             _, _, record, head_at, _, _, taken_at, inbox = place
             if inbox:
-                known = self.owners.claimed if inbox == record else self.owners.individual
-                if words[inbox + TAG] not in known and not self.owners.claim(inbox, inbox != record):
+                known = self.ownership.owned if inbox == record else self.ownership.individual
+                if words[inbox + TAG] not in known and not self.ownership.own(inbox, inbox != record):
                     return AGAIN  # there is more to do first
                 if inbox == record:
                     record = words[inbox + READY]
@@ -238,9 +251,9 @@ class Queues:
             if inbox:
                 words[inbox + TAKEN] += 1
                 if not following:
-                    rings.remove(words, inbox + READY, record, AFTER)
+                    ring.remove(words, inbox + READY, record, AFTER)
             if shared:
-                self.contents.release(shared)
+                self.records.release(shared)
             head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
             if head and words[head + 1] + total <= QUICK_MOST:  # what ``Heap.free`` does first, without the call
                 words[message] = head
@@ -263,8 +276,8 @@ class Queues:
     ) -> Union[None, Again, Tuple[str, bytes]]:
         """The same where the first message has expired: in one channel, or else in the others of an inbox, too."""
         words = self.words
-        for _ in range(self.channels.directory.longest):
-            body = self.contents.take(record, now)
+        for _ in range(self.channels.table.longest):
+            body = self.records.take(record, now)
             if body is not None:
                 return AGAIN if isinstance(body, Again) else (channel, body)
             record = words[inbox + READY] if inbox else 0

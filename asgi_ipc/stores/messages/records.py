@@ -1,5 +1,5 @@
 """
-What a queue contains: messages and their bodies, taken out, expired, freed.  The caller holds the guard.
+What a queue contains: messages and their bodies, taken out, expired, freed.  The caller holds the mutex.
 
     message   word 0  NEXT      the message behind it: truth, as is HEAD of the channel's record
                    1  LENGTH    of the body in bytes; SHARED is added where the body lies in a block of its own
@@ -15,14 +15,14 @@ With the header of the heap's block a message costs 40 bytes and the padding bes
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "Again", "Contents", "body_words"]
+__all__ = ["AGAIN", "Again", "Records", "body_words"]
 
 from typing import Union
 
 from ...shm.layout import NEVER, WORD
 from ...shm.segment import Segment
 from ...structures.heap import Heap
-from .channels import HEAD, INBOX, READY, SENT, SOONEST, TAIL, TAKEN, Channels
+from .channels import EARLIEST_EXPIRY, HEAD, INBOX, READY, SENT, TAIL, TAKEN, Channels
 
 NEXT = 0
 LENGTH = 1
@@ -51,7 +51,7 @@ def body_words(length: int) -> int:
     return (length + WORD - 1) // WORD
 
 
-class Contents:
+class Records:
     """The messages in the queues of one segment."""
 
     def __init__(self, segment: Segment, heap: Heap, channels: Channels) -> None:
@@ -87,7 +87,7 @@ class Contents:
         if inbox:
             words[inbox + TAKEN] += 1
             if not following:
-                self.channels.step_out(inbox, record)
+                self.channels.remove_ready(inbox, record)
         self.free(message)
 
     def body(self, message: int) -> bytes:
@@ -118,16 +118,17 @@ class Contents:
 
     # -- expiry -----------------------------------------------------------------------------------------------
 
-    def make_room(self, meter: int, capacity: int, now: int) -> bool:
+    def make_room(self, quota: int, capacity: int, now: int) -> bool:
         """Drop what has expired in a full channel (or inbox); whether that has brought it below its capacity."""
         words = self.words
-        if words[meter + SOONEST] > now:
+        if words[quota + EARLIEST_EXPIRY] > now:
             return False
-        if words[meter + READY]:
-            words[meter + SOONEST] = min(self.drop_expired(local, now) for local in self.channels.ring(meter))
+        if words[quota + READY]:
+            ready = self.channels.ready_ring(quota)
+            words[quota + EARLIEST_EXPIRY] = min(self.drop_expired(local, now) for local in ready)
         else:
-            self.drop_expired(meter, now)
-        return bool(words[meter + SENT] - words[meter + TAKEN] < capacity)
+            self.drop_expired(quota, now)
+        return bool(words[quota + SENT] - words[quota + TAKEN] < capacity)
 
     def drop_heads(self, record: int, now: int, most: int) -> None:
         """Drop expired messages from the head of a queue, ``most`` of them at the most."""
@@ -139,11 +140,11 @@ class Contents:
             self.unqueue(record, message)
 
     def drop_expired(self, record: int, now: int) -> int:
-        """Drop every expired message of a channel, wherever it stands in the queue. Returns its SOONEST then."""
+        """Drop every expired message of a channel, wherever it stands in the queue; its EARLIEST_EXPIRY then."""
         words = self.words
-        if not words[record + HEAD] or words[record + SOONEST] > now:
-            return int(words[record + SOONEST]) if words[record + HEAD] else NEVER
-        soonest, last, kept, link = NEVER, 0, 0, record + HEAD
+        if not words[record + HEAD] or words[record + EARLIEST_EXPIRY] > now:
+            return int(words[record + EARLIEST_EXPIRY]) if words[record + HEAD] else NEVER
+        earliest, last, kept, link = NEVER, 0, 0, record + HEAD
         for _ in range(min(words[record + SENT] - words[record + TAKEN], self.heap.end // BODY)):
             message = words[link]
             if not message:
@@ -157,14 +158,14 @@ class Contents:
                     words[inbox + TAKEN] += 1
                 self.free(message)
             else:
-                soonest = min(soonest, words[message + EXPIRES])
+                earliest = min(earliest, words[message + EXPIRES])
                 last = message
                 kept += 1
                 link = message + NEXT
         if words[link] or words[record + SENT] - words[record + TAKEN] != kept:
             raise ValueError("a queue is not as long as it counts")
         words[record + TAIL] = last
-        words[record + SOONEST] = soonest
+        words[record + EARLIEST_EXPIRY] = earliest
         if not last and words[record + INBOX]:
-            self.channels.step_out(words[record + INBOX], record)
-        return soonest
+            self.channels.remove_ready(words[record + INBOX], record)
+        return earliest

@@ -1,5 +1,5 @@
 """
-Recovery of a message segment: everything derived is made anew from the truth.  Runs alone, inside the guard.
+Recovery of a message segment: everything derived is made anew from the truth.  Runs alone, inside the mutex.
 
 A kill leaves the truth whole, so nothing that was committed is lost.  Damage (somebody wrote into the segment) can
 leave anything: what leads nowhere, twice to one place or to nonsense is cut off there, and the rest goes on.
@@ -7,35 +7,36 @@ leave anything: what leads nowhere, twice to one place or to nonsense is cut off
 
 from __future__ import annotations
 
-__all__ = ["MessageMender"]
+__all__ = ["MessageRecovery"]
 
 from typing import Dict, List
 
 from ...names import non_local_name, valid_channel_name
 from ...shm.layout import (
-    AT_BELLS,
+    AT_FIFOS,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_RESERVED,
-    AT_ROUND,
     AT_SEQ,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
+    AT_WAIT_GENERATION,
     COUNTED,
     NEVER,
 )
 from ...shm.segment import Segment
-from ...shm.wakeup_fifo import Ringer, ring_everybody
+from ...shm.wakeup_fifo import Notifier, notify_all
 from ...structures.hashtable import HASH, NAME_LENGTH
 from ...structures.hashtable import NEXT as NEXT_RECORD
 from ...structures.heap import Heap
-from ...structures.live_blocks import Claims
+from ...structures.live_blocks import LiveBlocks
 from .channels import (
     AFTER,
     BEFORE,
+    EARLIEST_EXPIRY,
     HEAD,
     IDLE,
     INBOX,
@@ -47,7 +48,6 @@ from .channels import (
     RECORD_WORDS,
     REFUSED,
     SENT,
-    SOONEST,
     TAIL,
     TAKEN,
     WAITERS,
@@ -58,7 +58,7 @@ from .records import BODY, BODY_DATA, BODY_LENGTH, CAME, EXPIRES, LENGTH, NEXT, 
 from .upkeep import Upkeep
 
 
-class MessageMender:
+class MessageRecovery:
     """The repair of one message segment: call it."""
 
     def __init__(self, segment: Segment, heap: Heap) -> None:
@@ -67,9 +67,9 @@ class MessageMender:
         self.words = segment.words
         self.queues = Queues(segment, heap)
         self.channels = self.queues.channels
-        self.directory = self.channels.directory
+        self.table = self.channels.table
         self.upkeep = Upkeep(self.queues)
-        self.ringer = Ringer(segment.name, segment.mode)
+        self.notifier = Notifier(segment.name, segment.mode)
 
     def __call__(self) -> None:
         """Rebuild what is derived. May be cut off anywhere and done again."""
@@ -77,44 +77,44 @@ class MessageMender:
             self.upkeep.empty()
         else:
             self._rebuild()
-        ring_everybody(self.ringer)  # bells and waiters are gone: those who live hang themselves up anew
-        self.ringer.close()
+        notify_all(self.notifier)  # FIFOs and waiters are gone: those who live hang themselves up anew
+        self.notifier.close()
 
     def _rebuild(self) -> None:
         words = self.words
         self.heap.confirm_reserved()
-        claims = Claims(self.heap)
+        live_blocks = LiveBlocks(self.heap)
         pages: Dict[int, List[int]] = {}
-        records = self._collect_records(pages, claims)
+        records = self._collect_records(pages, live_blocks)
         self._find_inboxes(records, pages)
         bodies: Dict[int, int] = {}
         for record in records.values():
-            self._mend_queue(record, bodies, claims)
+            self._recover_queue(record, bodies, live_blocks)
             words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
         for body, references in bodies.items():
             words[body + REFERENCES] = references
         self._fill_inboxes(records)
-        self.heap.rebuild(claims.live)
+        self.heap.rebuild(live_blocks.live)
         self.channels.slab.rebuild(pages)
         for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_FULL_SWEEP):
             words[at] = 0
         for at in (AT_GONE_SENT, AT_GONE_REFUSED):
             if words[at] >= COUNTED:
                 words[at] = 0
-        words[AT_BELLS] = 0
-        words[AT_ROUND] = (words[AT_ROUND] + 1) % COUNTED
+        words[AT_FIFOS] = 0
+        words[AT_WAIT_GENERATION] = (words[AT_WAIT_GENERATION] + 1) % COUNTED
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
-    def _collect_records(self, pages: Dict[int, List[int]], claims: Claims) -> Dict[str, int]:
+    def _collect_records(self, pages: Dict[int, List[int]], live_blocks: LiveBlocks) -> Dict[str, int]:
         """Every channel record that the buckets reach, by name."""
-        words, directory = self.words, self.directory
+        words, table = self.words, self.table
         records: Dict[str, int] = {}
-        heads = words[directory.at : directory.at + directory.buckets].tolist()
-        for bucket, head in enumerate(heads, directory.at):
+        heads = words[table.at : table.at + table.buckets].tolist()
+        for bucket, head in enumerate(heads, table.at):
             link, record = bucket, head
             while record:
                 name = self._name_of(record, bucket)
-                if not name or name in records or not self.channels.slab.claim(record, pages, claims):
+                if not name or name in records or not self.channels.slab.mark_live(record, pages, live_blocks):
                     words[link] = 0
                     break
                 records[name] = record
@@ -124,12 +124,12 @@ class MessageMender:
 
     def _name_of(self, record: int, bucket: int) -> str:
         """The name of what may be a channel record, or "" if it is none that belongs into this bucket."""
-        words, directory = self.words, self.directory
+        words, table = self.words, self.table
         if not self.heap.start < record < words[AT_RESERVED] - RECORD_WORDS or words[record + NAME_LENGTH] > 99:
             return ""
-        raw = directory.name(record)
-        hashed = directory.hash(raw)
-        if words[record + HASH] != hashed or directory.bucket_of(hashed) != bucket:
+        raw = table.name(record)
+        hashed = table.hash(raw)
+        if words[record + HASH] != hashed or table.bucket_of(hashed) != bucket:
             return ""
         try:
             name = raw.decode("ascii")
@@ -154,34 +154,34 @@ class MessageMender:
             elif inbox in records:
                 words[record + INBOX] = records[inbox]
             else:
-                self.directory.remove(record)
+                self.table.remove(record)
                 pages[words[record + PAGE]].remove(record)
                 del records[name]
 
-    def _mend_queue(self, record: int, bodies: Dict[int, int], claims: Claims) -> None:
+    def _recover_queue(self, record: int, bodies: Dict[int, int], live_blocks: LiveBlocks) -> None:
         """Walk one queue: claim its blocks, cut it where it leads to nonsense, make its derived words anew."""
         words = self.words
-        link, last, count, soonest = record + HEAD, 0, 0, NEVER
+        link, last, count, earliest = record + HEAD, 0, 0, NEVER
         while True:
             message = words[link]
             if not message:
                 break
-            if not self._claim_message(message, bodies, claims):
+            if not self._mark_message(message, bodies, live_blocks):
                 words[link] = 0
                 break
-            soonest = min(soonest, words[message + EXPIRES])
+            earliest = min(earliest, words[message + EXPIRES])
             count += 1
             last = message
             link = message + NEXT
         words[record + TAIL] = last
-        words[record + SOONEST] = soonest
+        words[record + EARLIEST_EXPIRY] = earliest
         if words[record + TAKEN] >= COUNTED:
             words[record + TAKEN] = 0
         if words[record + REFUSED] >= COUNTED:
             words[record + REFUSED] = 0
         words[record + SENT] = words[record + TAKEN] + count
 
-    def _claim_message(self, message: int, bodies: Dict[int, int], claims: Claims) -> bool:
+    def _mark_message(self, message: int, bodies: Dict[int, int], live_blocks: LiveBlocks) -> bool:
         """Claim the blocks of a message; False if it cannot be one."""
         words = self.words
         if not self.heap.start < message < words[AT_RESERVED] - BODY:
@@ -190,24 +190,24 @@ class MessageMender:
         if words[message + EXPIRES] > NEVER or words[message + CAME] > NEVER:
             return False
         if length < SHARED:
-            return claims.claim(message, BODY + body_words(length))
-        if not claims.claim(message, BODY + 1):
+            return live_blocks.mark(message, BODY + body_words(length))
+        if not live_blocks.mark(message, BODY + 1):
             return False
         body = words[message + BODY]
-        if not self._claim_body(body, length - SHARED, bodies, claims):
-            claims.forget_last()
+        if not self._mark_body(body, length - SHARED, bodies, live_blocks):
+            live_blocks.unmark_last()
             return False
         bodies[body] += 1
         return True
 
-    def _claim_body(self, body: int, length: int, bodies: Dict[int, int], claims: Claims) -> bool:
+    def _mark_body(self, body: int, length: int, bodies: Dict[int, int], live_blocks: LiveBlocks) -> bool:
         """Claim a shared body of ``length`` bytes, unless another message has; False if it cannot be one."""
         if not self.heap.start < body < self.words[AT_RESERVED] - BODY_DATA:
             return False
         if self.words[body + BODY_LENGTH] != length:
             return False
         if body not in bodies:
-            if not claims.claim(body, BODY_DATA + body_words(length)):
+            if not live_blocks.mark(body, BODY_DATA + body_words(length)):
                 return False
             bodies[body] = 0
         return True
@@ -224,7 +224,7 @@ class MessageMender:
                 continue
             words[inbox + LOCALS] += 1
             words[inbox + SENT] += words[record + SENT] - words[record + TAKEN]
-            words[inbox + SOONEST] = min(words[inbox + SOONEST], words[record + SOONEST])
+            words[inbox + EARLIEST_EXPIRY] = min(words[inbox + EARLIEST_EXPIRY], words[record + EARLIEST_EXPIRY])
             words[record + AFTER] = words[record + BEFORE] = 0
             if words[record + HEAD]:
-                self.channels.line_up(inbox, record)
+                self.channels.append_ready(inbox, record)

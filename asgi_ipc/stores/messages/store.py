@@ -1,13 +1,13 @@
 """
-``MessageStore``: channel -> queue of messages, in a segment of its own behind a guard of its own.
+``MessageStore``: channel -> queue of messages, in a segment of its own behind a mutex of its own.
 
-Everything that happens to a queue happens in one section of the guard (``queues``, ``upkeep``).  This module turns
+Everything that happens to a queue happens in one section of the mutex (``queues``, ``upkeep``).  This module turns
 refusals into exceptions outside of it, and finds memory when it runs short.
 """
 
 from __future__ import annotations
 
-__all__ = ["TROUBLE", "MessageStore", "is_trouble"]
+__all__ = ["STORE_ERRORS", "MessageStore", "is_store_error"]
 
 import logging
 import time
@@ -17,27 +17,27 @@ from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorru
 from ...locking.mutex import BusyError
 from ...locking.reentrancy import OUTSIDE, is_ours
 from ...shm.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
-from ..attachment import Arena
+from ..attachment import Attachment
 from ..base import Store
 from .fanout import Fanout
 from .ownership import Owner
 from .queues import Queues, Refusal
 from .records import EXPIRED_SLICE, Again
-from .recovery import MessageMender
+from .recovery import MessageRecovery
 from .upkeep import SWEEP_PERIOD, ChannelFigures, Upkeep
 from .waits import Waits
 
 logger = logging.getLogger("asgi_ipc")
 
 #: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
-TROUBLE = (SegmentError, RuntimeError, OSError)
+STORE_ERRORS = (SegmentError, RuntimeError, OSError)
 #: Members that one section of a group send serves before it lets others in.
 SEND_SLICE = 64
 #: A message of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
 ALWAYS_ACCEPTED = 1024 * 1024
 
 
-def is_trouble(error: BaseException) -> bool:
+def is_store_error(error: BaseException) -> bool:
     """Whether an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
     return isinstance(error, SegmentError) or is_ours(error)
 
@@ -51,7 +51,7 @@ class MessageStore(Store):
     """
 
     kind = KIND_MESSAGES
-    mender = MessageMender
+    recovery = MessageRecovery
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class MessageStore(Store):
         self._sweep_due = 0
         super().__init__(f"{prefix}-messages", size, mode, patience, clock)
 
-    def _parts(self, arena: Arena) -> Tuple[Any, ...]:
-        queues = Queues(arena.segment, arena.heap, arena.presence)
-        return queues, Upkeep(queues), Fanout(queues), Waits(queues), queues.waiters, queues.owners
+    def _parts(self, attachment: Attachment) -> Tuple[Any, ...]:
+        queues = Queues(attachment.segment, attachment.heap, attachment.liveness)
+        return queues, Upkeep(queues), Fanout(queues), Waits(queues), queues.waiters, queues.ownership
 
-    def _attached(self, arena: Arena) -> None:
-        asked = self._limit_asked or max(ALWAYS_ACCEPTED, arena.segment.size // 8)
+    def _attached(self, attachment: Attachment) -> None:
+        asked = self._limit_asked or max(ALWAYS_ACCEPTED, attachment.segment.size // 8)
         # What never fits is too large: for a full memory, its sender would be told to try again, for ever.
         self.limit = min(asked, self._bound[1][0].largest_body())
         self._run_here("extent", ())  # takes a slot: one process too many hears of it at once
@@ -90,35 +90,35 @@ class MessageStore(Store):
         if len(body) > self.limit:
             raise MessageTooLarge(len(body), self.limit, channel)
         now = self.clock()
-        if now >= self._look_due:
-            self._look()
-        guard, parts = self._bound
+        if now >= self._check_due:
+            self._check_name()
+        mutex, parts = self._bound
         queues = parts[0]
         mine = None
-        try:  # Guard.run, line by line: two calls less for the operation that everything waits for
-            with guard.lock:
-                if guard.inside is not None:
-                    guard.resolve_inside()
-                mine = guard.inside = []
+        try:  # Mutex.run, line by line: two calls less for the operation that everything waits for
+            with mutex.lock:
+                if mutex.inside is not None:
+                    mutex.resolve_inside()
+                mine = mutex.inside = []
                 try:
-                    guard.token(0)
+                    mutex.token(0)
                 except BusyError:
-                    guard.enter()
+                    mutex.enter()
                     now = self.clock()  # it may have waited long
                 else:
-                    words, epoch = guard.words, guard.epoch
-                    words[guard.slot_at] = epoch  # store first
+                    words, epoch = mutex.words, mutex.epoch
+                    words[mutex.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
-                        guard.enter()
+                        mutex.enter()
                 refusal = queues.append(channel, capacity, body, now, now + self.expiry)
-                if guard.inside is mine:
-                    words = guard.words
+                if mutex.inside is mine:
+                    words = mutex.words
                     words[AT_SEQ] += 1
-                    words[guard.slot_at] = 0
-                    guard.post()
-                    guard.inside = None
+                    words[mutex.slot_at] = 0
+                    mutex.post()
+                    mutex.inside = None
         except BaseException as error:
-            guard.abandon(mine, error)
+            mutex.abandon(mine, error)
             if not isinstance(error, SegmentGone):
                 raise
             mine = OUTSIDE
@@ -127,7 +127,7 @@ class MessageStore(Store):
         mine = OUTSIDE
         if refusal is not None:
             if type(refusal) is int:
-                self.ring((refusal,))
+                self.notify((refusal,))
             else:
                 self._append_after_all(refusal, channel, capacity, body)
         if now >= self._sweep_due:
@@ -141,9 +141,9 @@ class MessageStore(Store):
         """
         self._sweep_due = now + SWEEP_PERIOD
         try:
-            self.ring(self._run("sweep", now))
-        except TROUBLE as error:
-            if not is_trouble(error):
+            self.notify(self._run("sweep", now))
+        except STORE_ERRORS as error:
+            if not is_store_error(error):
                 raise
             logger.warning("%s: could not be swept: %s", self.name, error)
 
@@ -153,7 +153,7 @@ class MessageStore(Store):
         if refusal.shortage and self._sweep_everything(now):
             found = self._run("append", channel, capacity, body, now, now + self.expiry)
             if not isinstance(found, Refusal):
-                self.ring((found,) if found else ())
+                self.notify((found,) if found else ())
                 return
             refusal = found
         if now >= self._sweep_due:  # a sender that is only ever refused sweeps, too
@@ -171,12 +171,12 @@ class MessageStore(Store):
         Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that had no room for it.
 
         In slices: others get in between. Each slice stores the body once. Raises ``MessageTooLarge``, nothing else.
-        Those who wait are rung behind the last one, so that they do not run for the guard against the sender.
+        Those who wait are rung behind the last one, so that they do not run for the mutex against the sender.
         """
         if len(body) > self.limit:
             raise MessageTooLarge(len(body), self.limit)
         missed: List[str] = []
-        to_ring: Set[int] = set()
+        to_notify: Set[int] = set()
         swept = False
         try:
             for first in range(0, len(targets), SEND_SLICE):
@@ -185,8 +185,8 @@ class MessageStore(Store):
                 waiting = targets[first : first + SEND_SLICE]
                 while True:
                     now = self.clock()
-                    full, reached, shortage, calls = self._run("append_each", waiting, body, now, now + self.expiry)
-                    to_ring.update(calls)
+                    full, reached, shortage, tokens = self._run("append_each", waiting, body, now, now + self.expiry)
+                    to_notify.update(tokens)
                     missed += full
                     waiting = waiting[reached:]
                     if not shortage or swept or not self._sweep_everything(now):
@@ -194,7 +194,7 @@ class MessageStore(Store):
                     swept = True
                 missed += [channel for channel, _ in waiting]
         finally:  # those of the slices that are done, too, if an error ends it
-            self.ring(to_ring)
+            self.notify(to_notify)
         return missed
 
     def _sweep_everything(self, now: int) -> bool:
@@ -207,33 +207,33 @@ class MessageStore(Store):
             following = self._run("sweep_slice", following, now)
         return True
 
-    def ring(self, tokens: Iterable[int]) -> None:
+    def notify(self, tokens: Iterable[int]) -> None:
         """
-        Ring bells by their tokens (0: none), outside of every section. A bell that nobody hears is taken down.
+        Ring FIFOs by their tokens (0: none), outside of every section. A FIFO that nobody hears is taken down.
 
         Never fails: the message that calls somebody is sent. What cannot be taken down now is, by a sweep.
         """
         pending = [token for token in tokens if token]
         while pending:
-            arena, token = self._arena, pending.pop()
-            if arena is not None and not arena.ringer.ring(token):
+            attachment, token = self._attachment, pending.pop()
+            if attachment is not None and not attachment.notifier.notify(token):
                 try:
-                    pending += self._take_down(token)
-                except TROUBLE as error:
-                    if not is_trouble(error):
+                    pending += self._unregister_abandoned(token)
+                except STORE_ERRORS as error:
+                    if not is_store_error(error):
                         raise
-                    logger.warning("%s: a bell that nobody hears could not be taken down: %s", self.name, error)
+                    logger.warning("%s: a FIFO that nobody hears could not be taken down: %s", self.name, error)
 
-    def take_down_deserted(self, token: int) -> None:
-        """Take down a bell that nobody hears any more, and pass on what its waiters were called for."""
-        self.ring(self._take_down(token))
+    def unregister_abandoned(self, token: int) -> None:
+        """Take down a FIFO that nobody hears any more, and pass on what its waiters were called for."""
+        self.notify(self._unregister_abandoned(token))
 
-    def _take_down(self, token: int) -> List[int]:
+    def _unregister_abandoned(self, token: int) -> List[int]:
         found: List[int] = []
         done = False
         while not done:
-            calls, done = self._run("deserted", token)
-            found += filter(None, calls)
+            tokens, done = self._run("abandoned_slice", token)
+            found += filter(None, tokens)
         return found
 
     # -- receiving --------------------------------------------------------------------------------------------
@@ -245,35 +245,35 @@ class MessageStore(Store):
         ``prefix!`` takes from all channels of that process in turn.
         """
         now = self.clock()
-        if now >= self._look_due:
-            self._look()
-        guard, parts = self._bound
+        if now >= self._check_due:
+            self._check_name()
+        mutex, parts = self._bound
         queues = parts[0]
         mine = None
-        try:  # Guard.run, line by line
-            with guard.lock:
-                if guard.inside is not None:
-                    guard.resolve_inside()
-                mine = guard.inside = []
+        try:  # Mutex.run, line by line
+            with mutex.lock:
+                if mutex.inside is not None:
+                    mutex.resolve_inside()
+                mine = mutex.inside = []
                 try:
-                    guard.token(0)
+                    mutex.token(0)
                 except BusyError:
-                    guard.enter()
+                    mutex.enter()
                     now = self.clock()  # it may have waited long
                 else:
-                    words, epoch = guard.words, guard.epoch
-                    words[guard.slot_at] = epoch  # store first
+                    words, epoch = mutex.words, mutex.epoch
+                    words[mutex.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
-                        guard.enter()
+                        mutex.enter()
                 taken = queues.pop(channels, now)
-                if guard.inside is mine:
-                    words = guard.words
+                if mutex.inside is mine:
+                    words = mutex.words
                     words[AT_SEQ] += 1
-                    words[guard.slot_at] = 0
-                    guard.post()
-                    guard.inside = None
+                    words[mutex.slot_at] = 0
+                    mutex.post()
+                    mutex.inside = None
         except BaseException as error:
-            guard.abandon(mine, error)
+            mutex.abandon(mine, error)
             if not isinstance(error, SegmentGone):
                 raise
             mine = OUTSIDE
@@ -297,9 +297,9 @@ class MessageStore(Store):
 
     # -- owners of inboxes ------------------------------------------------------------------------------------
 
-    def adopt(self, prefix: str) -> None:
+    def own_inbox(self, prefix: str) -> None:
         """This process makes names in the inbox ``prefix``, each of which it will receive from alone."""
-        while not self._run("adopt", prefix):
+        while not self._run("own_inbox", prefix):
             pass
 
     def owner_of(self, channel: str) -> Owner:

@@ -1,5 +1,5 @@
 """
-What keeps a message segment tidy and lets it be looked at.  The caller holds the guard.
+What keeps a message segment tidy and lets it be looked at.  The caller holds the mutex.
 
 Sweeping: operations sweep the buckets at a rate by elapsed time, so that memory comes back even from channels nobody
 reads; before memory is reported to be full, everything is swept, in slices.  Flushing: the flag is the commit, and a
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Tuple
 
 from ...shm.layout import (
-    AT_BELLS,
+    AT_FIFOS,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
     AT_GONE_REFUSED,
     AT_GONE_SENT,
     AT_RESERVED,
-    AT_ROUND,
     AT_SWEEP_CURSOR,
     AT_SWEEP_DUE,
+    AT_WAIT_GENERATION,
     COUNTED,
     WORD,
 )
-from .channels import HEAD, REFUSED, SENT, SOONEST, TAKEN
+from .channels import EARLIEST_EXPIRY, HEAD, REFUSED, SENT, TAKEN
 from .queues import Queues
 from .records import CAME, NEXT
 
@@ -67,24 +67,24 @@ class Upkeep:
 
     def __init__(self, queues: Queues) -> None:
         self.queues = queues
-        self.contents = queues.contents
+        self.records = queues.records
         self.size = queues.heap.end * WORD
         self.words = queues.words
         self.channels = queues.channels
-        self.directory = queues.channels.directory
+        self.table = queues.channels.table
 
     # -- sweeping ---------------------------------------------------------------------------------------------
 
     def sweep(self, now: int) -> List[int]:
-        """Sweep as many buckets as the time since the last sweep asks for. Returns the tokens of bells to ring."""
-        words, directory = self.words, self.directory
+        """Sweep as many buckets as the time since the last sweep asks for. Returns the tokens of FIFOs to ring."""
+        words, table = self.words, self.table
         elapsed = now - words[AT_SWEEP_DUE]
         if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
             return []
         cursor = words[AT_SWEEP_CURSOR]
         for _ in range(min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)):
-            cursor = (cursor + 1) % directory.buckets
-            for record in directory.chain(directory.at + cursor):
+            cursor = (cursor + 1) % table.buckets
+            for record in table.chain(table.at + cursor):
                 self._sweep_record(record, now)
         words[AT_SWEEP_CURSOR] = cursor
         words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
@@ -92,11 +92,11 @@ class Upkeep:
 
     def _sweep_record(self, record: int, now: int) -> None:
         words = self.words
-        if words[record + HEAD] and words[record + SOONEST] <= now:
+        if words[record + HEAD] and words[record + EARLIEST_EXPIRY] <= now:
             if words[record + SENT] - words[record + TAKEN] <= SWEEP_QUEUE:
-                self.contents.drop_expired(record, now)
+                self.records.drop_expired(record, now)
             else:
-                self.contents.drop_heads(record, now, SWEEP_HEADS)
+                self.records.drop_heads(record, now, SWEEP_HEADS)
         self.channels.drop_if_idle(record)
 
     def begin_full_sweep(self, now: int) -> bool:
@@ -109,18 +109,18 @@ class Upkeep:
 
     def sweep_slice(self, first: int, now: int) -> int:
         """Sweep a slice of all buckets, from number ``first`` on; the number to go on with, 0 at the end."""
-        directory = self.directory
-        last = min(first + SLICE, directory.buckets)
+        table = self.table
+        last = min(first + SLICE, table.buckets)
         for bucket in self._filled(first, last):
-            for record in directory.chain(bucket):
-                self.contents.drop_expired(record, now)
+            for record in table.chain(bucket):
+                self.records.drop_expired(record, now)
                 self.channels.drop_if_empty(record)
-        return last % directory.buckets
+        return last % table.buckets
 
     def _filled(self, first: int, last: int) -> Iterator[int]:
         """The heads of those chains among buckets ``first`` to ``last`` that are not empty."""
-        start = self.directory.at + first
-        heads = self.words[start : self.directory.at + last].tolist()
+        start = self.table.at + first
+        heads = self.words[start : self.table.at + last].tolist()
         return (start + number for number, head in enumerate(heads) if head)
 
     # -- flushing ---------------------------------------------------------------------------------------------
@@ -134,13 +134,13 @@ class Upkeep:
         """Do what the flag asks for. May be done again from the start at any time until the flag is down."""
         words = self.words
         self.queues.heap.confirm_reserved()
-        self.directory.clear()
+        self.table.clear()
         self.queues.heap.rebuild([])
         self.channels.slab.rebuild({})
         for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_FULL_SWEEP):
             words[at] = 0
-        words[AT_BELLS] = 0
-        words[AT_ROUND] = (words[AT_ROUND] + 1) % COUNTED
+        words[AT_FIFOS] = 0
+        words[AT_WAIT_GENERATION] = (words[AT_WAIT_GENERATION] + 1) % COUNTED
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
         words[AT_FLUSHING] = 0
 
@@ -163,23 +163,23 @@ class Upkeep:
         if not self.channels.is_inbox(record):
             return self._figures(record, now)
         words = self.words
-        waiting = sum((self._figures(local, now) for local in self.channels.ring(record)), ChannelFigures())
+        waiting = sum((self._figures(local, now) for local in self.channels.ready_ring(record)), ChannelFigures())
         return ChannelFigures(words[record + SENT], waiting.pending, words[record + REFUSED], waiting.oldest)
 
     def figures_slice(self, first: int, now: int) -> Tuple[int, ChannelFigures]:
         """The summed figures of a slice of all buckets, and the bucket to go on with, 0 at the end."""
-        words, directory = self.words, self.directory
-        last = min(first + SLICE, directory.buckets)
+        words, table = self.words, self.table
+        last = min(first + SLICE, table.buckets)
         total = ChannelFigures(words[AT_GONE_SENT], 0, words[AT_GONE_REFUSED]) if first == 0 else ChannelFigures()
         for bucket in self._filled(first, last):
-            for record in directory.chain(bucket):
+            for record in table.chain(bucket):
                 if not self.channels.is_inbox(record):
                     total += self._figures(record, now)
-        return last % directory.buckets, total
+        return last % table.buckets, total
 
     def _figures(self, record: int, now: int) -> ChannelFigures:
         words = self.words
-        self.contents.drop_expired(record, now)
+        self.records.drop_expired(record, now)
         head = words[record + HEAD]
         return ChannelFigures(
             words[record + SENT],
@@ -190,16 +190,16 @@ class Upkeep:
 
     def snapshot(self) -> Dict[str, List[bytes]]:
         """Every channel that has messages, with the bodies of its queue in order."""
-        words, directory = self.words, self.directory
+        words, table = self.words, self.table
         found: Dict[str, List[bytes]] = {}
-        for bucket in self._filled(0, directory.buckets):
-            for record in directory.chain(bucket):
+        for bucket in self._filled(0, table.buckets):
+            for record in table.chain(bucket):
                 bodies: Dict[int, bytes] = {}
                 message = words[record + HEAD]
                 while message:
                     if message in bodies:
                         raise ValueError("a queue runs in a circle")
-                    bodies[message] = self.contents.body(message)
+                    bodies[message] = self.records.body(message)
                     message = words[message + NEXT]
                 if bodies:
                     found[self.channels.name(record)] = list(bodies.values())

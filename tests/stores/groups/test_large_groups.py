@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from helpers.holders import holds
 from helpers.processes import LIMIT
-from helpers.waiting import assert_sound, never_look, until, waiters
+from helpers.waiting import assert_sound, never_poll, until, waiters
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentBusy
-from asgi_ipc.locking import mutex as guard
+from asgi_ipc.locking import mutex
 from asgi_ipc.shm.layout import AT_NAPS
 from asgi_ipc.stores.messages.store import SEND_SLICE
 
@@ -73,7 +73,7 @@ def serves(talk, prefix, sockets, waits, options):
 
 def waits_for(talk, prefix, channels):
     """A child that receives one message from some channels, asleep until it is rung, and says what it was."""
-    never_look()
+    never_poll()
     with IPCChannelLayer(prefix, **OPTIONS, block_timeout=LIMIT) as layer:
         layer.send("here", {})
         talk.say("ready")
@@ -119,7 +119,7 @@ def test_five_thousand_members_in_several_processes(script, prefix, start, info,
 
 
 def test_server_sends_to_all(prefix, script, start):
-    """The other way round: an asynchronous ``group_send`` reaches members of the synchronous face."""
+    """The other way round: an asynchronous ``group_send`` reaches members of the synchronous front end."""
     mine = [f"script!{number}" for number in range(SOCKETS)]
     for name in mine:
         script.group_add("g", name)
@@ -185,13 +185,13 @@ def test_slow_sockets_never_cost_their_neighbours_a_message(script, prefix, star
 # -- death -------------------------------------------------------------------------------------------------------
 
 
-def joins(talk, prefix, face):
+def joins(talk, prefix, front_end):
     """A child: its channels join groups, get messages that it does not read, and then it is killed."""
 
     async def names_of(layer):
         return [await layer.new_channel() for _ in range(3)]
 
-    if face == "async":
+    if front_end == "async":
         layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
         names = asyncio.run(names_of(layer))
         layer = layer._layer
@@ -208,9 +208,9 @@ def joins(talk, prefix, face):
     talk.hear()
 
 
-@pytest.mark.parametrize("face", ["sync", "async"])
-def test_members_of_a_killed_process_are_gone_at_once(script, prefix, start, face):
-    child = start(joins, prefix, face)
+@pytest.mark.parametrize("front_end", ["sync", "async"])
+def test_members_of_a_killed_process_are_gone_at_once(script, prefix, start, front_end):
+    child = start(joins, prefix, front_end)
     names = child.hear()
     script.group_add("g", "mine")
     assert script.group_channels("g") == [*names, "plain", "mine"]
@@ -278,12 +278,12 @@ def test_a_long_group_send_gives_way_once_to_those_who_nap_before_the_guard(scri
     for number in range(4 * SEND_SLICE):
         script.group_add("g", f"c{number}")
     held, naps = script.message_store._bound[0], []
-    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
+    monkeypatch.setattr(mutex, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
     script.send_group("g", {})
     assert naps == []  # nobody is there
     held.words[AT_NAPS] += 1  # as another process does
     script.send_group("g", {})
-    assert naps == [guard.FIRST_NAP]
+    assert naps == [mutex.FIRST_NAP]
     held.words[AT_NAPS] += 1
     held._naps += 1  # as this process does itself
     script.send_group("g", {})

@@ -20,7 +20,7 @@ from helpers.waiting import OPTIONS, until
 from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
 from asgi_ipc.locking.liveness import ALIVE_FOR
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS
-from asgi_ipc.stores.messages.ownership import CLAIMED
+from asgi_ipc.stores.messages.ownership import MAX_OWNED
 from asgi_ipc.structures.slab import TAG
 
 
@@ -289,7 +289,7 @@ def test_inboxes_that_a_process_uses_once_do_not_fill_the_memory(make_layer):
 
 
 def test_an_inbox_with_unread_messages_is_not_given_up(layer, start, prefix):
-    child = start(owns_many, prefix, 3 * CLAIMED)
+    child = start(owns_many, prefix, 3 * MAX_OWNED)
     child.hear()
     layer.send("p0!x", {})
     child.say()

@@ -1,4 +1,4 @@
-/* guard.pml - crash-safe guard built on POSIX named semaphores, one semaphore per epoch.
+/* mutex.pml - crash-safe guard built on POSIX named semaphores, one semaphore per epoch.
  *
  * Real object                               Model
  *   G     header word: epoch                G        CUR, or CUR|R = "recovery of this epoch in progress"
@@ -12,7 +12,7 @@
  *
  * Epochs are never reused and only compared for equality with the current one, so all older epochs are
  * folded into OLD (opening a new epoch relabels CUR->OLD everywhere): exact for the comparisons, and an
- * over-approximation for void semaphores.  guard_detail.pml keeps real epochs and real semaphores.
+ * over-approximation for void semaphores.  mutex_detail.pml keeps real epochs and real semaphores.
  *
  * Every shared access is one step of its own.  Before every step the process may be SIGKILLed
  * (goto dead; killed processes are reborn on the same slot), and interleaving lets every process be

@@ -1,4 +1,4 @@
-/* guard_detail.pml - crash-safe guard built on POSIX named semaphores, one semaphore per epoch.
+/* mutex_detail.pml - crash-safe guard built on POSIX named semaphores, one semaphore per epoch.
  *
  * Real object                                   Model
  *   G     header word: epoch                    G         (value, or value|R = recovery in progress)
