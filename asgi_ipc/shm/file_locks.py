@@ -1,9 +1,10 @@
 """
-Locks on single bytes of a file: the kernel's proof that a process lives.
+Locks on single bytes of a file: the kernel's proof that a process is alive.
 
-The kernel drops a process's locks when it ends, however it ends, zombies and other PID namespaces included.  It also
-drops them as soon as the process closes *any* descriptor of the file, so whoever uses these locks keeps one descriptor
-a file and process.  Locks belong to the process, not to a thread: the caller holds an in-process lock.
+The kernel drops a process's locks when the process ends for any reason, also when it is a zombie or in
+another PID namespace. It also drops them when the process closes *any* descriptor of the file, so a user of
+these locks must keep one descriptor for each file and process. Locks belong to the process, not to a thread,
+so the caller must hold an in-process lock.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import fcntl
 import os
 import struct
 import sys
-from typing import Optional
 
 
 class ByteLocks:
-    """The byte locks of one open file."""
+    """The byte locks of one open file, by its descriptor ``fd``."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     def lock(self, byte: int) -> bool:
-        """Lock one byte for this process, without waiting; False if another process has it."""
+        """
+        Lock one byte for this process, without waiting.
+
+        Returns False if another process holds it. Raises ``OSError`` for any other failure.
+        """
         try:
             fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except OSError as error:
@@ -35,15 +39,16 @@ class ByteLocks:
         return True
 
     def unlock(self, byte: int) -> None:
-        """Give the lock on one byte back."""
+        """Release the lock on one byte."""
         fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, byte)
 
-    def holder(self, byte: int) -> Optional[int]:
+    def holder(self, byte: int) -> int | None:
         """
-        The id of the process that has the byte locked, 0 if it is in another PID namespace, None if nobody has.
+        Return the id of the process that holds the lock on a byte.
 
-        Never ask for a byte that this process itself holds: its own lock does not stand in its way, so POSIX says
-        "nobody".
+        Returns 0 if that process is in another PID namespace, None if the byte is not locked. Do not ask
+        about a byte that this process itself holds: its own lock does not conflict with it, so POSIX reports
+        "not locked".
         """
         if sys.platform.startswith("linux"):  # struct flock has the type first here and last on the BSDs
             ask = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)

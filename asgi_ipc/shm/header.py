@@ -1,5 +1,5 @@
 """
-The header of a segment that somebody else made: whether it is finished, and whether it can be believed.
+The checks on the header of an existing segment: whether it is finished, and whether it is valid.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ __all__ = ["flaw_of", "has_magic"]
 
 import mmap
 import os
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 from .layout import (
     AT_CHECKSUM,
@@ -28,11 +28,12 @@ from .layout import (
 
 def has_magic(fd: int, mapped: bool) -> bool:
     """
-    Whether the magic is there, without mapping a file that may be half made, unless ``mapped``.
+    True if the segment behind ``fd`` has its magic, that is, if its creator has finished it.
 
-    Unmapping it again would drop every byte lock of this process on the file, and reading a page that nobody has
-    reserved through a mapping is a SIGBUS where the file system is full. macOS cannot read from the descriptor of
-    shared memory; but there locks live in a file of their own, and there are no holes.
+    Unless ``mapped``, this reads through the descriptor. A mapping would be wrong here: unmapping the file
+    drops every byte lock of this process on it, and a page that is not reserved yet raises SIGBUS when the
+    file system is full. macOS cannot read from the descriptor of shared memory, so ``mapped`` is set there;
+    locks are in a separate file on macOS, and shared memory has no holes.
     """
     if not mapped:
         return any(os.pread(fd, WORD, AT_MAGIC * WORD))
@@ -42,12 +43,17 @@ def has_magic(fd: int, mapped: bool) -> bool:
         return any(header[AT_MAGIC * WORD : (AT_MAGIC + 1) * WORD])
 
 
-def flaw_of(words: Sequence[int], kind: int, size: int, lock_file: Tuple[int, int]) -> Optional[str]:
-    """What is wrong with a header, or None; ``size`` is the file's, in bytes, ``lock_file`` the one that is there."""
+def flaw_of(words: Sequence[int], kind: int, size: int, lock_file: tuple[int, int]) -> str | None:
+    """
+    Return what is wrong with a header, or None.
+
+    ``words`` is the mapped segment, ``kind`` the expected kind, ``size`` the size of the file in bytes, and
+    ``lock_file`` the device and inode of the current lock file, ``(0, 0)`` where there is none.
+    """
     if words[AT_MAGIC] != MAGIC:
         if words[AT_MAGIC].to_bytes(WORD, "little") == MAGIC.to_bytes(WORD, "big"):
             return "it was written in the other byte order"
-        return "it is no segment of this package (asgi_ipc 1.x or another program made it)"
+        return "it is not a segment of this package (asgi_ipc 1.x or another program made it)"
     if words[AT_VERSION] != VERSION:
         return f"it has layout version {words[AT_VERSION]}, and this asgi_ipc needs {VERSION}"
     if words[AT_CHECKSUM] != fixed_checksum(words):
@@ -55,7 +61,7 @@ def flaw_of(words: Sequence[int], kind: int, size: int, lock_file: Tuple[int, in
     if words[AT_KIND] != kind:
         return "it is a segment of another kind"
     if words[AT_SIZE] != size:
-        return f"it was cut short: {size} bytes are left of {words[AT_SIZE]}"
+        return f"it was truncated: {size} bytes are left of {words[AT_SIZE]}"
     if (words[AT_LOCK_DEVICE], words[AT_LOCK_INODE]) != lock_file:
-        return "its lock file was replaced, so that nobody can tell which processes live"
+        return "its lock file was replaced, so it is unknown which processes are alive"
     return None

@@ -1,8 +1,9 @@
 """
-The segment map: what every word of a segment means.
+The segment map: what each word of a segment means.
 
-A segment is an array of 64-bit words in the machine's own byte order.  Every offset in the package counts words,
-never bytes, and a word that holds an offset holds 0 for "none" (word 0 is the magic, so no object starts there).
+A segment is an array of 64-bit words in the machine's own byte order. Every offset in the package counts
+words, not bytes. A word that holds an offset holds 0 for "none": word 0 is the magic, so no object starts
+there.
 
     word 0            64             64 + 2 * 1024           .              .               .            reserved
     +----------------+--------------+------------------+-----------------+----------------+------------ - - -+- - -
@@ -10,16 +11,33 @@ never bytes, and a word that holds an offset holds 0 for "none" (word 0 is the m
     | see below      | 2 words each | bitmaps, heads   | heads of chains | (groups only)  | header + payload |
     +----------------+--------------+------------------+-----------------+----------------+------------ - - -+- - -
 
-A slot belongs to one process: word 0 is the epoch whose token it holds (0: none), word 1 counts the processes that
-had the slot.  A heap block is one header word, ``total words << 2 | previous is free << 1 | free``, and its payload;
-offsets of blocks point to the payload.  The hole behind the word that ``RESERVED`` names has no memory yet.
+A slot belongs to one process: word 0 is the epoch whose token the process holds (0: none), word 1 counts the
+processes that have had the slot. A heap block is one header word, ``total words << 2 | previous is free << 1
+| free``, followed by its payload; an offset of a block points to its payload. The hole starts at the word
+that ``AT_RESERVED`` holds and has no memory yet.
 
-*Truth* is what commits; everything else is *derived* and is rebuilt by walking the truth after a crash:
+*Truth* is what operations commit. *Derived* words are computed from it, and a recovery computes them again by
+walking the truth. A recovery checks the truth and cuts off what is damaged, but does not recompute it:
 
-    truth     buckets and the chains behind them, HEAD and each message's NEXT, fixed fields of a record, a group's
-              FIRST and each member's NEXT, FLUSHING, OWNER and INDIVIDUAL of an inbox
-    derived   tails, counts, free lists, counts of references, ready rings, index buckets, statistics, sweeps,
-              FIFOs and waiters
+    truth     header      FLUSHING; RESERVED
+              messages    the buckets and the chains of channel records; HEAD of a channel, NEXT of a message;
+                          OWNER and INDIVIDUAL of an inbox
+              groups      the buckets and the chains of group records; FIRST of a group, NEXT of a member;
+                          EXPIRES, OWNER and HOME of a member
+              fixed       fields that are written once, before the commit that makes them reachable: of a
+                          channel record, its name, hash, tag and page; of a message, LENGTH, EXPIRES, CAME and
+                          BODY; of a shared body, its length and bytes; of a group, its name and hash; of a
+                          member, GROUP and its name
+    counters  only grow, so that no value is used twice: TAG, GENERATION, WAIT_GENERATION, CHANGES, the second
+              word of a slot. Statistics, which a recovery keeps, although they may lack the change during
+              which a process was killed: TAKEN, REFUSED, GONE_SENT, GONE_REFUSED
+    derived   header      PAGES, SWEEP_CURSOR, SWEEP_DUE, FULL_SWEEP, FIFOS
+              heap        headers of blocks, free lists, quick lists, bitmaps
+              messages    TAIL, SENT, EARLIEST_EXPIRY, INBOX, READY, AFTER, BEFORE, LOCALS, IDLE, WAITERS and
+                          WAITING of a channel; REFERENCES of a shared body; headers of pages; FIFOs and waiters
+              groups      COUNT, LAST and EARLIEST_EXPIRY of a group; BEFORE and the hash of a member; the index
+
+EPOCH, SEQ, NAPS and the slots belong to ``locking.mutex``.
 """
 
 from __future__ import annotations
@@ -27,51 +45,51 @@ from __future__ import annotations
 __all__ = ["WORD", "MAGIC", "VERSION", "NEVER", "COUNTED", "TOMBSTONE", "Geometry", "fixed_checksum"]
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 #: Bytes in a word.
 WORD = 8
 #: Spells "asgi_ipc" when the bytes are in the order of the machine that wrote it.
 MAGIC = int.from_bytes(b"asgi_ipc", "big")
-#: Moves with every change of anything drawn in this module.
+#: Changes with every change of the layout that this module defines.
 VERSION = 202
-#: A time (in ns of the monotonic clock) that does not come.
+#: A time (ns of the monotonic clock) that is never reached.
 NEVER = 2**63 - 1
-#: A counter this high was not counted by anybody, but overwritten.
+#: A counter never gets this high by counting: a larger value means that the word was overwritten.
 COUNTED = 2**62
 
 # -- the header -------------------------------------------------------------------------------------------------
-AT_MAGIC = 0  # written last at creation: without it nothing else counts
+AT_MAGIC = 0  # written last at creation: without it the segment is unfinished
 AT_VERSION = 1
 AT_KIND = 2
 AT_SIZE = 3  # of the whole segment, in bytes
-AT_NONCE = 4  # makes the names of this segment's semaphores its own
-AT_KEY = 5  # two words: the key of the hash, so that nobody can make names collide
-AT_LOCK_DEVICE = 7  # where locks live in a file of their own (macOS): which file
+AT_NONCE = 4  # makes the names of this segment's semaphores unique
+AT_KEY = 5  # two words: the secret key of the hash, so that names cannot be made to collide
+AT_LOCK_DEVICE = 7  # device and inode of the lock file where there is one (macOS), else 0
 AT_LOCK_INODE = 8
 AT_CHECKSUM = 9  # over words 0 to 8, none of which changes after creation
 
 AT_EPOCH = 16  # even: open; odd: being recovered; TOMBSTONE: removed
-AT_SEQ = 17  # moves with every section: proof of progress
-AT_FLUSHING = 18  # truth: a flush has begun and must be finished
-AT_GENERATION = 19  # moves when remembered offsets become void (flush, recovery, a page of records given back)
-AT_TAG = 20  # the last tag given to a record; nothing resets it
-AT_RESERVED = 21  # first word behind the memory that is really there
+AT_SEQ = 17  # incremented by every critical section: proof of progress
+AT_FLUSHING = 18  # 1 while a flush has begun and is not finished
+AT_GENERATION = 19  # incremented when remembered offsets become invalid (flush, recovery, a freed page)
+AT_TAG = 20  # the last tag given to a record
+AT_RESERVED = 21  # first word after the memory that is reserved
 AT_SWEEP_CURSOR = 22  # the next bucket to sweep
-AT_SWEEP_DUE = 23  # ns: when the next sweep is due
-AT_PAGES = 26  # first page of records with a free place
-AT_GONE_SENT = 27  # statistics of records that were dropped
+AT_SWEEP_DUE = 23  # ns of the monotonic clock: when the next sweep is due
+AT_PAGES = 26  # first page of channel records with a free record
+AT_GONE_SENT = 27  # sums of SENT and REFUSED of the channel records that were dropped
 AT_GONE_REFUSED = 28
-AT_FULL_SWEEP = 29  # ns: when everything was last swept for want of memory
-AT_FIFOS = 30  # one of the FIFOs, which form a ring
-AT_WAIT_GENERATION = 31  # moves when FIFOs, waiters and owners that a process remembers are void (flush, recovery)
-AT_CHANGES = 32  # moves with every change of the members of a group: lists that a process remembers are void
-AT_NAPS = 33  # counts, roughly, the naps of those who wait for the mutex: long operations give way to them
-AT_SCRATCH = 63  # stands for the slot of a process that has none yet
+AT_FULL_SWEEP = 29  # ns: when everything was last swept because memory was short
+AT_FIFOS = 30  # one of the FIFO records, which form a ring
+AT_WAIT_GENERATION = 31  # incremented when registered FIFOs and waiters become invalid (flush, recovery)
+AT_CHANGES = 32  # incremented when a group's members change: makes remembered lists invalid
+AT_NAPS = 33  # roughly counts the naps of processes that wait for the mutex: long operations yield to them
+AT_SCRATCH = 63  # stands in for the slot word of a process that has no slot yet
 HEADER_WORDS = 64
 
-#: The value of AT_EPOCH in a segment that was removed. Odd, so that no process takes it for an open epoch.
+#: The value of AT_EPOCH in a removed segment. It is odd, so that no process takes it for an open epoch.
 TOMBSTONE = 2**64 - 1
 
 KIND_MESSAGES = 1
@@ -87,7 +105,7 @@ AT_SLOTS = HEADER_WORDS
 SPLIT_BITS = 4
 SPLITS = 1 << SPLIT_BITS
 POWERS = 40
-#: Blocks up to this many words (header counted) wait in a quick list of their exact size, not merged, when freed.
+#: Freed blocks of up to this many words (header included) go unmerged into a quick list of their exact size.
 QUICK_WORDS = 136
 AT_POWER_MAP = AT_SLOTS + SLOTS * SLOT_WORDS
 AT_SPLIT_MAPS = AT_POWER_MAP + 1
@@ -99,10 +117,10 @@ AT_BUCKETS = AT_QUICK + QUICK_WORDS + 1
 @dataclass(frozen=True)
 class Geometry:
     """
-    Where the parts of a segment of one size and kind lie, in words.
+    Where the parts of a segment of one size and kind are, in words.
 
-    Two processes compute the same geometry from the size and kind in the header; nothing of it is read from memory
-    that anybody could have overwritten since.
+    It depends only on the size and kind in the header. So all processes compute the same geometry, and none
+    reads it from memory that could have been overwritten.
     """
 
     size: int
@@ -114,7 +132,11 @@ class Geometry:
 
     @classmethod
     def of(cls, size: int, kind: int) -> Geometry:
-        """The geometry of a segment of ``size`` bytes: about one bucket a KiB; in groups, four index buckets too."""
+        """
+        Return the geometry of a segment of ``size`` bytes.
+
+        There is about one bucket for each KiB, and in a group segment four index buckets for each bucket.
+        """
         buckets = 1 << max(4, (size // 1024).bit_length() - 1)
         indexes = 4 * buckets if kind == KIND_GROUPS else 0
         index_at = AT_BUCKETS + buckets
@@ -122,5 +144,5 @@ class Geometry:
 
 
 def fixed_checksum(words: Sequence[int]) -> int:
-    """Checksum of the header words that never change: a damaged header is refused, not believed."""
+    """Return the checksum of the header words that never change, with which a damaged header is detected."""
     return zlib.crc32(b"".join(int(words[i]).to_bytes(WORD, "little") for i in range(AT_CHECKSUM)))

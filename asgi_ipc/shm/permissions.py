@@ -1,9 +1,9 @@
 """
-What the operating system calls our objects, and whom we trust with them.
+The names and permissions of shared memory objects, and the checks that they can be trusted.
 
-Named shared memory shows up as files on Linux; elsewhere (macOS) it has no path at all, and what needs one does
-without.  An object that a stranger owns, or that more people may write than were asked for, is refused: whoever can
-write a segment can make its readers believe anything.
+On Linux, named shared memory appears as files. Elsewhere (macOS) it has no path, and the checks that need one
+are left out. An object that another user owns, or that more users may write to than were asked for, is
+refused: a process that can write to a segment can make its readers believe anything.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ import os
 import stat
 import sys
 import time
-from typing import Optional, Tuple
 
 import posix_ipc
 
 from ..exceptions import SegmentRefused
 
-#: Where the kernel shows named shared memory as files.
-SHM_DIRECTORY: Optional[str] = "/dev/shm" if sys.platform.startswith("linux") else None
+#: The directory in which named shared memory appears as files, or None.
+SHM_DIRECTORY: str | None = "/dev/shm" if sys.platform.startswith("linux") else None
 
-Identity = Tuple[int, int]
+Identity = tuple[int, int]
 
 
-def object_path(name: str) -> Optional[str]:
-    """The file that shows the object called ``name``, or None where the system has no such files."""
+def object_path(name: str) -> str | None:
+    """Return the path of the object called ``name``, or None where objects have no path."""
     return os.path.join(SHM_DIRECTORY, name) if SHM_DIRECTORY else None
 
 
-def named_identity(name: str) -> Optional[Identity]:
-    """Device and inode that the segment name leads to now; None if it leads nowhere."""
+def named_identity(name: str) -> Identity | None:
+    """Return the device and inode that a segment's name refers to now; None if there is no such name."""
     path = object_path(name)
     try:
         if path is not None:
@@ -52,21 +51,21 @@ def named_identity(name: str) -> Optional[Identity]:
         else:
             fd = posix_ipc.SharedMemory("/" + name).fd
             found = os.fstat(fd)
-            os.close(fd)  # drops no lock: where names have no path, locks live in a file of their own
+            os.close(fd)  # drops no lock: where names have no path, locks are in a separate file
     except (FileNotFoundError, posix_ipc.Error):
         return None
     return found.st_dev, found.st_ino
 
 
 def removal_hint(segment: str) -> str:
-    """What to do about a segment that cannot be used, for an error message."""
+    """Return how to fix a segment that cannot be used, for an error message."""
     path = object_path(segment)
     by_hand = f" (or: rm {path})" if path else ""
     return f"stop the processes that use it, then 'asgi-ipc unlink {segment.rpartition('-')[0]}'{by_hand}"
 
 
 def just_created(name: str) -> bool:
-    """Whether the object called ``name`` was made or changed within the last second, or has just vanished."""
+    """True if the object called ``name`` was created or changed in the last second, or no longer exists."""
     path = object_path(name)
     try:
         return path is not None and time.time() - os.stat(path).st_ctime < 1.0
@@ -76,8 +75,10 @@ def just_created(name: str) -> bool:
 
 def restore_mode(name: str, mode: int) -> bool:
     """
-    Set the mode of an object of ours that we may not open: made under a umask that denies even its owner, by a process
-    that was killed before it had done this itself. False if it is not ours.
+    Set the mode of an object that this user owns but may not open.
+
+    Such an object was created under a umask that denies access even to its owner, and its creator was killed
+    before it set the mode. Returns False if another user owns the object, or objects have no path.
     """
     path = object_path(name)
     try:
@@ -90,7 +91,11 @@ def restore_mode(name: str, mode: int) -> bool:
 
 
 def discard_name(name: str) -> bool:
-    """Remove the name of a segment; False if there was none. Its memory goes with the last process that maps it."""
+    """
+    Remove the name of a segment; False if there was none.
+
+    The memory is freed when the last process unmaps it.
+    """
     try:
         posix_ipc.unlink_shared_memory("/" + name)
     except posix_ipc.ExistentialError:
@@ -100,10 +105,11 @@ def discard_name(name: str) -> bool:
 
 def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it") -> None:
     """
-    Raise ``SegmentRefused`` for an object that belongs to a stranger, or that more people may write than ``mode`` says.
+    Raise ``SegmentRefused`` for an object of another user, or one with more write permissions than ``mode``.
 
-    Its owner must be this user or root; where ``mode`` lets a group (or everybody) write, another member of that group
-    (or anybody) may be the owner too.
+    The owner must be this user or root. Where both ``mode`` and the object's mode allow the group (or
+    everybody) to write, another member of the group (or any user) may be the owner too. ``segment`` and
+    ``what`` are for the error: the name of the segment, and the object.
     """
     me = os.geteuid()
     if found.st_uid not in (me, 0):
@@ -119,26 +125,26 @@ def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it"
         is_mode = stat.S_IMODE(found.st_mode)
         raise SegmentRefused(
             segment,
-            f"{what} has mode {is_mode:#o}, so that others may write it, and mode {mode:#o} was asked for: pass "
-            f"mode={is_mode:#o} if that is meant, or remove it",
+            f"{what} has mode {is_mode:#o}, so others may write it, but mode {mode:#o} was asked for: pass "
+            f"mode={is_mode:#o} if that is intended, or remove it",
         )
 
 
 def check_kind(segment: str) -> None:
-    """Raise ``SegmentRefused`` where a link, a directory or a FIFO bears the name of a segment."""
+    """Raise ``SegmentRefused`` if a link, a directory or a FIFO has the name of a segment."""
     path = object_path(segment)
     if path is not None:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(os.lstat(path).st_mode):
-                raise SegmentRefused(segment, f"{path} is no shared memory: remove it, or choose another prefix")
+                raise SegmentRefused(segment, f"{path} is not shared memory: remove it, or choose another prefix")
 
 
 def check_removable(found: os.stat_result, segment: str) -> None:
-    """Raise ``SegmentRefused`` for a segment whose name this user may not remove, though he may use it."""
+    """Raise ``SegmentRefused`` for a segment that this user may use, but not remove."""
     me = os.geteuid()
     if me not in (0, found.st_uid):
         raise SegmentRefused(
             segment,
-            f"it belongs to user {found.st_uid}, who alone can remove it, and this process is user {me}: run "
+            f"it belongs to user {found.st_uid}, and only its owner can remove it; this process is user {me}: run "
             f"'asgi-ipc unlink {segment.rpartition('-')[0]}' as its owner",
         )

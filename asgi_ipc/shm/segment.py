@@ -1,12 +1,14 @@
 """
 One segment of named shared memory: found or created, checked, mapped.
 
-A segment comes into being so that a kill at any point spoils nothing: whoever holds byte lock 0 fills it in and
-writes the magic last; a segment without magic is nobody's yet, and the next comer fills it in again from nothing.
-A segment that was removed has a tombstone for an epoch, so that processes that still map it notice.
+A kill at any point of the creation does no harm. The process that holds byte lock 0, the admin lock,
+initialises the segment and writes the magic last. A segment without magic is unfinished, and the next process
+that opens it initialises it from the start. A removed segment has a tombstone in its epoch word, which the
+processes that still map it notice.
 
-A byte lock falls as soon as its process closes any descriptor of the file (``locks``), and ``mmap`` holds a descriptor
-too: so a segment is mapped once a process, and a second descriptor that was opened by a race is not closed before it.
+The kernel drops a byte lock when its process closes any descriptor of the file (``file_locks``), and ``mmap``
+holds a descriptor too. So a process maps a segment once, and a second descriptor that it opened in a race
+stays open as long as the first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import secrets
 import stat
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Tuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import posix_ipc
 
@@ -66,25 +69,26 @@ from .wakeup_fifo import sweep_fifos
 
 R = TypeVar("R")
 
-#: macOS cannot lock a shared memory descriptor: a file in the temporary directory stands in for it there.
+#: macOS cannot lock a shared memory descriptor: there the locks are on a file in the temporary directory.
 LOCKS_IN_FILE = SHM_DIRECTORY is None
-#: The epoch of a segment that nobody has recovered yet.
+#: The epoch of a segment that was never recovered.
 FIRST_EPOCH = 2
-#: The byte whose lock says "I am creating, recovering or removing this segment".
+#: The byte of the admin lock, which a process holds while it creates, recovers or removes the segment.
 ADMIN_LOCK_BYTE = 0
-#: Seconds between two looks while somebody else has the admin lock.
+#: Seconds between two tries while another process holds the admin lock.
 ADMIN_LOCK_PAUSE = 0.001
 
 
 class Segment:
     """
-    A mapped segment: ``words`` to read and write as 64-bit words, ``data`` to copy payloads in and out as bytes.
+    A mapped segment: ``words`` accesses it as 64-bit words, ``data`` copies payloads in and out as bytes.
 
-    ``size``, ``geometry`` and ``key`` were checked when it was attached and are never read from memory again.
+    ``size``, ``geometry`` and ``key`` are checked at attach and never read from memory again.
     """
 
-    #: Segments this process has mapped, by the file with their locks, whose other descriptors must outlive theirs.
-    _mapped: Dict[Identity, Segment] = {}
+    #: The segments that this process has mapped, by the file that has their locks. Any other descriptor of
+    #: that file must stay open as long as the segment is mapped.
+    _mapped: dict[Identity, Segment] = {}
 
     words: memoryview
     data: mmap.mmap
@@ -102,18 +106,19 @@ class Segment:
         self.fd = -1
         self.identity: Identity = (0, 0)
         self.locked: Identity = (0, 0)
-        self._others: List[int] = []
+        self._others: list[int] = []
 
     @classmethod
     def attach(
         cls, name: str, kind: int, size: int, mode: int, patience: float, prepare: Callable[[Segment], None]
     ) -> Segment:
         """
-        Open the segment ``name``, creating it with ``size`` bytes if there is none.
+        Open the segment ``name``, or create it with ``size`` bytes if it does not exist.
 
-        ``prepare(segment)`` fills in what lies behind the header of a new segment, before it is published.
-        Raises ``SegmentRefused`` (owner, permissions, no room for the fixed parts), ``SegmentMismatch`` (not ours, or
-        of another version) and ``SegmentBusy`` (somebody has been creating it for ``patience`` seconds).
+        ``prepare(segment)`` initialises what follows the header of a new segment before it is published;
+        ``mode`` are the permissions. Raises ``SegmentRefused`` (owner, permissions, no room for the fixed
+        parts), ``SegmentMismatch`` (not a segment of this package, or of another version) and ``SegmentBusy``
+        (another process has been creating or removing it for ``patience`` seconds).
         """
         deadline = time.monotonic() + patience
         while True:
@@ -131,10 +136,10 @@ class Segment:
             time.sleep(ADMIN_LOCK_PAUSE)
 
     def _open(self) -> bool:
-        """Get a descriptor; False if the name appeared or vanished meanwhile (come again)."""
+        """Open a descriptor; False if the name appeared or disappeared in between: the caller tries again."""
         check_kind(self.name)
-        # O_CREAT on a file that exists and belongs to another user fails where fs.protected_regular is set,
-        # so a segment that exists is opened without it.
+        # Where fs.protected_regular is set, O_CREAT fails on an existing file of another user. So the first
+        # try is without it.
         try:
             self.fd = posix_ipc.SharedMemory("/" + self.name).fd
         except posix_ipc.ExistentialError:
@@ -143,11 +148,11 @@ class Segment:
             except posix_ipc.ExistentialError:
                 return False
         except posix_ipc.PermissionsError:
-            if just_created(self.name) or restore_mode(self.name, self.mode):  # its creator has not set its mode yet
+            if just_created(self.name) or restore_mode(self.name, self.mode):  # the mode is not set yet
                 return False
             raise SegmentRefused(
                 self.name,
-                "this user may not open it: run as the user who made it, or let both users share a group and pass "
+                "this user may not open it: run as the user who created it, or let both users share a group and pass "
                 "mode=0o660 on both sides",
             ) from None
         found = os.fstat(self.fd)
@@ -158,7 +163,7 @@ class Segment:
         return True
 
     def _open_lock_file(self) -> int:
-        """The file whose bytes are locked in place of the segment's, where a segment itself cannot be locked."""
+        """Open the file whose bytes are locked where the segment itself cannot be locked."""
         path = os.path.join(tempfile.gettempdir(), f"asgi_ipc-{self.name}.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), self.mode)
         if os.fstat(fd).st_uid == os.geteuid():
@@ -169,11 +174,11 @@ class Segment:
     # -- creating and checking --------------------------------------------------------------------------------
 
     def _finish(self, size: int, prepare: Callable[[Segment], None]) -> bool:
-        """Map a finished segment, or finish it first; False if it was removed meanwhile (come again)."""
+        """Map the segment, creating it if unfinished. False if it was removed: the caller tries again."""
         if not self._map_finished() and not self._with_admin_lock(self._map_or_create, size, prepare):
             return False
         self._check_header()
-        if self.words[AT_EPOCH] == TOMBSTONE:  # whoever removed it was killed between tombstone and name
+        if self.words[AT_EPOCH] == TOMBSTONE:  # a process was killed before it removed the name
             self.remove()
             return False
         return True
@@ -186,42 +191,42 @@ class Segment:
         return True
 
     def _map_finished(self) -> bool:
-        """Map the whole file; False if it has no magic yet, that is, if its creator has not finished it."""
+        """Map the whole file; False if it has no magic yet, that is, if it is unfinished."""
         finished = has_magic(self.fd, LOCKS_IN_FILE)
-        size = os.fstat(self.fd).st_size  # after the magic: it is set before
+        size = os.fstat(self.fd).st_size  # read after the magic: a creator sets it before
         if size == 0:
             return False
         if size < HEADER_WORDS * WORD or size % WORD:
-            flaw = f"its {size} bytes are no segment of this package"
+            flaw = f"its {size} bytes are not a segment of this package"
             raise SegmentMismatch(self.name, f"{flaw}: {removal_hint(self.name)}")
         if finished:
             self._map(size)
             return True
         path = object_path("sem." + self.name)
-        if path is not None and os.path.exists(path):  # the old package made a semaphore of just that name
+        if path is not None and os.path.exists(path):  # 1.x created a semaphore of exactly that name
             raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {removal_hint(self.name)}")
         return False
 
     def _check_header(self) -> None:
-        """Believe a header only when every word that never changes is as it was written."""
+        """Raise ``SegmentMismatch`` unless every header word that never changes is as it was written."""
         flaw = flaw_of(self.words, self.kind, len(self.data), self._lock_file())
         if flaw is not None:
             raise SegmentMismatch(self.name, f"{flaw}: {removal_hint(self.name)}")
         self._remember()
 
     def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
-        """Fill in a new segment. Caller holds the admin lock and has seen that the name still leads here."""
+        """Initialise a new segment. The caller holds the admin lock and has checked ``still_named``."""
         if stat.S_IMODE(os.fstat(self.fd).st_mode) != self.mode:  # whatever the umask
-            os.fchmod(self.fd, self.mode)  # only its owner may: another user can finish what he left half done
-        os.ftruncate(self.fd, 0)  # what an earlier creator left half done is gone
+            os.fchmod(self.fd, self.mode)  # only if it differs: another user of the group may not change it
+        os.ftruncate(self.fd, 0)  # discard what an unfinished creation left
         os.ftruncate(self.fd, size)
         heap_at = Geometry.of(size, self.kind).heap_at
         if not self.reserve(0, heap_at):
             os.ftruncate(self.fd, 0)
             with contextlib.suppress(posix_ipc.Error):
                 discard_name(self.name)
-            hub = f"{SHM_DIRECTORY or 'shared memory'} has no room for its first {heap_at * WORD} bytes"
-            raise SegmentRefused(self.name, f"{hub}: enlarge it (Docker: --shm-size)")
+            problem = f"{SHM_DIRECTORY or 'shared memory'} has no room for its first {heap_at * WORD} bytes"
+            raise SegmentRefused(self.name, f"{problem}: enlarge it (Docker: --shm-size)")
         self._map(size)
         words = self.words
         words[AT_VERSION], words[AT_KIND], words[AT_SIZE] = VERSION, self.kind, size
@@ -232,20 +237,20 @@ class Segment:
         words[AT_RESERVED] = heap_at
         self._remember()
         prepare(self)
-        self.semaphores.unlink_lost()  # the name is ours alone now
+        self.semaphores.unlink_lost()  # no other segment has this name now
         sweep_fifos(self.name)
         self.semaphores.create(FIRST_EPOCH)
         words[AT_EPOCH] = FIRST_EPOCH
         words[AT_MAGIC] = MAGIC  # commit
 
-    def _lock_file(self) -> Tuple[int, int]:
+    def _lock_file(self) -> tuple[int, int]:
         if not LOCKS_IN_FILE:
             return 0, 0
         found = os.fstat(self.locks.fd)
         return found.st_dev, found.st_ino
 
     def _remember(self) -> None:
-        """Keep the words that never change: nobody can change them under us any more."""
+        """Copy the words that never change, so that no later damage to them has an effect."""
         words = self.words
         self.size = words[AT_SIZE]
         self.geometry = Geometry.of(self.size, self.kind)
@@ -266,12 +271,13 @@ class Segment:
 
     def reserve(self, first: int, last: int) -> bool:
         """
-        Get memory for words ``first`` to ``last`` (exclusive) before anybody touches them.
+        Reserve memory for words ``first`` to ``last`` (exclusive) before they are used.
 
-        False if the file system has none left: touching a page that cannot be had is a SIGBUS, this is a refusal.
+        Returns False if the file system is full. Without this, an access to a page that cannot be allocated
+        would raise SIGBUS.
         """
         if not hasattr(os, "posix_fallocate"):
-            return True  # macOS takes all the memory of a shared memory object when its size is set
+            return True  # macOS allocates all memory of a shared memory object when its size is set
         try:
             os.posix_fallocate(self.fd, first * WORD, (last - first) * WORD)
         except OSError as error:
@@ -283,7 +289,7 @@ class Segment:
     # -- removal ----------------------------------------------------------------------------------------------
 
     def take_admin_lock(self) -> None:
-        """Take the admin lock, waiting ``patience`` seconds for it; ``SegmentBusy`` names who has it."""
+        """Take the admin lock. Raises ``SegmentBusy``, with the holder's id, after ``patience`` seconds."""
         deadline = time.monotonic() + self.patience
         while not self.locks.lock(ADMIN_LOCK_BYTE):
             if time.monotonic() > deadline:
@@ -291,7 +297,7 @@ class Segment:
             time.sleep(ADMIN_LOCK_PAUSE)
 
     def _with_admin_lock(self, work: Callable[..., R], *args: Any) -> R:
-        """Return ``work(*args)``, done with the admin lock, which is given back whatever exception comes when."""
+        """Return ``work(*args)``, called with the admin lock, which an exception at any point releases."""
         try:
             try:
                 self.take_admin_lock()
@@ -299,14 +305,14 @@ class Segment:
             finally:
                 self.locks.unlock(ADMIN_LOCK_BYTE)
         finally:
-            self.locks.unlock(ADMIN_LOCK_BYTE)  # an exception may have come just before the first
+            self.locks.unlock(ADMIN_LOCK_BYTE)  # an exception may have come just before the first unlock
 
     def still_named(self) -> bool:
-        """Whether the name still leads here: nobody has removed the file, or put another in its place."""
+        """True if the name still refers to this file: it was neither removed nor replaced."""
         return named_identity(self.name) == self.identity
 
     def remove(self) -> None:
-        """Take the segment away from everybody: tombstone, then name, then semaphores."""
+        """Remove the segment for every process. Raises ``SegmentRefused`` if this user may not."""
         self._with_admin_lock(self._remove)
 
     def _remove(self) -> None:
@@ -314,15 +320,19 @@ class Segment:
         epoch = self.words[AT_EPOCH]
         self.words[AT_EPOCH] = TOMBSTONE  # commit
         if self.still_named():
-            self.semaphores.unlink_lost()  # before the name: whoever comes after it makes new ones
+            self.semaphores.unlink_lost()  # before the name: the next segment creates its own
             discard_name(self.name)
             sweep_fifos(self.name)
         if epoch != TOMBSTONE:
-            for half_open in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have made the next one already
-                self.semaphores.unlink(half_open)
+            for candidate in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have created the next one
+                self.semaphores.unlink(candidate)
 
     def close(self) -> None:
-        """Unmap and give back the descriptors, and with them every byte lock of this process on the segment."""
+        """
+        Unmap the segment and close its descriptors. That drops every byte lock of this process on it.
+
+        If the same file is mapped by another ``Segment``, the descriptors stay open until that one is closed.
+        """
         self._unmap()
         mapped = self._mapped.get(self.locked)
         fds = {self.fd, *self._others} - {-1}
@@ -332,7 +342,7 @@ class Segment:
             self._mapped.pop(self.locked, None)
             for fd in fds:
                 os.close(fd)
-        else:  # closing them now would drop the locks of the segment that is in use
+        else:  # closing them now would drop the locks of the mapped segment
             mapped._others.extend(fds)
         self.fd = -1
         self._others = []

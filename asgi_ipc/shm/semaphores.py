@@ -1,7 +1,7 @@
 """
 The semaphores of a segment: one for each epoch, named after the segment, its nonce and the epoch.
 
-The nonce can be read only by those who may read the segment, so nobody else can squat the names.
+Only users who may read the segment can read the nonce, so no other user can occupy the names in advance.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ import os
 import re
 import stat
 import time
-from typing import Optional
 
 import posix_ipc
 
 from ..exceptions import SegmentRefused
 from .permissions import SHM_DIRECTORY, check_trust
 
-#: Semaphores are born with the sticky bit, which nobody else's have: what a kill inside ``sem_open`` leaves behind
-#: under a random name (glibc: six letters or digits) is thereby known as ours.
+#: Semaphores are created with the sticky bit, which other programs' semaphores do not have. A process that is
+#: killed inside ``sem_open`` leaves a file with a random name (glibc: six letters or digits); the bit marks
+#: it as ours.
 STICKY_MARK = stat.S_ISVTX if SHM_DIRECTORY else 0
 _UNFINISHED = re.compile(r"sem\.[A-Za-z0-9]{6}", re.ASCII)
-#: Seconds after which a creation is surely over (``sem_open`` takes microseconds).
+#: Seconds after which a file with such a name is a leftover: ``sem_open`` takes microseconds.
 UNFINISHED_AGE = 5.0
 
 
 class Semaphores:
     """
-    Makes, opens and removes the semaphores of the segment ``name``.
+    Creates, opens and removes the semaphores of the segment ``name``.
 
-    They get the segment's own ``group``: whoever repairs it may have another primary group than who made it.
+    ``nonce`` is the segment's nonce, ``mode`` the permissions of the semaphores. They get the segment's
+    ``group``, because the process that recovers the segment can have another primary group than the one that
+    created it.
     """
 
     def __init__(self, name: str, nonce: int, mode: int, group: int) -> None:
@@ -43,19 +45,19 @@ class Semaphores:
         self.group = group
 
     def name(self, epoch: int) -> str:
-        """The name of an epoch's semaphore, with its leading slash."""
+        """Return the name of an epoch's semaphore, with its leading slash."""
         # Names are at most 31 characters where shared memory has no path (macOS).
         return f"/{self.segment}.{self.nonce:x}.{epoch:x}" if SHM_DIRECTORY else f"/{self.nonce:x}.{epoch:x}"
 
-    def _path(self, epoch: int) -> Optional[str]:
+    def _path(self, epoch: int) -> str | None:
         return os.path.join(SHM_DIRECTORY, "sem." + self.name(epoch)[1:]) if SHM_DIRECTORY else None
 
     def create(self, epoch: int) -> bool:
         """
-        Make an epoch's semaphore with one token. The epoch must not be published before this has returned.
+        Create an epoch's semaphore with one token. The epoch must not be published before this returns.
 
-        False if there is one that is not ours to remove: another user of the group was killed before he could publish
-        that epoch. Raises ``SegmentRefused`` where the file system has no room left for its few bytes.
+        Returns False if there is one that this user may not remove: another user of the group was killed
+        before it published that epoch. Raises ``SegmentRefused`` if the file system is full.
         """
         sweep_unfinished()
         self.unlink(epoch)
@@ -68,18 +70,23 @@ class Semaphores:
                 raise
             where = SHM_DIRECTORY or "shared memory"
             raise SegmentRefused(
-                self.segment, f"{where} has no room for its semaphore: enlarge it (Docker: --shm-size), or make room"
+                self.segment,
+                f"{where} has no room for its semaphore: enlarge it (Docker: --shm-size), or free space in it",
             ) from None
         path = self._path(epoch)
         if path is not None:
             if os.stat(path).st_gid != self.group:
-                with contextlib.suppress(PermissionError):  # no member of it: then it matters to nobody but us
+                with contextlib.suppress(PermissionError):  # not a member: then no other user needs access
                     os.chown(path, -1, self.group)
             os.chmod(path, self.mode)
         return True
 
-    def open(self, epoch: int) -> Optional[posix_ipc.Semaphore]:
-        """An epoch's semaphore, or None if there is none."""
+    def open(self, epoch: int) -> posix_ipc.Semaphore | None:
+        """
+        Return an epoch's semaphore, or None if there is none.
+
+        Raises ``SegmentRefused`` if it cannot be trusted, or this user may not open it.
+        """
         path = self._path(epoch)
         try:
             if path is not None:
@@ -93,21 +100,24 @@ class Semaphores:
 
     def unlink(self, epoch: int) -> None:
         """
-        Remove an epoch's semaphore, if it is there; processes that have it open may go on using it.
+        Remove an epoch's semaphore, if it exists. Processes that have it open can go on using it.
 
-        One that another user of the group made can only be removed by him: it stays, and does no harm.
+        Only its owner can remove a semaphore that another user of the group created: it stays, and does no
+        harm.
         """
         with contextlib.suppress(posix_ipc.ExistentialError, posix_ipc.PermissionsError):
             posix_ipc.unlink_semaphore(self.name(epoch))
 
     def unlink_lost(self) -> None:
         """
-        Remove the semaphores of every segment that had this name: also of a process killed while it made or removed
-        one, of a file that was removed by hand, of an epoch that another user ended.
+        Remove the semaphores of every segment that had this name.
 
-        For whoever makes or removes the segment of that name. Those who have one open may go on using it.
+        That includes semaphores of a process that was killed while it created or removed a segment, of a
+        segment whose file was removed by hand, and of an epoch that another user ended. Call it only while
+        creating or removing the segment of that name. Processes that have a semaphore open can go on using
+        it.
         """
-        if SHM_DIRECTORY is None:  # where objects cannot be listed (macOS) they stay until the machine restarts
+        if SHM_DIRECTORY is None:  # macOS cannot list them: they stay until the machine restarts
             return
         lost = re.compile(rf"sem\.{re.escape(self.segment)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
         with os.scandir(SHM_DIRECTORY) as entries:
@@ -118,7 +128,11 @@ class Semaphores:
 
 
 def sweep_unfinished() -> int:
-    """Remove what processes killed inside ``sem_open`` left: files with our birthmark, seconds old. How many."""
+    """
+    Remove what processes that were killed inside ``sem_open`` left; return how many files that were.
+
+    These are files of this user with the sticky bit, older than ``UNFINISHED_AGE``.
+    """
     swept = 0
     if SHM_DIRECTORY is None:
         return swept

@@ -1,13 +1,14 @@
 """
-Wakeup FIFOs: how a process that has nothing to do sleeps, and how another one wakes it.
+Wakeup FIFOs: how a waiting process sleeps, and how another process wakes it.
 
-A wakeup FIFO is a FIFO beside its segment.  Its owner, a waiting thread or an event loop, opens it for reading and
-writing (without a writer, a reader spins on end-of-file) and sleeps until it can be read; others write a byte into
-it.  The byte is a hint and never the news: whoever wakes looks at the shared memory, and a byte that is lost costs a
-sleeper no more than the time to its next look.  So ringing never waits and never raises.
+A wakeup FIFO is a named pipe beside its segment. Its owner, a waiting thread or an event loop, opens it for
+reading and writing (a reader without a writer would spin on end-of-file) and sleeps until it is readable.
+Other processes write a byte into it. The byte is only a hint: a process that wakes reads the notified list in
+shared memory, and a lost byte delays it by no more than the time to its next poll. So a notification never
+waits and never raises.
 
-A FIFO gets its name only when its owner has it open: one that nobody has open has lost its owner.  The names cannot
-be guessed, and the FIFO records in the segment (``stores.waiters``) lead to them.
+A FIFO gets its name only when its owner has it open, so a FIFO that no process has open has lost its owner.
+The names cannot be guessed; the FIFO records in the segment (``stores.messages.waiters``) hold them.
 """
 
 from __future__ import annotations
@@ -28,21 +29,23 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from typing import Any, Iterator, List, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 from ..exceptions import SegmentRefused
 from .permissions import SHM_DIRECTORY, check_trust
 
-#: FIFOs lie beside the segments, or where there is no such place (macOS) in the temporary directory.
+#: FIFOs are beside the segments, or in the temporary directory where segments have no path (macOS).
 DIRECTORY = SHM_DIRECTORY or tempfile.gettempdir()
-#: Wakeup FIFOs of others that a process keeps open.
+#: How many wakeup FIFOs of other owners a notifier keeps open.
 OPEN_FIFOS = 64
-#: Seconds after which a FIFO that has not got its name yet never will.
+#: Seconds after which a FIFO that has not got its final name is a leftover.
 UNFINISHED_AGE = 5.0
 
 _DRAIN = 65536
 _TO_NOTIFY = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-#: By token. No set: others may add to it while one thread goes through it, and a dict can be listed in one step.
+#: The FIFOs of this process by token. Not a set: other threads may add to it during an iteration, and the
+#: references of a dict can be copied in one step.
 _ours: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
 _notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
@@ -51,19 +54,20 @@ def _path(segment: str, token: int) -> str:
     return os.path.join(DIRECTORY, f"{segment}.FIFO.{token:x}")
 
 
-def live_fifos(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> List[WakeupFifo]:
-    """Those wakeup FIFOs that are still there, whatever other threads add meanwhile."""
+def live_fifos(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> list[WakeupFifo]:
+    """Return the wakeup FIFOs that still exist; other threads may add to ``fifos`` at the same time."""
     return [fifo for reference in fifos.valuerefs() for fifo in [reference()] if fifo is not None]
 
 
 class WakeupFifo:
     """
-    A FIFO of this process, for the segment called ``segment``, to sleep at.
+    A FIFO of this process, for the segment called ``segment``, on which one thread or event loop sleeps.
 
-    ``fd`` is to be watched for reading, by ``wait`` or by an event loop; ``token`` is the number in its name.
-    ``home``, ``record``, ``wait_generation`` and ``registration`` belong to ``stores.messages.waiters``: where in a
-    segment others find it.
-    Raises ``SegmentRefused`` where the file system has no room for it.
+    ``mode`` and ``group`` are its permissions and its group. ``fd`` is watched for reading, by ``wait`` or by
+    an event loop; ``token`` is the number in its name. ``home``, ``record``, ``wait_generation`` and
+    ``registration`` belong to ``stores.messages.waiters``: they say where it is registered in a segment.
+
+    Raises ``SegmentRefused`` if the file system is full.
     """
 
     def __init__(self, segment: str, mode: int, group: int) -> None:
@@ -81,7 +85,7 @@ class WakeupFifo:
             os.mkfifo(unnamed, 0o600)
             self.fd = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             if os.fstat(self.fd).st_gid != group:
-                with contextlib.suppress(PermissionError):  # no member of it: then it matters to nobody but us
+                with contextlib.suppress(PermissionError):  # not a member: then no other user needs access
                     os.fchown(self.fd, -1, group)
             os.fchmod(self.fd, mode)  # whatever the umask
             os.rename(unnamed, self.path)
@@ -90,7 +94,8 @@ class WakeupFifo:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise SegmentRefused(
-                segment, f"{DIRECTORY} has no room for its wakeup FIFO: enlarge it (Docker: --shm-size), or make room"
+                segment,
+                f"{DIRECTORY} has no room for its wakeup FIFO: enlarge it (Docker: --shm-size), or free space in it",
             ) from None
         found = os.fstat(self.fd)
         self._identity = (found.st_dev, found.st_ino)
@@ -98,19 +103,19 @@ class WakeupFifo:
         self._poll.register(self.fd, select.POLLIN)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep until it rings or the time is over. Signal handlers run meanwhile, and may raise. Whether it rang."""
+        """Sleep until notified (True), or for ``seconds`` (False). Signal handlers run, and may raise."""
         if self._poll.poll(max(0.0, seconds) * 1000):
             self.drain()
             return True
         return False
 
     def drain(self) -> None:
-        """Forget that it has rung. To be called before the look at the news, never behind it."""
+        """Discard the bytes in it. Call it before the notified list is read, never after."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, _DRAIN)
 
     def notify(self) -> None:
-        """Wake its own sleeper, from any thread: by its name, as he may close the descriptor just now."""
+        """Wake its own sleeper, from any thread. Opens it by name: the sleeper may be closing ``fd``."""
         with contextlib.suppress(OSError):
             fd = os.open(self.path, _TO_NOTIFY)
             try:
@@ -119,7 +124,7 @@ class WakeupFifo:
                 os.close(fd)
 
     def is_unlinked(self) -> bool:
-        """Whether nobody can ring it any more, as its file was removed."""
+        """True if its file was removed or replaced, so that it can no longer be notified."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -127,7 +132,7 @@ class WakeupFifo:
         return (found.st_dev, found.st_ino) != self._identity
 
     def close(self) -> None:
-        """Remove it. Its record in the segment is of no use any more, and whoever sweeps there takes it away."""
+        """Close and remove it. A sweep of the segment later unregisters its record."""
         self.home = None
         self.remove_name()
         fd, self.fd = self.fd, -1
@@ -135,7 +140,7 @@ class WakeupFifo:
             os.close(fd)
 
     def remove_name(self) -> None:
-        """Remove its file, unless this is a forked child, to which it does not belong."""
+        """Remove its file, unless this is a forked child: the file belongs to the parent."""
         if self.pid == os.getpid():
             for path in (self.path, self.path + "~"):
                 with contextlib.suppress(OSError):
@@ -146,7 +151,7 @@ class WakeupFifo:
 
 
 class Notifier:
-    """Rings the wakeup FIFOs at one segment; keeps some of them open. ``mode`` says who may own them."""
+    """Notifies the wakeup FIFOs of one segment; keeps some of them open. ``mode`` says who may own them."""
 
     def __init__(self, segment: str, mode: int) -> None:
         self.segment = segment
@@ -156,16 +161,17 @@ class Notifier:
 
     def _forget(self) -> None:
         self._closed = False
-        #: Held while a descriptor is in use, so that no other thread closes it. Re-entrant for signal handlers only.
+        #: Held while a descriptor is in use, so that no other thread closes it. Re-entrant only for signal
+        #: handlers.
         self._lock = threading.RLock()
         self._busy = False
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def notify(self, token: int) -> bool:
-        """Notify the FIFO with this token; False if it is proven that nobody has it open. Never waits or raises."""
+        """Notify a FIFO; False if it is proven that no process has it open. Never waits or raises."""
         with self._lock:
-            # A signal handler that has interrupted this very method may not touch its descriptors, and once this was
-            # closed, nobody would close them.
+            # A signal handler that interrupted this very method must not touch its descriptors. After
+            # ``close`` no descriptor may be kept open, as nothing would close it.
             if self._busy or self._closed:
                 return self._notify_once(token)
             self._busy = True
@@ -180,7 +186,7 @@ class Notifier:
             if _write(fd):
                 self._open.move_to_end(token)
                 return True
-            # Nobody has it open now, or somebody has closed it under us: that is looked at with a fresh one.
+            # No process has it open, or the program has closed our descriptor: a new one tells which.
             self._drop(self._open.pop(token, -1))
         fd, there = self._open_fifo(token)
         if fd is None:
@@ -199,12 +205,12 @@ class Notifier:
         finally:
             os.close(fd)
 
-    def _open_fifo(self, token: int) -> Tuple[Optional[int], bool]:
-        """A descriptor to write to, or None and whether there may be somebody all the same."""
+    def _open_fifo(self, token: int) -> tuple[int | None, bool]:
+        """Return (descriptor to write to, or None; whether a process may have the FIFO open)."""
         try:
             fd = os.open(_path(self.segment, token), _TO_NOTIFY)
         except OSError as error:
-            return None, error.errno != errno.ENXIO  # gone, or not ours to open: its owner will look by itself
+            return None, error.errno != errno.ENXIO  # other errors: removed, or not allowed; its owner polls
         found = os.fstat(fd)
         try:
             check_trust(found, self.mode, self.segment)
@@ -217,7 +223,7 @@ class Notifier:
         return fd, True
 
     def close(self) -> None:
-        """Close what is kept open."""
+        """Close the FIFOs that are kept open."""
         with self._lock:
             self._closed = True
             while self._open:
@@ -225,12 +231,12 @@ class Notifier:
 
     @staticmethod
     def _drop(fd: int) -> None:
-        with contextlib.suppress(OSError):  # a program that becomes a daemon closes every descriptor it finds
+        with contextlib.suppress(OSError):  # a program that becomes a daemon closes every descriptor it has
             os.close(fd)
 
 
 def _write(fd: int) -> bool:
-    """Write the byte; False if nobody can ever read it. A full pipe rings already."""
+    """Write one byte; False if no process can read it. A full pipe is a pending notification already."""
     if signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
         return _write_shielded(fd)
     try:
@@ -243,7 +249,7 @@ def _write(fd: int) -> bool:
 
 
 def _write_shielded(fd: int) -> bool:
-    """The same in a program that has restored the default of SIGPIPE, which would end it."""
+    """Like ``_write``, in a program that has restored the default action of SIGPIPE, which would end it."""
     sigpipe = {signal.SIGPIPE}
     already = signal.SIGPIPE in signal.sigpending()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, sigpipe)
@@ -263,8 +269,8 @@ def _write_shielded(fd: int) -> bool:
 # -- all wakeup FIFOs of a segment ---------------------------------------------------------------------------------
 
 
-def _files(segment: str) -> Iterator[Tuple[str, str]]:
-    """(path, token in hexadecimal digits, with "~" behind if it has no name yet) of each wakeup FIFO of a segment."""
+def _files(segment: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, token in hexadecimal) of each wakeup FIFO; the token of an unfinished one ends in "~"."""
     pattern = re.compile(rf"{re.escape(segment)}\.FIFO\.([0-9a-f]+~?)", re.ASCII)
     with os.scandir(DIRECTORY) as entries:
         for entry in entries:
@@ -274,10 +280,10 @@ def _files(segment: str) -> Iterator[Tuple[str, str]]:
 
 
 def notify_all(notifier: Notifier) -> None:
-    """Ring every wakeup FIFO of a segment, and remove those whose owners are gone. Never raises."""
+    """Notify every wakeup FIFO of a segment, and remove those that no process has open. Never raises."""
     try:
         fifos = list(_files(notifier.segment))
-    except OSError:  # no descriptor left, say: whoever sleeps looks for himself
+    except OSError:  # such as no descriptor left: the waiters poll
         return
     for path, token in fifos:
         if not token.endswith("~") and not notifier.notify(int(token, 16)):
@@ -292,13 +298,13 @@ def remove_fifo(segment: str, token: int) -> None:
 
 
 def is_open_here(token: int) -> bool:
-    """Whether the wakeup FIFO with this token belongs to this process and is not closed."""
+    """True if the wakeup FIFO with this token belongs to this process and is not closed."""
     fifo = _ours.get(token)
     return fifo is not None and fifo.fd >= 0
 
 
 def sweep_fifos(segment: str) -> None:
-    """Remove the wakeup FIFOs whose owners are gone. For whoever makes or removes the segment."""
+    """Remove the wakeup FIFOs that no process has open. Called while the segment is created or removed."""
     for path, token in list(_files(segment)):
         with contextlib.suppress(OSError):
             if _is_unfinished(path) if token.endswith("~") else _is_abandoned(path):
@@ -317,24 +323,24 @@ def _is_abandoned(path: str) -> bool:
     return False
 
 
-# -- the ends of a process --------------------------------------------------------------------------------------
+# -- fork and exit ----------------------------------------------------------------------------------------------
 
 
 def _after_fork_in_child() -> None:
-    """A child rings with descriptors of its own, and sleeps at no wakeup FIFO of its parent."""
+    """A child opens descriptors of its own to notify, and does not sleep on the FIFOs of its parent."""
     for notifier in list(_notifiers):
         for fd in notifier._open.values():
             Notifier._drop(fd)
         notifier._forget()
     for fifo in live_fifos(_ours):
-        fifo.home = None  # what hangs on it is the parent's: whoever leaves it here takes nothing down
+        fifo.home = None  # its waiters belong to the parent: the child must not unregister them
         fd, fifo.fd = fifo.fd, -1
         if fd >= 0:
             os.close(fd)
 
 
 def _at_exit() -> None:
-    """Files outlive their process: only names are removed here, as other threads may still sleep."""
+    """Remove the files, which outlive the process. Other threads may still sleep, so nothing is closed."""
     for fifo in live_fifos(_ours):
         fifo.remove_name()
 

@@ -42,10 +42,10 @@ def swap_bytes(words):
 
 
 NOT_OURS = {
-    "text": (b"hello, world" * 1000, "no segment of this package"),
-    "one_byte": (b"x", "its 1 bytes are no segment"),
-    "odd_size": (bytes(65537), "its 65537 bytes are no segment"),
-    "smaller_than_a_header": (bytes(504), "its 504 bytes are no segment"),
+    "text": (b"hello, world" * 1000, "not a segment of this package"),
+    "one_byte": (b"x", "its 1 bytes are not a segment"),
+    "odd_size": (bytes(65537), "its 65537 bytes are not a segment"),
+    "smaller_than_a_header": (bytes(504), "its 504 bytes are not a segment"),
     "old_package": (
         pickle.dumps({"http.request": [(b"\x81\xa1a\x01", 1e9)]}, 2).ljust(1 << 20, b"\0"),
         "asgi_ipc 1.x or another program made it",
@@ -53,7 +53,7 @@ NOT_OURS = {
 }
 #: How to damage the header of a sound segment, and what is said then.
 DAMAGE = {
-    "magic": (scar(layout.AT_MAGIC, lambda word: word ^ 1), "no segment of this package"),
+    "magic": (scar(layout.AT_MAGIC, lambda word: word ^ 1), "not a segment of this package"),
     "older_version": (scar(layout.AT_VERSION, 199), "layout version 199, and this asgi_ipc needs"),
     "newer_version": (scar(layout.AT_VERSION, 2**40), "layout version 1099511627776"),
     "kind": (scar(layout.AT_KIND, 77), "its header is damaged"),
@@ -107,7 +107,7 @@ def test_a_segment_with_another_header_is_left_alone(prefix, make_layer, kind, d
 def test_a_segment_cut_short_is_left_alone(prefix, make_layer, kind, size):
     make_layer(group_memory=SIZE).close()
     os.truncate(path_of(prefix, kind), size)
-    assert_mismatch(prefix, kind, make_layer, f"it was cut short: {size} bytes are left of {SIZE}")
+    assert_mismatch(prefix, kind, make_layer, f"it was truncated: {size} bytes are left of {SIZE}")
 
 
 def test_a_segment_of_the_other_kind_is_left_alone(prefix, make_layer):

@@ -244,7 +244,7 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
     second.say("unlink")  # to be able to use it is not to be able to remove it
     kind, text = second.hear()
     assert kind == "SegmentRefused"
-    for part in (f"belongs to user {STRANGER}, who alone can remove it", f"'asgi-ipc unlink {prefix}'"):
+    for part in (f"belongs to user {STRANGER}, and only its owner can remove it", f"'asgi-ipc unlink {prefix}'"):
         assert part in text
     second.say("work")
     assert second.hear() == COLLEAGUE
