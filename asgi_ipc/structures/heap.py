@@ -1,25 +1,26 @@
 """
-Allocate and free inside a segment.  The caller holds the mutex, always.
+Memory allocation inside a segment. The caller always holds the mutex.
 
-Everything here is derived: after a crash ``rebuild`` makes it anew from the blocks that the truth reaches, so no store
-in this module needs an order, and what free memory contains means nothing.
+Everything here is derived: after a crash ``rebuild`` computes it from the blocks that the truth reaches. So
+the order of stores in this module does not matter, and the contents of free memory have no meaning.
 
     used block    | header | payload ...                                   |
     free block    | header | next free | previous free | ... | own header's offset |
                              ^ what offsets point to
 
-Sizes count words and include the header; a block has at least four.  Free blocks lie in lists by size class (two-level
-segregated fit: Masmano et al., ECRTS 2004), neighbours are merged at once, and everything takes constant time.
-Splitting and merging on every message would cost as much as the rest of its section, so blocks of up to
-``QUICK_WORDS`` words are not merged when they are freed: they wait, marked as used, in a *quick list* of their exact
-size, at most ``QUICK_MOST`` words of each, and all go back before memory is reported to be full.
+Sizes are in words and include the header; a block has at least four words. Free blocks are in lists by size
+class (two-level segregated fit: Masmano et al., ECRTS 2004), neighbouring free blocks are merged at once, and
+every operation takes constant time. Splitting and merging on every message would cost as much as the rest of
+its section, so freed blocks of up to ``QUICK_WORDS`` words are not merged: they stay marked as used in a
+*quick list* of their exact size, at most ``QUICK_MOST`` words in each. They are merged before memory is
+reported to be full.
 """
 
 from __future__ import annotations
 
 __all__ = ["MIN_WORDS", "Heap"]
 
-from typing import Callable, List, Tuple
+from collections.abc import Callable
 
 from ..shm.layout import (
     AT_FREE_HEADS,
@@ -38,19 +39,19 @@ from ..shm.segment import Segment
 _FREE = 1
 _AFTER_FREE = 2
 MIN_WORDS = 4
-#: Words in blocks of one size that wait unmerged (64 KiB): those of a group send to a thousand members, or of a few
-#: channels that are full.
+#: The most words in one quick list (64 KiB): enough for a group send to a thousand members, or a few full
+#: channels.
 QUICK_MOST = 64 * 1024 // WORD
-#: Blocks that are cut at once for a quick list that is empty.
+#: How many blocks are cut at once for an empty quick list.
 QUICK_BATCH = 16
-#: Memory is taken from the system in pieces of this many words (256 KiB): zeroing one takes some 50 µs.
+#: Memory is reserved in pieces of this many words (256 KiB): the kernel needs some 50 µs to zero one.
 PIECE = 256 * 1024 // WORD
-#: How many blocks of the class below are tried when no class above has any.
+#: How many blocks of the size's own class are tried when the larger classes are empty.
 LAST_RESORT = 64
 
 
-def size_class(total: int) -> Tuple[int, int]:
-    """The class (power, split) whose list a free block of ``total`` words lies in."""
+def size_class(total: int) -> tuple[int, int]:
+    """Return the class (power, split) of a free block of ``total`` words."""
     power = total.bit_length() - 1 - SPLIT_BITS
     if power < 0:
         return 0, total
@@ -68,10 +69,10 @@ class Heap:
         #: Why the last ``allocate`` failed: "memory" or "filesystem".
         self.shortage = "memory"
 
-    # -- the two calls ----------------------------------------------------------------------------------------
+    # -- allocate and free ------------------------------------------------------------------------------------
 
     def allocate(self, payload: int) -> int:
-        """A block with room for ``payload`` words, as the offset of its payload; 0 if there is none."""
+        """Return the payload offset of a block with ``payload`` words; 0, with ``shortage`` set, if none."""
         words = self.words
         total = payload + 1
         if total <= QUICK_WORDS:
@@ -86,10 +87,10 @@ class Heap:
             return self._cut_batch(total)
         return self._find(total)
 
-    def allocate_several(self, payload: int, count: int) -> List[int]:
-        """So many such blocks, or as many as there are."""
+    def allocate_several(self, payload: int, count: int) -> list[int]:
+        """Return ``count`` such blocks, or as many as there are."""
         words, total = self.words, max(payload + 1, MIN_WORDS)
-        blocks: List[int] = []
+        blocks: list[int] = []
         if total <= QUICK_WORDS:
             block = words[AT_QUICK + total]
             while block and len(blocks) < count:
@@ -106,12 +107,12 @@ class Heap:
         return blocks
 
     def free(self, block: int) -> None:
-        """Give back the block whose payload starts at ``block``."""
+        """Free the block whose payload starts at ``block``."""
         words = self.words
         total = words[block - 1] >> 2
         if total <= QUICK_WORDS:
             head = words[AT_QUICK + total]
-            waiting = words[head + 1] + total if head else total  # each block knows how much waits from it on
+            waiting = words[head + 1] + total if head else total  # words from here to the list's end
             if waiting <= QUICK_MOST:
                 words[block] = head
                 words[block + 1] = waiting
@@ -122,13 +123,13 @@ class Heap:
     # -- quick lists ------------------------------------------------------------------------------------------
 
     def _cut_batch(self, total: int) -> int:
-        """Cut several blocks of one size from one free block: one for the caller, the rest for the quick list."""
+        """Cut several blocks of one size from a free one: one for the caller, the rest for the quick list."""
         batch = self._find(total * QUICK_BATCH)
         if not batch:
             return self._find(total)
         words = self.words
         header = batch - 1
-        spare = (words[header] >> 2) - total * QUICK_BATCH  # what was too little to split off
+        spare = (words[header] >> 2) - total * QUICK_BATCH  # too little to be split off
         words[header] = total << 2 | (words[header] & _AFTER_FREE)
         for number in range(1, QUICK_BATCH):
             header += total
@@ -142,7 +143,7 @@ class Heap:
         return batch
 
     def _merge_quick(self, wanted: int) -> int:
-        """Give waiting blocks back, size by size, until there is a free block of ``wanted`` words: its header, or 0."""
+        """Merge quick lists, size by size, until a block of ``wanted`` words is free; its header, or 0."""
         words = self.words
         for total in range(QUICK_WORDS, MIN_WORDS - 1, -1):
             block, words[AT_QUICK + total] = words[AT_QUICK + total], 0
@@ -162,7 +163,7 @@ class Heap:
     # -- segregated fit ---------------------------------------------------------------------------------------
 
     def _find(self, total: int) -> int:
-        """A block of ``total`` words from the free lists, else from new memory, else from what waits unmerged."""
+        """Get a block of ``total`` words: from the free lists, new memory or the quick lists; 0 if none."""
         header = self._search(total)
         if not header and self._grow(total):
             header = self._search(total)
@@ -175,7 +176,7 @@ class Heap:
         return header + 1
 
     def _search(self, total: int) -> int:
-        """A free block from the first class in which every block is large enough; 0 if all those are empty."""
+        """Return a free block of the first non-empty class in which every block is large enough, or 0."""
         words = self.words
         step = total.bit_length() - 1 - SPLIT_BITS
         power, split = size_class(total + (1 << step) - 1 if step > 0 else total)
@@ -190,7 +191,7 @@ class Heap:
         return words[AT_FREE_HEADS + power * SPLITS + split]
 
     def _search_below(self, total: int) -> int:
-        """A block of the very class of ``total``, which holds larger and smaller ones: a few are tried."""
+        """Try a few blocks of the class of ``total`` itself, which also has blocks that are too small."""
         words = self.words
         power, split = size_class(total)
         header = words[AT_FREE_HEADS + power * SPLITS + split]
@@ -201,7 +202,7 @@ class Heap:
         return 0
 
     def _split(self, header: int, total: int) -> None:
-        """Mark a block used that was just unlinked, giving back what it has beyond ``total``."""
+        """Mark a block as used that was just unlinked, and free what it has beyond ``total``."""
         words = self.words
         has = words[header] >> 2
         rest = has - total
@@ -214,7 +215,7 @@ class Heap:
             words[header + has] &= ~_AFTER_FREE
 
     def _link(self, header: int, total: int) -> None:
-        """Make a block free: into its list, its bits set, its end and its neighbour told."""
+        """Mark a block as free: list, bitmaps, its last word, and the flag of the block after it."""
         words = self.words
         power, split = size_class(total)
         head_at = AT_FREE_HEADS + power * SPLITS + split
@@ -246,7 +247,7 @@ class Heap:
                 words[AT_POWER_MAP] &= ~(1 << power)
 
     def _merge(self, header: int, total: int) -> None:
-        """Free a block together with whatever is free on either side of it."""
+        """Free a block, merged with the free blocks on either side."""
         words = self.words
         if words[header] & _AFTER_FREE:
             before = words[header - 1]
@@ -262,10 +263,10 @@ class Heap:
     # -- new memory -------------------------------------------------------------------------------------------
 
     def _grow(self, total: int) -> bool:
-        """Reserve more of the segment, enough for a block of ``total`` words; False if that cannot be had."""
+        """Reserve memory for a block of ``total`` words; False, with ``shortage``, if that fails."""
         words = self.words
         step = max(0, total.bit_length() - 1 - SPLIT_BITS)
-        missing = total + (1 << step)  # so that the search, which rounds up, finds it
+        missing = total + (1 << step)  # the search rounds up
         while missing > 0:
             old = words[AT_RESERVED]
             if old >= self.end:
@@ -274,7 +275,7 @@ class Heap:
             new = min(old + PIECE, self.end)
             if old < self.start:
                 raise ValueError("the memory ends before it begins")
-            if not self._reserve(old - 1, new):  # with the word before it, which is looked at
+            if not self._reserve(old - 1, new):  # with the word before it, which is read below
                 self.shortage = "filesystem"
                 return False
             if old > self.start and words[old - 1] >> 2:
@@ -284,7 +285,7 @@ class Heap:
         return True
 
     def _append_piece(self, old: int, new: int) -> None:
-        """Turn reserved memory into a free block. The word before the end of memory is a used block of size 0."""
+        """Turn reserved memory into a free block. The last reserved word is a used block of size 0."""
         words = self.words
         header = old - 1 if old > self.start else self.start
         after_free = words[header] & _AFTER_FREE if old > self.start else 0
@@ -296,7 +297,7 @@ class Heap:
     # -- after a crash ----------------------------------------------------------------------------------------
 
     def confirm_reserved(self) -> None:
-        """Make sure that the memory which AT_RESERVED promises is there; where the word is damaged, find out."""
+        """Reserve the memory up to AT_RESERVED again; if the word is damaged, reserve all and set it."""
         words = self.words
         reserved = words[AT_RESERVED]
         if self.start <= reserved <= self.end and self._reserve(0, reserved):
@@ -306,11 +307,11 @@ class Heap:
             reserved = min(reserved + PIECE, self.end)
         words[AT_RESERVED] = reserved
 
-    def rebuild(self, live: List[Tuple[int, int]]) -> None:
+    def rebuild(self, live: list[tuple[int, int]]) -> None:
         """
-        Make headers and lists anew: ``live`` has (payload offset, payload words) of each block in use.
+        Compute headers and lists: ``live`` has (payload offset, payload words) of each block in use.
 
-        The blocks must not overlap (``LiveBlocks`` sees to that); all else between the ends of the heap becomes free.
+        The blocks must not overlap (``LiveBlocks`` makes sure of that). Everything else becomes free.
         """
         words = self.words
         self.clear()
@@ -324,7 +325,7 @@ class Heap:
         for block, payload in [*sorted(live), (reserved, 0)]:
             header = block - 1
             gap = header - position
-            if 0 < gap < MIN_WORDS:  # too small to be a free block: the one before keeps it, or nobody
+            if 0 < gap < MIN_WORDS:  # too small for a free block: the block before gets it, if there is one
                 if previous:
                     words[previous] += gap << 2
                 else:
@@ -341,7 +342,7 @@ class Heap:
             position, previous, after_free = header + total, header, 0
 
     def clear(self) -> None:
-        """Empty every list. What the lists led to is lost until ``rebuild`` or ``reset`` finds it again."""
+        """Empty every list. The blocks in them are lost until ``rebuild`` finds them again."""
         words = self.words
         for at in range(AT_POWER_MAP, AT_QUICK + QUICK_WORDS + 1):
             words[at] = 0

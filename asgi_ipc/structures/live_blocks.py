@@ -1,12 +1,10 @@
 """
-Which blocks of a heap a recovery has found in use.
+The blocks of a heap that a recovery has found in use.
 """
 
 from __future__ import annotations
 
 __all__ = ["LiveBlocks"]
-
-from typing import List, Tuple
 
 from ..shm.layout import AT_RESERVED
 from .heap import MIN_WORDS, Heap
@@ -14,20 +12,21 @@ from .heap import MIN_WORDS, Heap
 
 class LiveBlocks:
     """
-    Which words of the heap a walk over the truth has found in use: what is claimed twice cannot be trusted.
+    The words of the heap that a walk over the truth has marked as live.
 
-    Lives in the memory of the process that repairs, not in the segment.
+    What would be marked twice cannot be trusted. Kept in the memory of the recovering process, not in the
+    segment.
     """
 
     def __init__(self, heap: Heap) -> None:
         self.start = heap.start
         self.end = heap.words[AT_RESERVED] - 1
         self._taken = bytearray(max(0, self.end - self.start))
-        #: (payload offset, payload words) of everything claimed.
-        self.live: List[Tuple[int, int]] = []
+        #: (payload offset, payload words) of each block that was marked.
+        self.live: list[tuple[int, int]] = []
 
     def mark(self, block: int, payload: int) -> bool:
-        """Claim a block; False, and nothing claimed, if it lies outside or over another one."""
+        """Mark a block as live; False, and nothing marked, if it is outside the heap or overlaps another."""
         first = block - 1 - self.start
         last = first + max(payload + 1, MIN_WORDS)
         if first < 0 or last > len(self._taken) or self._taken.find(1, first, last) >= 0:
@@ -37,7 +36,7 @@ class LiveBlocks:
         return True
 
     def unmark_last(self) -> None:
-        """Take the last claim back."""
+        """Undo the last ``mark``."""
         block, payload = self.live.pop()
         first = block - 1 - self.start
         last = first + max(payload + 1, MIN_WORDS)

@@ -1,25 +1,26 @@
 """
-Rings of records in shared memory: doubly linked, so that any item leaves in constant time.  The caller holds the mutex.
+Rings of records in shared memory: doubly linked lists, so that any item can be removed in constant time.
 
-A ring is known by the word of its head, which leads to its first item, or is 0.  Each item has two words for the ring,
-``at`` words into it:
+The caller holds the mutex. A ring is identified by the word of its head, which is the offset of its first
+item, or 0. Each item has two words for the ring, ``at`` words into it:
 
     | next item | previous item |
 
-Everything here is derived: a recovery forgets the rings and makes them anew.
+Everything here is derived: a recovery discards the rings and builds them again.
 """
 
 from __future__ import annotations
 
 __all__ = ["append", "extend", "remove", "walk"]
 
-from typing import Iterator, MutableSequence, Sequence, Union
+from collections.abc import Iterator, MutableSequence, Sequence
+from typing import Union
 
-Words = Union["MutableSequence[int]", memoryview]
+Words = Union[MutableSequence[int], memoryview]
 
 
 def append(words: Words, head_at: int, item: int, at: int) -> None:
-    """Put an item at the end of the ring whose head is the word ``head_at``."""
+    """Append an item to the ring whose head is the word ``head_at``."""
     first = words[head_at]
     if not first:
         words[item + at] = words[item + at + 1] = item
@@ -31,7 +32,7 @@ def append(words: Words, head_at: int, item: int, at: int) -> None:
 
 
 def extend(words: Words, head_at: int, items: Sequence[int], at: int) -> None:
-    """Put several items at the end of a ring, in their order."""
+    """Append several items to a ring, in their order."""
     if not items:
         return
     first = words[head_at] or items[0]
@@ -46,7 +47,7 @@ def extend(words: Words, head_at: int, items: Sequence[int], at: int) -> None:
 
 
 def remove(words: Words, head_at: int, item: int, at: int) -> None:
-    """Take an item out of its ring; the one behind it comes first then, if it was the first."""
+    """Remove an item from its ring. If it was the first, the next one becomes the first."""
     after, before = words[item + at], words[item + at + 1]
     if after == item:
         words[head_at] = 0
@@ -57,7 +58,11 @@ def remove(words: Words, head_at: int, item: int, at: int) -> None:
 
 
 def walk(words: Words, head_at: int, at: int, most: int) -> Iterator[int]:
-    """The items of a ring, first to last. None may be removed meanwhile. ``ValueError`` past ``most`` items."""
+    """
+    Yield the items of a ring, first to last. No item may be removed during the iteration.
+
+    Raises ``ValueError`` if the ring does not close after ``most`` items.
+    """
     first = item = words[head_at]
     if not item:
         return

@@ -1,21 +1,20 @@
 """
-Records of one fixed size, in pages that hold nothing else.  The caller holds the mutex.
+Records of one fixed size, in pages that hold nothing else. The caller holds the mutex.
 
-Each life of a record has a tag from a counter that nothing resets, and 0 while it is dead.  So a process may remember
-``name -> (offset, tag)`` and check the tag instead of walking a chain.  A page that goes back to the heap may become
-anybody's payload; so giving one back moves the generation, which makes every process forget what it remembered.
+Each use of a record gets a new tag from a counter that only grows; a free record has tag 0. So a process can
+remember ``name -> (offset, tag)`` and compare the tag, instead of searching a chain. The memory of a freed
+page may become a block of any contents. So freeing a page increments AT_GENERATION, and every process forgets
+what it remembered.
 
     page      | next page with room | previous one | first free record | live records | record | record | ...
     record    | ... two words ... | tag | ...            (a free one: word 0 leads to the next free one)
 
-All of it is derived but the tags of records that the directory reaches.
+All of it is derived, except the tags and pages of records that the hash table reaches.
 """
 
 from __future__ import annotations
 
 __all__ = ["Slab"]
-
-from typing import Dict, List
 
 from ..shm.layout import AT_GENERATION, AT_PAGES, AT_TAG, COUNTED
 from ..shm.segment import Segment
@@ -24,12 +23,12 @@ from .live_blocks import LiveBlocks
 
 TAG = 2
 _NEXT, _PREVIOUS, _FREE, _LIVE, _PAGE_HEADER = 0, 1, 2, 3, 4
-#: Records in a page: 32 of 32 words are 8 KiB.
+#: Records in a page.
 PAGE_RECORDS = 32
 
 
 class Slab:
-    """Records of ``size`` words, whose word ``page_at`` says which page they are in."""
+    """Records of ``size`` words, whose word ``page_at`` holds the offset of their page."""
 
     def __init__(self, segment: Segment, heap: Heap, size: int, page_at: int) -> None:
         self.words = segment.words
@@ -39,7 +38,7 @@ class Slab:
         self.page_words = _PAGE_HEADER + PAGE_RECORDS * size
 
     def allocate(self) -> int:
-        """A record with a new tag and otherwise undefined words; 0 if there is no memory."""
+        """Return a record with a new tag and otherwise undefined words; 0 if there is no memory."""
         words = self.words
         page = words[AT_PAGES] or self._new_page()
         if not page:
@@ -56,7 +55,7 @@ class Slab:
         return record
 
     def free(self, record: int) -> None:
-        """End a record's life. Nothing must lead to it any more."""
+        """Free a record. It must not be reachable any more."""
         words = self.words
         page = words[record + self.page_at]
         words[record + TAG] = 0
@@ -65,7 +64,8 @@ class Slab:
         words[record] = words[page + _FREE]
         words[page + _FREE] = record
         words[page + _LIVE] -= 1
-        # One page with room stays, so that a channel that comes and goes does not move the generation each time.
+        # One page with room stays, so that a channel that comes and goes does not increment the generation
+        # each time.
         if not words[page + _LIVE] and (words[page + _NEXT] or words[page + _PREVIOUS]):
             self._unlink(page)
             words[AT_GENERATION] += 1
@@ -77,8 +77,8 @@ class Slab:
             self._fill(page, [])
         return page
 
-    def _fill(self, page: int, live: List[int]) -> None:
-        """Write a page's header and the list of its free records; ``live`` are those in use."""
+    def _fill(self, page: int, live: list[int]) -> None:
+        """Write a page's header and the list of its free records; ``live`` are the records in use."""
         words = self.words
         words[page + _FREE] = 0
         words[page + _LIVE] = len(live)
@@ -112,8 +112,8 @@ class Slab:
 
     # -- after a crash ----------------------------------------------------------------------------------------
 
-    def mark_live(self, record: int, pages: Dict[int, List[int]], live_blocks: LiveBlocks) -> bool:
-        """Note a record that the walk has found; False if it cannot be one. ``pages`` collects them by page."""
+    def mark_live(self, record: int, pages: dict[int, list[int]], live_blocks: LiveBlocks) -> bool:
+        """Collect a record that the walk has found in ``pages``, by page; False if it cannot be a record."""
         words = self.words
         page = words[record + self.page_at]
         place, off = divmod(record - page - _PAGE_HEADER, self.size)
@@ -128,11 +128,11 @@ class Slab:
         pages[page].append(record)
         return True
 
-    def rebuild(self, pages: Dict[int, List[int]]) -> None:
+    def rebuild(self, pages: dict[int, list[int]]) -> None:
         """
-        Make the lists anew from what ``claim`` collected. Pages without a live record went back to the heap.
+        Build the lists from what ``mark_live`` collected. Pages without a live record went back to the heap.
 
-        The caller moves the generation: so tags that were damaged may be given anew.
+        The caller increments the generation, so damaged tags can be replaced by new ones.
         """
         words = self.words
         words[AT_PAGES] = 0
