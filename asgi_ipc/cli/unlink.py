@@ -1,8 +1,8 @@
 """
-``asgi-ipc unlink PREFIX``: remove the shared memory of a prefix, for everybody.
+``asgi-ipc unlink PREFIX``: remove the shared memory of a prefix, for all processes.
 
-This is the mend that the errors name: for segments of another version or of asgi_ipc 1.x, for damaged ones,
-and for segments that are to be made anew with another size.
+Error texts recommend this command: for segments of another version or of asgi_ipc 1.x, for damaged ones, and
+to create segments again with another size.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..stores.unlink import Removal, remove_segment
 
 def unlink(prefix: str) -> int:
     """
-    Remove all shared memory of the layers with this prefix and say what was removed.
+    Remove all shared memory of the layers with this prefix, and print what was removed.
 
-    Returns the exit status: 0, or 1 if there was nothing or something could not be removed.
+    Returns the exit status: 0, or 1 if there was nothing to remove, or something could not be removed.
     """
     if not prefix or "/" in prefix or "\0" in prefix:
-        print(f"asgi-ipc: {prefix!r} is no prefix: a prefix has no slash and is not empty", file=sys.stderr)
+        print(f"asgi-ipc: {prefix!r} is not a prefix: a prefix is not empty and has no slash", file=sys.stderr)
         return 1
     removed, kept = remove(prefix)
     for line in removed:
@@ -37,7 +37,11 @@ def unlink(prefix: str) -> int:
 
 
 def remove(prefix: str) -> Removal:
-    """Remove all shared memory of the layers with this prefix: what was removed, and what was not and why."""
+    """
+    Remove all shared memory of the layers with this prefix.
+
+    Returns two lists of lines: what was removed; and what was not, with the reason.
+    """
     removed, kept = remove_segment(f"{prefix}-messages", KIND_MESSAGES, MessageRecovery)
     more_removed, more_kept = remove_segment(f"{prefix}-groups", KIND_GROUPS, GroupRecovery)
     return removed + more_removed, kept + more_kept

@@ -1,9 +1,9 @@
 """
-``asgi-ipc demo``: several processes share a layer, some are killed, every message is accounted for.
+``asgi-ipc demo``: several processes share a layer, some are killed, and every message is accounted for.
 
-The workers (``demo_workers``) journal what they have sent and received; this module starts and kills them,
-reads the journals (``demo_tally``) and judges.  What it promises: it leaves nothing in shared memory however
-it ends, and its exit status is 0 only if nothing was lost, doubled, torn or out of order.
+The workers (``demo.workers``) keep journals of what they have sent and received. This module starts and kills
+them, reads the journals (``demo.tally``) and reports. It leaves nothing in shared memory, however it ends.
+Its exit status is 0 only if no message was lost, duplicated, corrupted or out of order.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any
 
 from .. import codec
 from ..core import IPCChannelLayer
@@ -31,15 +32,19 @@ from ..stores.unlink import leftovers
 from .tally import Journals, Tally, copy_sources
 from .workers import CAPACITY, LARGEST_PIECE, PIECES, control_channel, receive, send
 
-#: Seconds between two looks at the journals.
-LOOK = 0.02
-#: Seconds without any progress after which the demo gives up.
+#: Seconds between two reads of the journals.
+POLL_PERIOD = 0.02
+#: Seconds without progress after which the demo fails.
 STALLED = 30.0
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """How long to send, with how many processes, and whom to kill: "sender", "receiver", "both" or "none"."""
+    """
+    How long to send, in seconds, and with how many processes.
+
+    ``kill`` says which kind is killed: "sender", "receiver", "both" or "none".
+    """
 
     seconds: float = 6.0
     senders: int = 2
@@ -48,11 +53,11 @@ class DemoOptions:
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the text says why."""
+    """The demo cannot continue; the text says why."""
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Run the demo and print what happened; returns the exit status."""
+    """Run the demo, print what happened, and return the exit status."""
     prefix = f"asgi-ipc-demo-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         with _terminating(), tempfile.TemporaryDirectory(prefix="asgi-ipc-demo-") as directory:
@@ -66,13 +71,13 @@ def run_demo(options: DemoOptions) -> int:
         print(f"asgi-ipc demo: failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("asgi-ipc demo: interrupted, and cleaned up", file=sys.stderr)
+        print("asgi-ipc demo: interrupted; its shared memory was removed", file=sys.stderr)
         return 130
 
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Let SIGTERM end the demo the way an exception does, so that it cleans up."""
+    """Make SIGTERM end the demo with an exception, so that it cleans up."""
 
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -85,7 +90,7 @@ def _terminating() -> Iterator[None]:
 
 
 class _Worker:
-    """One process, what it does, and under which number it keeps its journal."""
+    """One process: its kind, its number among those of its kind, and the number of its journal."""
 
     def __init__(self, kind: str, number: int, journal: int, process: SpawnProcess) -> None:
         self.kind = kind
@@ -108,20 +113,20 @@ class _Demo:
         self.sources = copy_sources(os.path.join(directory, "sources"))
         self.journals = Journals(os.path.join(directory, "journals"))
         self.tally = Tally(self.sources, output, options.senders)
-        self.workers: List[_Worker] = []
-        self.killed: List[str] = []
+        self.workers: list[_Worker] = []
+        self.killed: list[str] = []
         self.receivers_killed = 0
         self.layer = IPCChannelLayer(prefix, capacity=CAPACITY)
 
-    # -- the course of it ------------------------------------------------------------------------------------
+    # -- the run ---------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         options = self.options
         print(
             f"Senders: {options.senders}, receivers: {options.receivers}; each is a process of its own. They "
-            f"share the layer\n{self.prefix!r} for {options.seconds:g} seconds. The {len(self.sources)} "
-            f"modules of asgi_ipc go through it,\ncut into messages of 1 to {LARGEST_PIECE:,} bytes, and are "
-            "put together again.\n",
+            f"share the layer\n{self.prefix!r} for {options.seconds:g} seconds. The senders split the "
+            f"{len(self.sources)} modules of asgi_ipc\ninto messages of 1 to {LARGEST_PIECE:,} bytes, and the "
+            "receivers reassemble them.\n",
             flush=True,
         )
         for number in range(options.receivers):
@@ -143,36 +148,36 @@ class _Demo:
         return time.monotonic() - self.begun
 
     def watch(self, until: Callable[[], bool]) -> None:
-        """Read the journals until the condition holds; fail when a worker dies unasked or nothing moves."""
+        """Read the journals until the condition holds. Fails if a worker ends early or no message arrives."""
         deadline, counted = time.monotonic() + STALLED, 0
         while True:
-            self.look()
+            self.read_journals()
             if until():
                 return
             for worker in self.workers:
                 if worker.process.exitcode:
-                    raise DemoFailed(f"{worker} ended unasked, with exit status {worker.process.exitcode}")
+                    raise DemoFailed(f"{worker} ended unexpectedly, with exit status {worker.process.exitcode}")
             if self.tally.received != counted:
                 deadline, counted = time.monotonic() + STALLED, self.tally.received
             elif time.monotonic() > deadline:
                 raise DemoFailed(
                     f"no message has arrived for {STALLED:g} seconds: {self.layer.global_statistics()}"
                 )
-            time.sleep(LOOK)
+            time.sleep(POLL_PERIOD)
 
-    def look(self) -> None:
+    def read_journals(self) -> None:
         for journal, kind, line in self.journals.new_lines():
             self.tally.note(journal, kind, line)
 
     def stop(self) -> None:
-        """Tell the senders to stop, then the receivers, behind the last piece."""
+        """Tell the senders to stop, then the receivers, after the last piece."""
         for sender in self.of_kind("sender"):
             self.layer.send(control_channel(sender.number), {"stop": True})
         self.watch(lambda: not any(sender.process.is_alive() for sender in self.of_kind("sender")))
         for _ in self.of_kind("receiver"):
             self.watch(self.stop_sent)
         self.watch(lambda: not any(receiver.process.is_alive() for receiver in self.of_kind("receiver")))
-        self.look()
+        self.read_journals()
         self.took = self.passed()
 
     def stop_sent(self) -> bool:
@@ -184,7 +189,7 @@ class _Demo:
 
     # -- workers ---------------------------------------------------------------------------------------------
 
-    def of_kind(self, kind: str) -> List[_Worker]:
+    def of_kind(self, kind: str) -> list[_Worker]:
         return [worker for worker in self.workers if worker.kind == kind]
 
     def start_receiver(self, number: int) -> None:
@@ -200,9 +205,9 @@ class _Demo:
         process = self.context.Process(
             target=target, args=(self.prefix, os.getpid(), self.directory, path, *args), daemon=True
         )
-        # A Ctrl-C goes to every process of the terminal. It is for this one, which then ends the others: they
-        # are born with SIGINT blocked. (Starting the resource tracker, which the first process would do,
-        # unblocks it.)
+        # A Ctrl-C sends SIGINT to every process of the terminal. Only this process handles it, and then ends
+        # the workers, which start with SIGINT blocked. (The first process to start would start the resource
+        # tracker, which unblocks SIGINT: so it is started before.)
         resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -214,13 +219,13 @@ class _Demo:
         return worker
 
     def kill(self, kind: str) -> _Worker:
-        """Kill one worker of a kind with SIGKILL, wherever it is, and read what it left in its journal."""
+        """Kill one worker of a kind with SIGKILL, wherever it is, and read the rest of its journal."""
         victim = random.choice(self.of_kind(kind))
         at = self.passed()
         victim.process.kill()
         victim.process.join()
         self.workers.remove(victim)
-        self.look()
+        self.read_journals()
         self.killed.append(kind)
         print(f"  {at:4.1f} s  killed {victim} with SIGKILL", flush=True)
         return victim
@@ -229,30 +234,31 @@ class _Demo:
         victim = self.kill("receiver")
         self.receivers_killed += 1
         self.start_receiver(victim.number)
-        print("          a new one takes its place", flush=True)
+        print("          a new one replaces it", flush=True)
 
     def kill_sender(self) -> None:
-        """Kill a sender and let a new one go on exactly where it ended."""
+        """Kill a sender and start a new one that continues exactly where it ended."""
         victim = self.kill("sender")
         stream, part = self.tally.following(victim.journal)
-        if self.was_sent(stream, part):  # but it had no time to journal that
+        if self.was_sent(stream, part):  # but that is not in its journal
             self.tally.note(victim.journal, "sender", ["piece", str(stream), str(part)])
             stream, part = self.tally.following(victim.journal)
         name, _ = self.sources[stream % len(self.sources)]
-        print(f"          a new one goes on with piece {part + 1} of {name}", flush=True)
+        print(f"          a new one continues with piece {part + 1} of {name}", flush=True)
         self.start_sender(victim.number, stream, part)
 
     def was_sent(self, stream: int, part: int) -> bool:
         """
-        Whether the message that a killed sender was at has reached the layer.
+        True if the message that a sender was sending when it was killed has reached the layer.
 
-        Then it waits there now; or a receiver had taken it before this look, and has journalled it when its
-        journal has grown by a line after the look, since it takes the next message only then.
+        Then it either waits there now, or a receiver had taken it before this snapshot. A receiver takes its
+        next message only after it has journalled the last one. So once each receiver's journal has grown by a
+        line after the snapshot, the message is in one of the journals.
         """
         waiting = [codec.decode(body) for body in self.layer.message_store.snapshot().get(PIECES, [])]
         if any((message.get("stream"), message.get("part")) == (stream, part) for message in waiting):
             return True
-        self.look()
+        self.read_journals()
         seen = {worker.journal: self.journals.count(worker.journal) for worker in self.of_kind("receiver")}
         self.watch(lambda: all(self.journals.count(journal) > count for journal, count in seen.items()))
         return self.tally.has_arrived(stream, part)
@@ -260,7 +266,7 @@ class _Demo:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def clean_up(self) -> None:
-        """End every worker and remove the shared memory; no Ctrl-C gets in between."""
+        """End every worker and remove the shared memory, with SIGINT and SIGTERM blocked."""
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
         try:
             for worker in self.workers:
@@ -272,29 +278,29 @@ class _Demo:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def judge(self) -> int:
-        """Print the account; the exit status."""
+        """Print the report and return the exit status."""
         tally = self.tally
         missing = tally.settle()
-        gone = min(missing, self.receivers_killed)
+        in_flight = min(missing, self.receivers_killed)
         megabytes = tally.bytes / 1e6
         left = leftovers(self.prefix)
         faults = [
-            (missing - gone, "lost"),
-            (tally.doubled, "doubled"),
-            (tally.torn, "torn"),
+            (missing - in_flight, "lost"),
+            (tally.doubled, "duplicated"),
+            (tally.torn, "corrupted"),
             (tally.out_of_order, "out of order"),
             (len(left), "left in shared memory"),
         ]
-        lines: List[Tuple[str, str]] = [
+        lines: list[tuple[str, str]] = [
             ("messages", f"{tally.sent:,} sent, {tally.received:,} received"),
             ("rate", f"{tally.received / self.took:,.0f} a second, {megabytes / self.took:.1f} MB a second"),
-            ("files", f"{tally.whole:,} put together again, compared by their SHA-256"),
-            ("killed", " and ".join(f"a {kind}" for kind in self.killed) or "nobody"),
+            ("files", f"{tally.whole:,} reassembled, and compared by their SHA-256"),
+            ("killed", " and ".join(f"a {kind}" for kind in self.killed) or "none"),
             ("longest wait", f"{tally.longest * 1000:.1f} ms for one call, in any process"),
         ]
         if self.receivers_killed:
-            note = "the message it had just taken" if gone else "it had taken none that it had not dealt with"
-            lines.append(("gone with it", f"{gone} ({note})"))
+            note = "had just taken it" if in_flight else "had written every message that it took"
+            lines.append(("in flight", f"{in_flight} (the killed receiver {note})"))
         lines.append(("faults", ", ".join(f"{count} {what}" for count, what in faults)))
         print()
         for label, text in lines:

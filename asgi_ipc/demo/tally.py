@@ -1,5 +1,5 @@
 """
-The demo's accounts: the journals of all workers, what was sent, what arrived, and whether it is whole.
+The demo's accounts: the journals of all workers, what was sent, what arrived, and whether it is complete.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ __all__ = ["Journals", "Tally", "copy_sources"]
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
 
 from .workers import Reader, cuts
 
 #: (name of the module, path of its copy)
-Source = Tuple[str, str]
+Source = tuple[str, str]
 
 
-def copy_sources(directory: str) -> List[Source]:
+def copy_sources(directory: str) -> list[Source]:
     """
-    Copy the modules of the installed package into ``directory``: what is sent must not change while it is
-    compared.
+    Copy the modules of the installed package into ``directory``, so that they do not change during the demo.
     """
     package = Path(__file__).parent.parent
     os.mkdir(directory)
@@ -35,64 +34,64 @@ def copy_sources(directory: str) -> List[Source]:
 
 
 class Journals:
-    """The journals of all workers that ever were, by number."""
+    """The journals of all workers, also of those that have ended, by number."""
 
     def __init__(self, directory: str) -> None:
         os.mkdir(directory)
         self._directory = directory
-        self._readers: List[Tuple[str, Reader]] = []
-        self._counts: List[int] = []
+        self._readers: list[tuple[str, Reader]] = []
+        self._counts: list[int] = []
 
-    def add(self, kind: str) -> Tuple[int, str]:
-        """The number and the path of a journal for a new worker."""
+    def add(self, kind: str) -> tuple[int, str]:
+        """Return the number and the path of a journal for a new worker."""
         number = len(self._readers)
         path = os.path.join(self._directory, f"{number}-{kind}")
         self._readers.append((kind, Reader(path)))
         self._counts.append(0)
         return number, path
 
-    def new_lines(self) -> Iterator[Tuple[int, str, List[str]]]:
-        """What was written since the last call: (number of the journal, kind of the worker, words)."""
+    def new_lines(self) -> Iterator[tuple[int, str, list[str]]]:
+        """Yield the lines written since the last call: (number of the journal, kind of the worker, words)."""
         for number, (kind, reader) in enumerate(self._readers):
             for line in reader.lines():
                 self._counts[number] += 1
                 yield number, kind, line
 
     def count(self, number: int) -> int:
-        """How many lines of a journal were read so far."""
+        """Return how many lines of a journal were read so far."""
         return self._counts[number]
 
 
 class Tally:
     """
-    What the journals of ``senders`` senders and of all receivers say, added up.
+    The sums of what the journals of ``senders`` senders and of all receivers say.
 
-    A file that has arrived whole is compared at once and removed from ``output``.
+    A file that has arrived completely is compared at once and removed from ``output``.
     """
 
-    def __init__(self, sources: List[Source], output: str, senders: int) -> None:
+    def __init__(self, sources: list[Source], output: str, senders: int) -> None:
         self._originals = [Path(path).read_bytes() for _, path in sources]
         self._digests = [hashlib.sha256(data).digest() for data in self._originals]
         self._output = output
         self._senders = senders
-        self._sent: Dict[int, int] = {}  # how many pieces of each stream: they are sent in order
-        self._arrived: Dict[int, Set[int]] = {}  # the pieces of each stream that is not whole yet
-        self._last: Dict[int, Dict[int, int]] = {}  # the last piece of such a stream, by receiver
-        self._finished: Set[int] = set()
-        self._following: Dict[int, Tuple[int, int]] = {}  # what the sender with this journal sends next
+        self._sent: dict[int, int] = {}  # how many pieces of each stream: they are sent in order
+        self._arrived: dict[int, set[int]] = {}  # the pieces of each stream that is not complete yet
+        self._last: dict[int, dict[int, int]] = {}  # the last piece of such a stream, by receiver
+        self._finished: set[int] = set()
+        self._following: dict[int, tuple[int, int]] = {}  # what the sender with this journal sends next
         self.sent = self.received = self.bytes = self.whole = self.torn = self.doubled = self.out_of_order = 0
         self.longest = 0.0
 
     def expect(self, journal: int, stream: int, part: int) -> None:
-        """Note where a new sender begins."""
+        """Record where a new sender begins."""
         self._following[journal] = (stream, part)
 
-    def following(self, journal: int) -> Tuple[int, int]:
-        """The stream and part that a sender was to send next, by what it has journalled."""
+    def following(self, journal: int) -> tuple[int, int]:
+        """Return the stream and part that a sender had to send next, according to its journal."""
         return self._following[journal]
 
-    def note(self, journal: int, kind: str, words: List[str]) -> None:
-        """Take in one line of a journal."""
+    def note(self, journal: int, kind: str, words: list[str]) -> None:
+        """Add one line of a journal."""
         if words[0] == "wait":
             self.longest = max(self.longest, float(words[1]))
         elif words[0] == "piece":
@@ -126,11 +125,11 @@ class Tally:
             self._finish(stream)
 
     def has_arrived(self, stream: int, part: int) -> bool:
-        """Whether a receiver has journalled this piece."""
+        """True if a receiver has journalled this piece."""
         return stream in self._finished or part in self._arrived.get(stream, ())
 
     def _finish(self, stream: int) -> None:
-        """Compare a file that is whole."""
+        """Compare a file that is complete."""
         if hashlib.sha256(self._taken(stream)).digest() == self._digests[stream % len(self._digests)]:
             self.whole += 1
         else:
@@ -140,9 +139,9 @@ class Tally:
 
     def settle(self) -> int:
         """
-        Compare what there is of the files that are not whole, when all workers have ended.
+        Compare the pieces that have arrived of incomplete files. Call it after all workers have ended.
 
-        Returns how many pieces were sent and have not arrived.
+        Returns how many pieces were sent but have not arrived.
         """
         missing = 0
         for stream, count in self._sent.items():
@@ -155,7 +154,7 @@ class Tally:
         return missing
 
     def _taken(self, stream: int) -> bytes:
-        """What the receivers made of a stream; the file is removed."""
+        """Return what the receivers wrote of a stream, and remove the file."""
         path = Path(self._output, str(stream))
         if not path.exists():
             return b""
@@ -163,7 +162,7 @@ class Tally:
         path.unlink()
         return data
 
-    def _pieces(self, stream: int) -> List[Tuple[int, int]]:
+    def _pieces(self, stream: int) -> list[tuple[int, int]]:
         return _cuts(stream, len(self._originals[stream % len(self._originals)]))
 
 

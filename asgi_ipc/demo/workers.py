@@ -1,14 +1,13 @@
 """
-The demo's senders and receivers, each in a process of its own, and the journals they keep.
+The demo's senders and receivers, each a process of its own, and the journals that they keep.
 
-A worker may be killed at any moment, so nothing of what it tells is kept in its memory: after each message it
-appends a line to its journal, a file, where a line is either whole or does not count.  Senders send the
-pieces of a file in their order and never one twice; receivers write each piece to its place in an output file
-*before* they journal it.
+A worker can be killed at any moment, so it keeps no results in memory: after each message it appends a line
+to its journal, a file, in which an incomplete line is ignored. Senders send the pieces of a file in order,
+and none twice. Receivers write each piece to its place in an output file *before* they journal it.
 
-Lines: ``piece STREAM PART`` (sent, or received and written), ``idle`` (a receiver found nothing), ``wait
-SECONDS`` (the longest call so far).  A *stream* is one file sent once; it is numbered, and cut in a way its
-number decides.
+Lines: ``piece STREAM PART`` (sent, or received and written), ``idle`` (a receiver found no message), ``wait
+SECONDS`` (the longest call so far). A *stream* is one file sent once. It has a number, which determines where
+it is split.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ import random
 import shutil
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any
 
 from ..core import IPCChannelLayer
 from ..exceptions import ChannelFull
@@ -39,7 +39,7 @@ from ..exceptions import ChannelFull
 #: The channel that all receivers share, and how many messages may wait in it.
 PIECES = "demo.pieces"
 CAPACITY = 1000
-#: Bytes of the largest piece. Pieces have all lengths up to it, so that memory is cut up in many ways.
+#: Bytes of the largest piece. Pieces have all lengths up to it, so that memory is fragmented.
 LARGEST_PIECE = 2000
 #: Seconds that a worker sleeps when the channel is full or empty.
 PAUSE = 0.001
@@ -47,8 +47,8 @@ PAUSE = 0.001
 OPEN_FILES = 16
 
 
-def cuts(stream: int, size: int) -> List[Tuple[int, int]]:
-    """Where the file of ``size`` bytes that a stream sends is cut: (start, end) of each piece, in order."""
+def cuts(stream: int, size: int) -> list[tuple[int, int]]:
+    """Return (start, end) of each piece, in order, of the file of ``size`` bytes that a stream sends."""
     lengths = random.Random(stream)
     pieces, start = [], 0
     while start < size:
@@ -59,12 +59,12 @@ def cuts(stream: int, size: int) -> List[Tuple[int, int]]:
 
 
 def control_channel(sender: int) -> str:
-    """The channel on which a sender is told to stop."""
+    """Return the channel on which a sender is told to stop."""
     return f"demo.sender.{sender}"
 
 
 class Journal:
-    """Appends lines to a file. Each is there when ``write`` returns, whatever becomes of this process."""
+    """Appends lines to a file. After ``write`` a line is in the file, even if this process is killed."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -75,7 +75,7 @@ class Journal:
         os.write(self._fd, (" ".join(map(str, words)) + "\n").encode())
 
     def timed(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Return ``call(*args)``, and journal how long it took if no call of this worker took longer."""
+        """Return ``call(*args)``, and journal how long it took if it was the longest call of this worker."""
         start = time.perf_counter()
         try:
             return call(*args)
@@ -87,19 +87,19 @@ class Journal:
 
 
 class Reader:
-    """Reads the journal of another process while that goes on writing."""
+    """Reads the journal of another process that is still writing it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._read = 0
 
-    def lines(self) -> List[List[str]]:
-        """The whole lines that are new since the last call, as words."""
+    def lines(self) -> list[list[str]]:
+        """Return the complete lines that are new since the last call, as words."""
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._read)
                 data = file.read()
-        except FileNotFoundError:  # the worker has not begun
+        except FileNotFoundError:  # the worker has not started yet
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
@@ -114,14 +114,14 @@ def _worker_layer(prefix: str, parent: int, directory: str) -> Iterator[IPCChann
     """
     The layer of a worker.
 
-    If whoever started the demo was killed, nobody else is left to clean up: each worker does, so that the
-    last one to end has done so too.
+    If the process that started the demo was killed, nothing else cleans up. So each worker does, and the last
+    one to end leaves nothing.
     """
     layer = IPCChannelLayer(prefix, capacity=CAPACITY)
     try:
         yield layer
     except FileNotFoundError:  # another worker has cleaned up
-        _leave_if_orphaned(parent)
+        _exit_if_parent_died(parent)
         raise
     finally:
         if os.getppid() != parent:
@@ -130,7 +130,7 @@ def _worker_layer(prefix: str, parent: int, directory: str) -> Iterator[IPCChann
         layer.close()
 
 
-def _leave_if_orphaned(parent: int) -> None:
+def _exit_if_parent_died(parent: int) -> None:
     if os.getppid() != parent:
         raise SystemExit(1)
 
@@ -140,17 +140,17 @@ def send(
     parent: int,
     directory: str,
     journal_path: str,
-    files: List[str],
+    files: list[str],
     number: int,
     senders: int,
     stream: int,
     part: int,
 ) -> None:
     """
-    Sender ``number`` of ``senders``: send every ``senders``-th stream, beginning with one part of one stream.
+    Send every ``senders``-th stream, as sender ``number``, beginning with one part of one stream.
 
-    Stream n is file n of ``files``, which begin again after the last. Stops between two streams when a
-    message on its control channel says so.
+    Stream n is file n of ``files``, modulo their number. Stops between two streams after a message on its
+    control channel.
     """
     with _worker_layer(prefix, parent, directory) as layer:
         journal = Journal(journal_path)
@@ -162,10 +162,10 @@ def send(
                 message = {"stream": stream, "part": piece, "start": start, "body": data[start:end]}
                 while not _sent(layer, journal, message):
                     time.sleep(PAUSE)
-                    _leave_if_orphaned(parent)
+                    _exit_if_parent_died(parent)
                 journal.write("piece", stream, piece)
             stream, part = stream + senders, 0
-            _leave_if_orphaned(parent)
+            _exit_if_parent_died(parent)
 
 
 def _sent(layer: IPCChannelLayer, journal: Journal, message: Any) -> bool:
@@ -177,7 +177,7 @@ def _sent(layer: IPCChannelLayer, journal: Journal, message: Any) -> bool:
 
 
 def receive(prefix: str, parent: int, directory: str, journal_path: str) -> None:
-    """A receiver: write each piece to its place in ``directory/output/STREAM`` until told to stop."""
+    """Receive pieces, and write each to its place in ``directory/output/STREAM``, until told to stop."""
     with _worker_layer(prefix, parent, directory) as layer:
         journal = Journal(journal_path)
         files: OrderedDict[int, int] = OrderedDict()
@@ -186,7 +186,7 @@ def receive(prefix: str, parent: int, directory: str, journal_path: str) -> None
             if message is None:
                 journal.write("idle")
                 time.sleep(PAUSE)
-                _leave_if_orphaned(parent)
+                _exit_if_parent_died(parent)
             elif "stop" in message:
                 break
             else:
@@ -197,7 +197,7 @@ def receive(prefix: str, parent: int, directory: str, journal_path: str) -> None
 
 
 def _opened(files: OrderedDict[int, int], stream: int, path: str) -> int:
-    """The descriptor of a stream's output file; that of the stream longest unused is closed for it."""
+    """Return the descriptor of a stream's output file; closes the least recently used one if necessary."""
     fd = files.get(stream)
     if fd is None:
         if len(files) >= OPEN_FILES:

@@ -119,7 +119,7 @@ def test_demo_accounts_for_every_message_and_leaves_nothing() -> None:
     assert errors == ""
     assert "killed sender" in output
     assert "killed receiver" in output
-    assert "0 lost, 0 doubled, 0 torn, 0 out of order, 0 left in shared memory" in output
+    assert "0 lost, 0 duplicated, 0 corrupted, 0 out of order, 0 left in shared memory" in output
     assert "Every message is accounted for." in output
     assert left_by(process.pid) == []
 
@@ -236,7 +236,7 @@ def dying_receiver(*args: Any) -> None:
 
 @pytest.mark.parametrize(
     ("receiver", "fault"),
-    [(doubling_receiver, "1 doubled"), (forgetful_receiver, "1 lost"), (tearing_receiver, "1 torn")],
+    [(doubling_receiver, "1 duplicated"), (forgetful_receiver, "1 lost"), (tearing_receiver, "1 corrupted")],
     ids=["doubled", "lost", "torn"],
 )
 def test_demo_fails_when_something_is_off(
@@ -255,7 +255,7 @@ def test_demo_fails_when_a_worker_dies_unasked(
 ) -> None:
     monkeypatch.setattr(demo, "receive", dying_receiver)
     assert demo.run_demo(demo.DemoOptions(seconds=0.3, receivers=1, kill="none")) == 1
-    assert "ended unasked, with exit status 7" in capfd.readouterr().err
+    assert "ended unexpectedly, with exit status 7" in capfd.readouterr().err
     assert left_by(os.getpid()) == []
 
 
@@ -412,7 +412,7 @@ def test_unlink_of_nothing_says_so(prefix: str, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("wrong", ["", "a/b", "../x"])
 def test_unlink_refuses_what_is_no_prefix(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["unlink", wrong]) == 1
-    assert f"{wrong!r} is no prefix" in capsys.readouterr().err
+    assert f"{wrong!r} is not a prefix" in capsys.readouterr().err
 
 
 @needs_shm_files
