@@ -1,20 +1,22 @@
 """
-A message as bytes and back: msgpack, with a check on both sides.
+The codec: a message as bytes and back, in msgpack, checked in both directions.
 
-A message is a dict with `str` keys. Its values, and those of the dicts and lists in it, are `bytes`, `str`,
-`int` of 64 bits, `float`, `bool`, None, lists (tuples become lists) and dicts with `str` keys, at most
-`MAX_DEPTH` inside one another. Subclasses of these are taken for what they are made of: Django's SafeString
-becomes `str`, an IntEnum `int`, an OrderedDict `dict`. `bytes` and `str` stay apart.
+A message is a dict with ``str`` keys. Its values, and those of the dicts and lists in it, are ``bytes``,
+``str``, ``int`` of 64 bits, ``float``, ``bool``, None, lists (tuples become lists) and dicts with ``str``
+keys, nested at most ``MAX_DEPTH`` deep. A subclass of these is encoded as its base: Django's SafeString
+becomes ``str``, an IntEnum ``int``, an OrderedDict ``dict``. ``bytes`` and ``str`` stay distinct.
 
-What `encode` returns, `decode` turns into an equal message. What `encode` cannot promise that for, it
-refuses. What `decode` returns, `encode` could have been given.
+``decode`` turns what ``encode`` returns into an equal message. ``encode`` refuses what it cannot guarantee
+this for. ``encode`` accepts everything that ``decode`` returns.
 
-Both are on the hot path, and a plain message is only looked at, item by item, on its way to msgpack. The
-careful walk, which knows the path of each value and makes plain copies of subclasses, runs when that look
-finds anything else.
+Both are on the hot path. A message of exact builtin types is only checked, item by item, before msgpack
+encodes it. If that check finds anything else, a slower pass runs, which knows the path of each value and
+makes plain copies of subclasses.
 """
 
 from __future__ import annotations
+
+__all__ = ["MAX_DEPTH", "decode", "encode"]
 
 import json
 from collections import OrderedDict
@@ -31,54 +33,57 @@ from msgpack import (  # type: ignore[import-untyped, unused-ignore]
 
 from .exceptions import MessageTooLarge, a_type
 
-__all__ = ["MAX_DEPTH", "decode", "encode"]
-
-# msgpack 1.0 in pure Python packs 255 dicts inside one another, and takes two Python frames for each.
+#: How deep containers may be nested, counting the message itself. msgpack 1.0 in pure Python packs 255 nested
+#: dicts, and takes two Python frames for each.
 MAX_DEPTH = 100
-"""How many containers may be inside one another, the message itself counted."""
 
 _SCALARS = frozenset((str, bytes, int, float, bool, type(None)))
-_MAX_ITEM = 2**32 - 1  # bytes in one str or bytes value: msgpack has 32 bits for their length
+#: The most bytes in one str or bytes value: msgpack has 32 bits for the length.
+_MAX_ITEM = 2**32 - 1
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 
 _ALLOWED = (
     "a message holds bytes, str, int (64 bits), float, bool, None, "
     "and lists, tuples and dicts (with str keys) of these"
 )
-_PATH_STEPS = 12  # of a longer path an error shows the first and the last six
+#: The most steps of a path that an error shows: of a longer path it shows the first and the last six.
+_PATH_STEPS = 12
 
-# A packer is not reentrant: msgpack in pure Python, entered again by a signal handler, a finaliser or another
-# thread, mixes two messages. (In C it runs no Python code while it packs exact builtins, which is all it
-# is given here.) So each call takes a packer out of this list, or makes one, and puts it back when done; one
-# whose pack failed is dropped, with whatever is left in its buffer. list.pop and list.append are atomic,
-# and no dearer than threading.local, which would not help against handlers.
+#: A packer is not reentrant: msgpack in pure Python mixes two messages when a signal handler, a finaliser or
+#: another thread enters it again. (In C it runs no Python code while it packs exact builtins, and is given
+#: nothing else here.) So each call takes a packer from this list, or makes one, and puts it back at the end.
+#: A packer that failed is dropped, with what is left in its buffer. list.pop and list.append are atomic, and
+#: as fast as threading.local, which would not help against signal handlers.
 _spare_packers: list[Any] = []
-_KEPT_SIZE = 4 * 1024 * 1024  # a packer's buffer never shrinks: one that grew for a larger message is dropped
+#: Bytes: a packer that encoded a larger message is dropped, because its buffer never shrinks.
+_KEPT_SIZE = 4 * 1024 * 1024
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """
-    The bytes of `message`. It is not changed, and later changes to it do not show; no other thread may change
-    it now.
+    Return the bytes of ``message``.
 
-    Raises TypeError, with the path and the type, if it holds what a message may not hold; MessageTooLarge if
-    a single value is longer than the 4 GiB that msgpack can express.
+    The message is not changed, and later changes to it have no effect. No other thread may change it during
+    the call.
+
+    Raises TypeError, with the path and the type, if it contains a value that is not allowed; MessageTooLarge
+    if a single value is longer than the 4 GiB that msgpack can express.
     """
     if type(message) is not dict or not _is_plain(message, MAX_DEPTH):
         message = _plain_message(message)
     try:
         return _pack(message)
     except (TypeError, ValueError, OverflowError):
-        pass  # the quick look takes every int and str, msgpack does not
-    return _pack(_plain_message(message))  # the walk says where and why
+        pass  # the quick check accepts every int and str, msgpack does not
+    return _pack(_plain_message(message))  # says where and why
 
 
 def decode(data: bytes) -> dict[str, Any]:
     """
-    The message that `data` holds.
+    Return the message that ``data`` contains.
 
-    Raises ValueError, and nothing else, if `data` is not the whole of one message: cut short, followed by
-    more, not msgpack, not UTF-8, or with contents that no message may have.
+    Raises ValueError, and nothing else, if ``data`` is not exactly one message: truncated, followed by more
+    bytes, not msgpack, not UTF-8, or with values that are not allowed in a message.
     """
     try:
         message = unpackb(data)
@@ -87,10 +92,10 @@ def decode(data: bytes) -> dict[str, Any]:
     except MemoryError:
         if _is_whole(data):
             raise
-        raise _no_message(data, "a length in it goes beyond its end") from None
+        raise _no_message(data, "a length in it points past its end") from None
     try:
         plain = type(message) is dict and _is_plain(message, MAX_DEPTH)
-    except RecursionError:  # the caller's stack is nearly used up; that is not the message's fault
+    except RecursionError:  # the caller's stack is nearly used up: not a fault of the message
         plain = False
     if not plain:
         fault = _fault(message)
@@ -110,29 +115,29 @@ def _pack(message: dict[str, Any]) -> bytes:
     return data
 
 
-def _is_plain(container: Any, hub: int) -> bool:
-    """Whether `container`, at most `room` deep, is made of nothing but exact builtins, with str keys."""
+def _is_plain(container: Any, levels: int) -> bool:
+    """True if ``container`` is at most ``levels`` deep and consists of exact builtins, with str keys."""
     kind = type(container)
     if kind is dict:
         for key, item in container.items():
             if type(key) is not str or (
-                type(item) not in _SCALARS and not (hub > 1 and _is_plain(item, hub - 1))
+                type(item) not in _SCALARS and not (levels > 1 and _is_plain(item, levels - 1))
             ):
                 return False
         return True
     if kind is not list and kind is not tuple:
         return False
     for item in container:
-        if type(item) not in _SCALARS and not (hub > 1 and _is_plain(item, hub - 1)):
+        if type(item) not in _SCALARS and not (levels > 1 and _is_plain(item, levels - 1)):
             return False
     return True
 
 
-# -- The careful walk: copies what is allowed, and knows the path of what is not --
+# -- The slow pass: copies what is allowed, and knows the path of what is not --
 
 
 def _plain_message(message: Any) -> dict[str, Any]:
-    """A copy of `message` made of exact builtins. Raises what `encode` raises."""
+    """Return a copy of ``message`` that consists of exact builtins. Raises what ``encode`` raises."""
     if not issubclass(type(message), dict):
         raise TypeError(f"message is {a_type(message)}; a message must be a dict with str keys")
     return _plain_dict(message, (), {})
@@ -140,11 +145,11 @@ def _plain_message(message: Any) -> dict[str, Any]:
 
 def _plain(value: Any, path: tuple[object, ...], parents: dict[int, tuple[object, ...]]) -> Any:
     """
-    A copy of `value`, which stands at `path`, made of exact builtins.
+    Return a copy of ``value``, which is at ``path``, that consists of exact builtins.
 
-    `parents` maps the id of each container around it to its path. The types are asked for what they are made
-    of, not the values: these may claim another class (a lazy proxy's `__class__`) or override how they are
-    read (`__str__`, `items`), and msgpack too reads what is underneath.
+    ``parents`` maps the id of each container around it to its path. The base is found by the type, not by the
+    value: a value may claim another class (``__class__`` of a lazy proxy) or override how it is read
+    (``__str__``, ``items``), and msgpack reads the underlying value too.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -160,7 +165,7 @@ def _plain(value: Any, path: tuple[object, ...], parents: dict[int, tuple[object
         return float.__float__(value)
     if issubclass(kind, dict):
         return _plain_dict(value, path, parents)
-    if issubclass(kind, (list, tuple)) and not issubclass(kind, ExtType):  # that one is a namedtuple
+    if issubclass(kind, (list, tuple)) and not issubclass(kind, ExtType):  # which is a namedtuple
         inside = _entered(value, path, parents)
         items: Iterable[Any] = list.__iter__(value) if issubclass(kind, list) else tuple.__iter__(value)
         return [_plain(item, (*path, index), inside) for index, item in enumerate(items)]
@@ -171,7 +176,7 @@ def _plain_dict(
     value: dict[Any, Any], path: tuple[object, ...], parents: dict[int, tuple[object, ...]]
 ) -> dict[str, Any]:
     inside = _entered(value, path, parents)
-    # An OrderedDict that was reordered keeps its order to itself.
+    # The order of an OrderedDict that was reordered is not in the dict below it.
     pairs = OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value)
     plain: dict[str, Any] = {}
     for key, item in pairs:
@@ -179,7 +184,7 @@ def _plain_dict(
             raise TypeError(f"{_at(path)} has a key that is {a_type(key)}; the keys of a message must be str")
         text = _plain_str(key, path, role="a key of ")
         if text in plain:
-            raise TypeError(f"{_at(path)} has two keys that read {_quoted(text)}; only one can be sent")
+            raise TypeError(f"{_at(path)} has two keys with the text {_quoted(text)}; only one can be sent")
         plain[text] = _plain(item, (*path, text), inside)
     return plain
 
@@ -214,17 +219,17 @@ def _check_length(length: int) -> None:
 def _entered(
     value: object, path: tuple[object, ...], parents: dict[int, tuple[object, ...]]
 ) -> dict[int, tuple[object, ...]]:
-    """`parents` and the container `value` itself. Raises TypeError if that makes a circle, or is too deep."""
+    """Return ``parents`` and the container ``value``. Raises TypeError for a cycle, or too many levels."""
     if id(value) in parents:
         around = _at(parents[id(value)])
-        raise TypeError(f"{_at(path)} is {around}, which contains it; a message must not hold itself")
+        raise TypeError(f"{_at(path)} is {around}, which contains it; a message must not contain itself")
     if len(parents) >= MAX_DEPTH:
-        raise TypeError(f"{_at(path)} is nested too deep; a message may have at most {MAX_DEPTH} levels")
+        raise TypeError(f"{_at(path)} is nested too deeply; a message may have at most {MAX_DEPTH} levels")
     return {**parents, id(value): path}
 
 
 def _at(path: tuple[object, ...]) -> str:
-    """`path` as Python would write it, with double quotes, in ASCII."""
+    """Return ``path`` as a Python expression, with double quotes, in ASCII."""
     steps = [f"[{_quoted(step) if isinstance(step, str) else step}]" for step in path]
     if len(steps) > _PATH_STEPS:
         steps[_PATH_STEPS // 2 : -_PATH_STEPS // 2] = ["[...]"]
@@ -235,14 +240,14 @@ def _quoted(text: str) -> str:
     return json.dumps(text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}")
 
 
-# -- What may come out of bytes that somebody else wrote --
+# -- Checks of bytes that another program may have written --
 
 
 def _fault(message: object) -> str | None:
     """
-    What is wrong with `message`, as msgpack unpacked it; None if it is one that `encode` would take.
+    Return what is wrong with ``message``, as msgpack unpacked it; None if ``encode`` would accept it.
 
-    It goes down level by level, so that the depth of the data is never the depth of the Python stack.
+    It is checked level by level, so the depth of the data does not add to the depth of the Python stack.
     """
     if type(message) is not dict:
         return f"it holds {a_type(message)}, not a dict"
@@ -268,10 +273,10 @@ def _fault(message: object) -> str | None:
 
 def _is_whole(data: bytes) -> bool:
     """
-    Whether `data` is one whole msgpack object, found by walking it without making any.
+    True if ``data`` is exactly one msgpack object, found without creating any object.
 
-    A length that lies makes msgpack ask for memory for what never comes; that must not pass for a lack of
-    memory.
+    A wrong length makes msgpack allocate memory for data that does not follow. The MemoryError of that must
+    not be taken for a real lack of memory.
     """
     unpacker = Unpacker(max_buffer_size=len(data))
     unpacker.feed(data)

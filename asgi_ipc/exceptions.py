@@ -1,24 +1,21 @@
 """
-Every error that asgi_ipc raises of its own accord.
+The exceptions that asgi_ipc raises.
 
-Two families. `ChannelFull` and `MessageTooLarge` are the refusals that the ASGI draft knows: the layer works,
-this one message cannot be taken, nothing was changed. `SegmentError` and its subclasses say that something is
-wrong with the shared memory itself.
+There are two families. ``ChannelFull`` and ``MessageTooLarge`` are the refusals that the ASGI draft defines:
+the layer works, but cannot take this one message, and nothing was changed. ``SegmentError`` and its
+subclasses say that something is wrong with the shared memory itself.
 
 Rules for every class here:
 
-- Its arguments are kept as attributes, so that a program need not read the text.
-- `str()` is made from the attributes and says what happened and what mends it.
-- `args` holds what the constructor took, in its order. That is what lets an error cross a process boundary:
-  pickle and copy build it anew from `args` and get an equal one.
+- Its arguments are kept as attributes, so that a program need not parse the text.
+- ``str()`` is made from the attributes and says what happened and how to fix it.
+- ``args`` holds what the constructor took, in its order. So an exception can cross a process boundary: pickle
+  and copy construct it again from ``args`` and get an equal one.
 
-Wrong names, wrong messages and wrong options are programming mistakes, and plain `TypeError` and
-`ValueError`.
+Invalid names, messages and options are programming errors, and raise plain ``TypeError`` and ``ValueError``.
 """
 
 from __future__ import annotations
-
-import reprlib
 
 __all__ = [
     "ChannelFull",
@@ -34,35 +31,37 @@ __all__ = [
     "TooManyProcesses",
 ]
 
+import reprlib
+
+#: The most characters of a value that an error shows: more than any valid name has.
 _SHOWN = 120
-"""The most characters of a value that an error shows: more than any name that is valid."""
 
 _REASONS = ("memory", "filesystem")
 _FILESYSTEM_FULL = (
     "the file system that backs shared memory (usually /dev/shm) is full; make it larger "
-    "(mount -o remount,size=..., or --shm-size for Docker), or remove what else fills it"
+    "(mount -o remount,size=..., or --shm-size for Docker), or remove other files from it"
 )
 
 
 def short_repr(value: object) -> str:
-    """`repr(value)` for an error message: cut in the middle when it is long, and never an error itself."""
+    """Return ``repr(value)`` for an error text, shortened in the middle if it is long. Never raises."""
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = shortener.maxlong = _SHOWN
     try:
         return shortener.repr(value)
-    except Exception:  # Python refuses the repr of an int of thousands of digits, for one
+    except Exception:  # such as the repr of an int with thousands of digits
         return f"<{a_type(value)}>"
 
 
 def a_type(value: object) -> str:
-    """The type of `value` for an error message, as in "an int" or "a datetime.datetime"."""
+    """Return the type of ``value`` for an error text, as in "an int" or "a datetime.datetime"."""
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"an {name}" if name[0] in "aeioAEIO" else f"a {name}"
 
 
 def _check_reason(reason: str) -> None:
-    """A misspelt reason would tell the user to mend the wrong thing."""
+    """Raise ValueError for a misspelt reason, which would produce wrong advice."""
     if reason not in _REASONS:
         raise ValueError(f'reason must be "memory" or "filesystem", not {short_repr(reason)}')
 
@@ -71,8 +70,8 @@ class Refusal(Exception):
     """
     The layer works, but cannot take this one message.
 
-    It stands between its subclasses and Exception so that they can be given another base beside it: the classes of the
-    same names that Channels has (see `aio`).
+    It is between its subclasses and Exception, so that they can be given a second base: the classes of the
+    same names in Channels (see ``aio``).
     """
 
 
@@ -80,8 +79,8 @@ class ChannelFull(Refusal):
     """
     A message was refused because its channel is at capacity (ASGI draft). Nothing was queued.
 
-    Attributes: `channel`, its name; `count`, the messages that wait in it; `capacity`, how many may. Both
-    numbers are None in the subclasses, where it is not the count that refused the message.
+    Attributes: ``channel``, its name; ``count``, the number of messages that wait in it; ``capacity``, the
+    most that may. Both numbers are None in the subclasses, where the count is not the reason for the refusal.
     """
 
     channel: str
@@ -97,7 +96,7 @@ class ChannelFull(Refusal):
     def __str__(self) -> str:
         return (
             f"channel {short_repr(self.channel)} is full: {self.count} messages wait in it, and its capacity is "
-            f"{self.capacity}; receive from it faster, or raise capacity (or channel_capacity, for it alone)"
+            f"{self.capacity}; receive from it faster, or raise capacity (or channel_capacity, for this channel alone)"
         )
 
 
@@ -105,9 +104,9 @@ class MemoryFull(ChannelFull):
     """
     A message was refused because there is no memory left for it. Nothing was queued.
 
-    Attributes: `channel`; `segment`, the name of the message segment; `size`, the bytes that the segment may
-    hold; `used`, the bytes taken of them; `reason`, "memory" when the segment is used up, "filesystem" when
-    the file system behind it is.
+    Attributes: ``channel``; ``segment``, the name of the message segment; ``size``, the bytes that the
+    segment may hold; ``used``, how many of them are used; ``reason``, "memory" if the segment is full,
+    "filesystem" if the file system behind it is.
     """
 
     def __init__(self, channel: str, segment: str, size: int, used: int, reason: str) -> None:
@@ -128,7 +127,7 @@ class MemoryFull(ChannelFull):
             return f"{opening}{taken}, and {_FILESYSTEM_FULL}"
         return (
             f"{opening}{taken}; receive faster, or give the layer a larger message_memory, which takes "
-            "effect when the segments are made anew (unlink them first)"
+            "effect when the segments are created again (unlink them first)"
         )
 
 
@@ -136,8 +135,9 @@ class GroupStoreFull(ChannelFull):
     """
     A channel could not be added to a group because there is no memory left for it. Nothing was added.
 
-    Attributes: `group` and `channel`; `segment`, the name of the group segment; `size`, the bytes that it may
-    hold; `reason`, "memory" when the segment is used up, "filesystem" when the file system behind it is.
+    Attributes: ``group`` and ``channel``; ``segment``, the name of the group segment; ``size``, the bytes
+    that it may hold; ``reason``, "memory" if the segment is full, "filesystem" if the file system behind it
+    is.
     """
 
     def __init__(self, group: str, channel: str, segment: str, size: int, reason: str) -> None:
@@ -158,16 +158,16 @@ class GroupStoreFull(ChannelFull):
         return (
             f"{opening}the {self.size} bytes of shared memory segment {self.segment} are used up; "
             "shorten group_expiry or discard members, or give the layer a larger group_memory, which takes "
-            "effect when the segments are made anew (unlink them first)"
+            "effect when the segments are created again (unlink them first)"
         )
 
 
 class MessageTooLarge(Refusal):
     """
-    A message was refused because it can never be taken, however empty the channel is (ASGI draft).
+    A message was refused because it is larger than the limit, however empty the channel is (ASGI draft).
 
-    Attributes: `size`, the bytes of the encoded message; `limit`, the most that are taken; `channel`, or None
-    where it is not known.
+    Attributes: ``size``, the bytes of the encoded message; ``limit``, the most that are accepted;
+    ``channel``, or None if it is not known.
     """
 
     def __init__(self, size: int, limit: int, channel: str | None = None) -> None:
@@ -180,16 +180,16 @@ class MessageTooLarge(Refusal):
         target = "" if self.channel is None else f" for channel {short_repr(self.channel)}"
         return (
             f"a message of {self.size} bytes{target} is too large, the limit is {self.limit} bytes; "
-            "send it in pieces, give the layer a larger limit, or pass on where the data is stored instead"
+            "send it in pieces, raise the layer's limit, or send a reference to the data instead"
         )
 
 
 class SegmentError(Exception):
     """
-    Something is wrong with shared memory; base of all that can be.
+    Something is wrong with the shared memory; the base of the errors below.
 
-    Attributes: `segment`, the name of the segment (or of the semaphore or FIFO beside it); `why`, what is
-    wrong and what mends it, where the raiser says so.
+    Attributes: ``segment``, the name of the segment (or of the semaphore or FIFO beside it); ``why``, what is
+    wrong and, if known, how to fix it.
     """
 
     _opening = "cannot be used"
@@ -204,29 +204,38 @@ class SegmentError(Exception):
 
 
 class SegmentRefused(SegmentError):
-    """A segment, semaphore or FIFO belongs to someone else, or others may write to it: it is not touched."""
+    """
+    A segment, semaphore or FIFO cannot be trusted or used, and is not touched.
+
+    It belongs to another user, other users may write to it, or the file system has no room for it.
+    """
 
     _opening = "is refused"
 
 
 class SegmentMismatch(SegmentError):
-    """A segment is not one that this version can read: other layout or byte order, cut short, or not ours."""
+    """
+    A segment is not one that this version can use.
+
+    It has another layout or byte order, is damaged or truncated, or was created by asgi_ipc 1.x or another
+    program.
+    """
 
     _opening = "does not fit this version of asgi_ipc"
 
 
 class SegmentCorrupt(SegmentError):
-    """The contents of a segment were found broken: something other than asgi_ipc wrote to it."""
+    """The contents of a segment are damaged: something other than asgi_ipc wrote to it."""
 
-    _opening = "holds broken data"
+    _opening = "contains damaged data"
 
 
 class SegmentBusy(SegmentError):
     """
     The process that holds a segment has been stopped (SIGSTOP, a debugger) for too long.
 
-    Attributes: `segment`; `pid`, or None when the holder lives in another PID namespace; `seconds`, for how
-    long.
+    Attributes: ``segment``; ``pid``, or None if the holder is not known or in another PID namespace;
+    ``seconds``, for how long it was waited for.
     """
 
     _opening = "is busy"
@@ -239,21 +248,21 @@ class SegmentBusy(SegmentError):
         if pid is None:
             self.why = (
                 f"a process in another PID namespace (another container) has held it for {seconds:.1f} s "
-                "without getting on; look there for a stopped process, and let it go on with SIGCONT or end "
+                "without progress; look there for a stopped process, and resume it with SIGCONT or end "
                 "it with SIGKILL"
             )
         else:
             self.why = (
-                f"process {pid} has held it for {seconds:.1f} s without getting on, so it is stopped "
-                f"(SIGSTOP, a debugger); let it go on with kill -CONT {pid}, or end it with kill -KILL {pid}"
+                f"process {pid} has held it for {seconds:.1f} s without progress, so it is stopped "
+                f"(SIGSTOP, a debugger); resume it with kill -CONT {pid}, or end it with kill -KILL {pid}"
             )
 
 
 class TooManyProcesses(SegmentError):
     """
-    Every slot for a process is taken.
+    Every slot for a process is in use.
 
-    Attributes: `segment`; `limit`, the number of processes that may use one prefix at a time.
+    Attributes: ``segment``; ``limit``, the number of processes that may use one prefix at a time.
     """
 
     _opening = "has no slot left for this process"
@@ -263,16 +272,16 @@ class TooManyProcesses(SegmentError):
         self.segment = segment
         self.limit = limit
         self.why = (
-            f"{limit} processes use this prefix already, and no more may; end some of them, or let those "
-            "that need not talk to each other use different prefixes"
+            f"{limit} processes use this prefix already, and more are not possible; end some of them, or use "
+            "different prefixes for processes that do not exchange messages"
         )
 
 
 class SegmentGone(SegmentError):
     """
-    A segment was unlinked while this process used it. Inside the package this is the sign to attach anew.
+    A segment was unlinked while this process used it. The package itself catches this and attaches again.
 
-    Attribute: `segment`.
+    Attribute: ``segment``.
     """
 
     _opening = "is gone"
@@ -281,6 +290,6 @@ class SegmentGone(SegmentError):
         super(SegmentError, self).__init__(segment)
         self.segment = segment
         self.why = (
-            "it was removed while in use, and what waited in it is lost; try again, and a new one is made or "
-            "attached to (if nobody removed it on purpose, look for what does, as systemd's RemoveIPC)"
+            "it was removed while in use, and what waited in it is lost; try again to create or attach to a new "
+            "one (if it was not removed on purpose, look for the cause, such as systemd's RemoveIPC)"
         )

@@ -1,29 +1,23 @@
 """
-What a channel or a group may be called.
+Which names channels and groups may have.
 
-A channel name is a `str` of 1 to 99 characters: ASCII letters, digits, `-`, `_` and `.`, with at most one `!`
-or one `?`, and at least one character before it. What stands after the `!` or `?` is the local part:
+A channel name is a ``str`` of 1 to 99 characters: ASCII letters, digits, ``-``, ``_`` and ``.``, with at most
+one ``!`` or one ``?``, and at least one character before it. The part after the ``!`` or ``?`` is the local
+part:
 
-- `http.request`: a normal channel; anybody sends, anybody receives.
-- `websocket.send!abc`: process-local. `websocket.send!` is the inbox that one process receives from, `abc`
-  says for which of its clients a message is. (ASGI draft; in Channels 2 and later
-  `specific.<process>!<unique>`.)
-- `reply?abc`: single-reader; one process receives from it.
+- ``http.request``: a normal channel. Any process can send to it and receive from it.
+- ``websocket.send!abc``: process-local. One process receives from the inbox ``websocket.send!``; ``abc`` says
+  for which of its clients a message is. (ASGI draft; in Channels 2 and later
+  ``specific.<process>!<unique>``.)
+- ``reply?abc``: single-reader. One process receives from it.
 
-A group name has the same characters without `!` and `?`.
+A group name has the same characters without ``!`` and ``?``.
 
-Every refusal is a TypeError (as layers always had it) that shows the name and says what is allowed. Nothing
-here looks at a store.
+Every invalid name raises TypeError, as channel layers have always done. The error shows the name and says
+what is allowed. Nothing here accesses a store.
 """
 
 from __future__ import annotations
-
-import os
-import re
-from collections.abc import Iterable
-from typing import NoReturn
-
-from .exceptions import a_type, short_repr
 
 __all__ = [
     "MAX_LENGTH",
@@ -39,11 +33,18 @@ __all__ = [
     "valid_group_name",
 ]
 
-MAX_LENGTH = 99
-"""The most characters that a name may have (ASGI draft)."""
+import os
+import re
+from collections.abc import Iterable
+from typing import NoReturn
 
-# Explicit ASCII classes, always with fullmatch: \d and \w let other scripts in, and $ lets a final newline
-# through.
+from .exceptions import a_type, short_repr
+
+#: The most characters that a name may have (ASGI draft).
+MAX_LENGTH = 99
+
+#: Explicit ASCII classes, always used with fullmatch: \d and \w match other scripts too, and $ matches before
+#: a final newline.
 _PART = r"[A-Za-z0-9\-_.]"
 _CHANNEL = re.compile(rf"{_PART}+(?:[!?]{_PART}*)?")
 _GROUP = re.compile(rf"{_PART}+")
@@ -56,28 +57,28 @@ _CHANNEL_RULE = (
 )
 _GROUP_RULE = f"a group name is a str of 1 to {MAX_LENGTH} characters, {_CHARACTERS}"
 
-# 32 symbols, so that a random byte falls on each of them equally often; without l, o, 0 and 1, which look
-# alike.
+#: 32 symbols, so that each of them is equally likely for a random byte. l, o, 0 and 1 look alike and are left
+#: out.
 _SYMBOLS = b"abcdefghijkmnpqrstuvwxyz23456789"
 _TO_SYMBOLS = _SYMBOLS * (256 // len(_SYMBOLS))
 _RANDOM_LENGTH = 24
-#: What the asynchronous `new_channel` adds: a period, the process, "!" and the local part.
+#: The asynchronous ``new_channel`` adds a period, the process part, "!" and the local part.
 _LONGEST_PREFIX = MAX_LENGTH - 2 - 2 * _RANDOM_LENGTH
 _process = ""
 
 
 def match_type_and_length(name: object) -> bool:
-    """Whether `name` is a `str` (or a subclass) of 1 to 99 characters."""
+    """True if ``name`` is a ``str`` (or a subclass) of 1 to 99 characters."""
     return isinstance(name, str) and 1 <= len(name) <= MAX_LENGTH
 
 
 def valid_channel_name(name: str, receive: bool = False) -> bool:
     """
-    True if `name` may be sent to or, with `receive`, be received from with the synchronous `receive`.
+    True if a message may be sent to ``name``; with ``receive``, if the synchronous ``receive`` may take it.
 
-    A message goes to a full name, so without `receive` a name that ends in `!` or `?` is refused. The
-    synchronous `receive` takes a whole inbox, so with `receive` a name may end in `!`, and must not go on
-    after it. (ASGI draft.)
+    A message is sent to a full name, so without ``receive`` a name that ends in ``!`` or ``?`` is not valid.
+    The synchronous ``receive`` takes a whole inbox, so with ``receive`` a name may end in ``!`` and must have
+    nothing after it. (ASGI draft.)
 
     Raises TypeError for any other name.
     """
@@ -87,18 +88,18 @@ def valid_channel_name(name: str, receive: bool = False) -> bool:
     if receive:
         if "!" in name and not name.endswith("!"):
             inbox = short_repr(non_local_name(name))
-            _refuse_channel(name, f'it goes on after its "!"; receive from the whole inbox, {inbox}')
+            _refuse_channel(name, f'it has a local part after its "!"; receive from the whole inbox, {inbox}')
     elif name.endswith("!"):
-        _refuse_channel(name, 'it ends in "!", so it is an inbox; add the local part that says who it is for')
+        _refuse_channel(name, 'it ends in "!", so it is an inbox; add the local part, which says who it is for')
     return True
 
 
 def valid_channel_names(names: Iterable[str], receive: bool = False) -> bool:
     """
-    True if each of `names` passes `valid_channel_name(name, receive)`; true for no names at all.
+    True if each of ``names`` passes ``valid_channel_name(name, receive)``; True also if there are no names.
 
-    `names` is any iterable of names. An iterator is used up by this. Raises TypeError for the first name that
-    does not pass, for one name given in place of several, and for what cannot be iterated over.
+    ``names`` is any iterable of names; an iterator is consumed. Raises TypeError for the first name that is
+    not valid, for a single name in place of several, and for an object that is not iterable.
     """
     if isinstance(names, (str, bytes, bytearray)):
         raise TypeError(f"channels must be a list of channel names, not only {short_repr(names)}; write [name]")
@@ -114,7 +115,7 @@ def valid_channel_names(names: Iterable[str], receive: bool = False) -> bool:
 
 
 def valid_group_name(name: str) -> bool:
-    """True if `name` is a group name. Raises TypeError if it is not."""
+    """True if ``name`` is a group name. Raises TypeError if it is not."""
     if not match_type_and_length(name):
         why = _type_or_length(name)
     elif not _GROUP.fullmatch(name):
@@ -126,37 +127,37 @@ def valid_group_name(name: str) -> bool:
 
 def check_pattern(pattern: str) -> None:
     """
-    Check the argument of the synchronous `new_channel`: a channel name that ends in `?` (ASGI draft).
+    Check the argument of the synchronous ``new_channel``: a channel name that ends in ``?`` (ASGI draft).
 
-    Raises TypeError for anything else, and when the random part would make the name too long.
+    Raises TypeError for anything else, and if the random part would make the name too long.
     """
     _check_channel_characters(pattern)
     if not pattern.endswith("?"):
-        _refuse_channel(pattern, 'it is no pattern for new_channel, which must end in "?", as in "reply?"')
+        _refuse_channel(pattern, 'it is not a pattern for new_channel, which must end in "?", as in "reply?"')
     if len(pattern) + _RANDOM_LENGTH > MAX_LENGTH:
         _refuse_channel(
             pattern,
-            f"it has {len(pattern)} characters, and as a pattern for new_channel it may have at most "
-            f"{MAX_LENGTH - _RANDOM_LENGTH}, since {_RANDOM_LENGTH} random ones are added",
+            f"it has {len(pattern)} characters, and a pattern for new_channel may have at most "
+            f"{MAX_LENGTH - _RANDOM_LENGTH}, as {_RANDOM_LENGTH} random ones are added",
         )
 
 
 def check_full_name(name: str) -> None:
     """
-    Check the argument of the asynchronous `receive`: a name that one can send to, local part included.
+    Check the argument of the asynchronous ``receive``: a full name, including the local part.
 
     Raises TypeError for anything else.
     """
     _check_channel_characters(name)
     if name.endswith(("!", "?")):
-        _refuse_channel(name, f'it ends in "{name[-1]}"; receive takes a full name, as new_channel made it')
+        _refuse_channel(name, f'it ends in "{name[-1]}"; receive takes a full name, as new_channel returns it')
 
 
 def check_local_prefix(prefix: str) -> None:
     """
-    Check the argument of the asynchronous `new_channel`: what a name may be made of, without `!` and `?`.
+    Check the argument of the asynchronous ``new_channel``: a name without ``!`` and ``?``.
 
-    Raises TypeError for anything else, and when the parts that are added would make the name too long.
+    Raises TypeError for anything else, and if the parts that are added would make the name too long.
     """
     if not match_type_and_length(prefix):
         why = _type_or_length(prefix)
@@ -174,18 +175,17 @@ def check_local_prefix(prefix: str) -> None:
 
 def non_local_name(name: str) -> str:
     """
-    The part of a channel name that says which process receives: up to and including the `!`, if there is one.
+    Return the part of a channel name that says which process receives: up to and including the ``!``.
 
-    The full name for every other channel, single-reader ones included (ASGI draft). `name` is taken as valid.
+    This is the full name for every channel without ``!``, single-reader channels included (ASGI draft).
+    ``name`` must be valid.
     """
     head, mark, _ = name.partition("!")
     return head + mark
 
 
 def process_part() -> str:
-    """
-    The part of new names that says which process receives: 24 random characters, new in a forked child.
-    """
+    """Return the part of new names that identifies this process: 24 random characters, new after a fork."""
     global _process
     if not _process:
         _process = random_local_part()
@@ -202,9 +202,9 @@ os.register_at_fork(after_in_child=_forget_process)
 
 def random_local_part() -> str:
     """
-    A new local part: 24 lower-case letters and digits, 120 bits from the operating system.
+    Return a new local part: 24 lower-case letters and digits, 120 bits from the operating system.
 
-    Nobody can guess it, a fork does not repeat it, and seeding `random` has no effect on it.
+    It cannot be guessed, a forked child does not repeat it, and seeding ``random`` has no effect on it.
     """
     return os.urandom(_RANDOM_LENGTH).translate(_TO_SYMBOLS).decode("ascii")
 

@@ -1,5 +1,7 @@
 """
-The options that every front end takes: checked once, before anything is created, with errors that name the option.
+The options that every front end takes, and their checks.
+
+They are checked before anything is created. An error names the option.
 """
 
 from __future__ import annotations
@@ -8,29 +10,30 @@ __all__ = ["MIB", "MIN_MEMORY", "Options", "check_options", "check_seconds"]
 
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Pattern, Tuple, Union
+from typing import Any
 
 from .capacity import compile_capacities
 from .exceptions import short_repr
 
 MIB = 1024 * 1024
-#: The smallest segment, in bytes: its fixed parts take some 30 KiB of it.
+#: The smallest segment, in bytes. Its fixed parts take some 30 KiB.
 MIN_MEMORY = 64 * 1024
 MAX_MEMORY = 2**46
-#: Names of shared memory objects are at most 31 characters on macOS and 255 elsewhere; ours add up to 40.
+#: Names of shared memory objects have at most 31 characters on macOS and 255 elsewhere; up to 40 are added to
+#: a prefix.
 MAX_PREFIX = 20 if sys.platform == "darwin" else 200
 PREFIX = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
-#: Seconds; more than a hundred years is a mistake, and would not fit into 64 bits of nanoseconds.
+#: Seconds. More than a hundred years is a mistake, and would not fit into 64 bits of nanoseconds.
 MAX_SECONDS = 3.2e9
 
-Number = Union[int, float]
-Capacities = List[Tuple["Pattern[str]", int]]
+Capacities = list[tuple[re.Pattern[str], int]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options; sizes in bytes, times in seconds, ``capacities`` compiled."""
+    """Checked options: sizes in bytes, times in seconds, ``capacities`` compiled."""
 
     prefix: str
     expiry: float
@@ -40,7 +43,7 @@ class Options:
     message_memory: int
     group_memory: int
     mode: int
-    message_limit: Optional[int]
+    message_limit: int | None
     patience: float
 
 
@@ -50,14 +53,14 @@ def check_options(
     expiry: Any,
     group_expiry: Any,
     capacity: Any,
-    channel_capacity: Optional[Mapping[Any, Any]],
+    channel_capacity: Mapping[Any, Any] | None,
     message_memory: Any,
     group_memory: Any,
     mode: Any,
     message_limit: Any,
     patience: Any,
 ) -> Options:
-    """Return the options if all are usable; ``TypeError`` or ``ValueError`` names the first that is not."""
+    """Return the checked options. Raises ``TypeError`` or ``ValueError`` that names the first invalid one."""
     return Options(
         prefix=_prefix(prefix),
         expiry=check_seconds("expiry", expiry),
@@ -84,10 +87,14 @@ def _prefix(prefix: Any) -> str:
 
 
 def check_seconds(name: str, value: Any) -> float:
-    """A number of seconds, more than 0; ``TypeError`` or ``ValueError`` names the option ``name``."""
+    """
+    Return ``value`` as a float: a number of seconds above 0.
+
+    Raises ``TypeError`` or ``ValueError`` that names the option ``name``.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {short_repr(value)}")
-    if not 0 < value <= MAX_SECONDS:  # nor is NaN
+    if not 0 < value <= MAX_SECONDS:  # also false for NaN
         raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {short_repr(value)}")
     return float(value)
 

@@ -1,10 +1,11 @@
 """
-Fixtures for pytest: each test gets a channel layer of its own, and its shared memory is removed after it.
+Fixtures for pytest: each test gets a channel layer of its own.
 
-pytest finds this module by itself wherever asgi_ipc is installed: nothing heavy is imported before a fixture is used.
+pytest loads this module wherever asgi_ipc is installed, so it imports nothing slow before a fixture is used.
 
 ``ipc_prefix``
-    a prefix that nothing else uses. All shared memory under it is removed after the test, whoever has made it.
+    a prefix that nothing else uses. All shared memory under it is removed after the test, whichever process
+    created it.
 ``ipc_layer``
     an ``IPCChannelLayer`` on that prefix.
 ``ipc_channel_layer``
@@ -14,7 +15,7 @@ pytest finds this module by itself wherever asgi_ipc is installed: nothing heavy
 ``ipc_options``
     the options of these layers, a dict. Override it in a module, a class or a ``conftest.py``.
 
-All of them talk to each other within a test. What they have made is closed after it.
+Within a test, all these layers exchange messages. They are closed after the test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ __all__ = ["ipc_channel_layer", "ipc_channel_layers", "ipc_layer", "ipc_options"
 
 import os
 import secrets
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,13 +44,13 @@ def ipc_prefix() -> Iterator[str]:
 
 
 @pytest.fixture
-def ipc_options() -> Dict[str, Any]:
-    """Options of the layers that the other fixtures make: none. Override this fixture to set some."""
+def ipc_options() -> dict[str, Any]:
+    """The options of the layers that the other fixtures create: none. Override this fixture to set some."""
     return {}
 
 
 @pytest.fixture
-def ipc_layer(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator[IPCChannelLayer]:
+def ipc_layer(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[IPCChannelLayer]:
     """A synchronous layer on this test's prefix."""
     from . import IPCChannelLayer
 
@@ -57,7 +59,7 @@ def ipc_layer(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator[IPCChann
 
 
 @pytest.fixture
-def ipc_channel_layer(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator[AsyncIPCChannelLayer]:
+def ipc_channel_layer(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[AsyncIPCChannelLayer]:
     """An asynchronous layer on this test's prefix, as Channels 2 to 4 use it."""
     from . import AsyncIPCChannelLayer
 
@@ -67,13 +69,14 @@ def ipc_channel_layer(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator[
 
 
 @pytest.fixture
-def ipc_channel_layers(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator[Any]:
+def ipc_channel_layers(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[Any]:
     """
     Django's ``CHANNEL_LAYERS`` with prefixes of this test, for Channels 2 to 4.
 
-    ``default`` is an ``AsyncIPCChannelLayer`` on ``ipc_prefix``, whatever the settings say. Other aliases that use
-    asgi_ipc get a prefix of this test as well, and aliases that shared one still do. Their options stay
-    (``TEST_CONFIG`` counts before ``CONFIG``), but for those of ``ipc_options``. Aliases of other layers stay too.
+    ``default`` is an ``AsyncIPCChannelLayer`` on ``ipc_prefix``, whatever the settings say. Other aliases
+    that use asgi_ipc get a prefix of this test as well; aliases that share a prefix in the settings still
+    share one. They keep their options (``TEST_CONFIG`` takes precedence over ``CONFIG``), except those in
+    ``ipc_options``. Aliases of other layers are not changed.
     """
     try:
         from channels.layers import channel_layers
@@ -86,7 +89,7 @@ def ipc_channel_layers(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator
 
     from . import AsyncIPCChannelLayer
 
-    prefixes: Dict[str, str] = {}
+    prefixes: dict[str, str] = {}
     changed = _with_prefixes(getattr(settings, "CHANNEL_LAYERS", {}), ipc_prefix, ipc_options, prefixes)
     with override_settings(CHANNEL_LAYERS=changed):
         yield channel_layers
@@ -96,12 +99,13 @@ def ipc_channel_layers(ipc_prefix: str, ipc_options: Dict[str, Any]) -> Iterator
 
 
 def _with_prefixes(
-    configured: Dict[str, Any], first: str, options: Dict[str, Any], prefixes: Dict[str, str]
-) -> Dict[str, Any]:
+    configured: dict[str, Any], first: str, options: dict[str, Any], prefixes: dict[str, str]
+) -> dict[str, Any]:
     """
-    The setting ``CHANNEL_LAYERS`` with other prefixes: ``first`` for ``default`` and those that share its prefix.
+    Return ``CHANNEL_LAYERS`` with other prefixes.
 
-    Which prefix was replaced by which is put into ``prefixes``.
+    ``default`` and the aliases that share its prefix get ``first``. ``prefixes`` gets the new prefix for each
+    old one.
     """
     found = {"default": {"BACKEND": ASYNC_LAYER}, **configured}
     if not _is_ours(found["default"]):
@@ -116,7 +120,7 @@ def _with_prefixes(
     return found
 
 
-def _is_ours(setting: Dict[str, Any]) -> bool:
+def _is_ours(setting: dict[str, Any]) -> bool:
     from django.utils.module_loading import import_string
 
     from . import AsyncIPCChannelLayer
@@ -125,8 +129,8 @@ def _is_ours(setting: Dict[str, Any]) -> bool:
     return isinstance(backend, type) and issubclass(backend, AsyncIPCChannelLayer)
 
 
-def _close(layers: List[Any]) -> None:
-    """Close asynchronous layers, in a thread of its own: this one may have a running event loop."""
+def _close(layers: list[Any]) -> None:
+    """Close asynchronous layers, in another thread: this one may have a running event loop."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
@@ -140,4 +144,4 @@ def _remove(prefix: str) -> None:
 
     _, kept = remove(prefix)
     if kept:
-        pytest.fail(f"shared memory of this test is left: {'; '.join(kept)}")
+        pytest.fail(f"shared memory of this test was not removed: {'; '.join(kept)}")

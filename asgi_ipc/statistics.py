@@ -1,5 +1,5 @@
 """
-Figures of the message store in the form of the ASGI draft's statistics extension.
+Reports on the message store, as the statistics extension of the ASGI draft defines them.
 """
 
 from __future__ import annotations
@@ -7,14 +7,15 @@ from __future__ import annotations
 __all__ = ["Figures", "Rates"]
 
 import time
-from typing import Callable, Dict, Optional, Protocol, Tuple
+from collections.abc import Callable
+from typing import Protocol
 
-#: Channels whose last figures are kept for a rate.
+#: How many channels a layer keeps the last figures of, for the rates.
 REMEMBERED = 4096
 
 
 class Figures(Protocol):
-    """What the store counts: messages ever sent, waiting now, refused; the age of the oldest one in ns."""
+    """What the store counts: messages sent, waiting and refused; the age of the oldest waiting one in ns."""
 
     @property
     def sent(self) -> int: ...
@@ -31,15 +32,17 @@ class Figures(Protocol):
 
 class Rates:
     """
-    Turns figures into reports. Rates are taken between two reports, so that they cost the store nothing.
+    Turns figures into reports. A rate is that between two reports, so it costs the store nothing.
+
+    ``clock`` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: Dict[Optional[str], Tuple[float, int, int]] = {}
+        self._last: dict[str | None, tuple[float, int, int]] = {}
 
-    def report(self, channel: Optional[str], figures: Figures) -> Dict[str, float]:
-        """The report on a channel, None for all together; rates are 0.0 in the first one."""
+    def report(self, channel: str | None, figures: Figures) -> dict[str, float]:
+        """Return the report on a channel, or on all channels for None. Rates are 0.0 in the first report."""
         now = self._clock()
         then, sent, refused = self._last.get(channel, (now, figures.sent, figures.refused))
         if len(self._last) >= REMEMBERED:

@@ -96,7 +96,7 @@ def test_an_option_that_is_no_dict(option):
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        (re.compile(rb"^http"), r"^the regex b'\^http' in channel_capacity is made of bytes"),
+        (re.compile(rb"^http"), r"^the regex b'\^http' in channel_capacity is a bytes pattern"),
         (b"http.*", r"^the pattern b'http\.\*' in channel_capacity is a bytes; it must be a str, .* regex"),
         (17, r"^the pattern 17 in channel_capacity is an int; it must be"),
         (None, r"^the pattern None in channel_capacity is a NoneType; it must be"),

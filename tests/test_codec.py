@@ -327,21 +327,21 @@ REFUSED = {
         {"a": SafeString("\ud800")},
         rf"""^message\["a"\] is a {__name__}\.SafeString with a lone surrogate, '\\ud800' at index 0""",
     ),
-    "two keys that read the same": (
+    "two keys with the same text": (
         {Loner("a"): 1, "a": 2},
-        r'^message has two keys that read "a"; only one can be sent$',
+        r'^message has two keys with the text "a"; only one can be sent$',
     ),
     "dicts in a circle": (
         cycle_of_dicts(),
-        r'^message\["a"\]\["b"\]\["c"\] is message\["a"\], which contains it; a message must not hold ',
+        r'^message\["a"\]\["b"\]\["c"\] is message\["a"\], which contains it; a message must not contain ',
     ),
     "lists in a circle": (
         cycle_of_lists(),
-        r'^message\["a"\]\[1\]\[0\] is message\["a"\], which contains it; a message must not hold itself$',
+        r'^message\["a"\]\[1\]\[0\] is message\["a"\], which contains it; a message must not contain itself$',
     ),
     "message in itself": (
         cycle_of_the_whole(),
-        r'^message\["self"\]\[0\] is message, which contains it; a message must not hold itself$',
+        r'^message\["self"\]\[0\] is message, which contains it; a message must not contain itself$',
     ),
     "key with quotes": ({'a"b\n': {1}}, r'^message\["a\\"b\\n"\] is a set' + ALLOWED),
     "key beyond ASCII": ({"\xe4": {1}}, r'^message\["\\u00e4"\] is a set' + ALLOWED),
@@ -361,7 +361,7 @@ def test_refusals(message, said):
 @pytest.mark.parametrize("kind", ["dict", "list", "both"])
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, MAX_DEPTH * 20, 100_000])
 def test_messages_that_are_too_deep(kind, levels):
-    with pytest.raises(TypeError, match=r"^message\[.* is nested too deep; .* at most 100 levels$") as caught:
+    with pytest.raises(TypeError, match=r"^message\[.* is nested too deeply; .* at most 100 levels$") as caught:
         encode(nested(levels, None, kind))
     assert len(str(caught.value)) < 300
 

@@ -34,7 +34,7 @@ CASES = [
     (
         MemoryFull("a", "/asgi-messages", 8192, 8001, "memory"),
         {"channel": "a", "segment": "/asgi-messages", "size": 8192, "used": 8001, "reason": "memory"},
-        ["'a'", "/asgi-messages", "8192", "8001", "larger message_memory", "made anew"],
+        ["'a'", "/asgi-messages", "8192", "8001", "larger message_memory", "created again"],
     ),
     (
         MemoryFull("a", "/asgi-messages", 8192, 4096, "filesystem"),
@@ -44,7 +44,7 @@ CASES = [
     (
         GroupStoreFull("chat", "a", "/asgi-groups", 4096, "memory"),
         {"group": "chat", "channel": "a", "segment": "/asgi-groups", "size": 4096, "reason": "memory"},
-        ["'chat'", "'a'", "/asgi-groups", "4096", "larger group_memory", "made anew"],
+        ["'chat'", "'a'", "/asgi-groups", "4096", "larger group_memory", "created again"],
     ),
     (
         GroupStoreFull("chat", "a", "/asgi-groups", 4096, "filesystem"),
@@ -79,7 +79,7 @@ CASES = [
     (
         SegmentCorrupt("/asgi-messages", "a head leads out of the heap; flush it"),
         {"segment": "/asgi-messages", "why": "a head leads out of the heap; flush it"},
-        ["/asgi-messages", "broken", "a head leads out of the heap; flush it"],
+        ["/asgi-messages", "damaged", "a head leads out of the heap; flush it"],
     ),
     (
         SegmentBusy("/asgi-messages", 4711, 10.04),

@@ -130,7 +130,7 @@ def test_one_cannot_send_to_an_inbox_or_a_pattern(name):
 @pytest.mark.parametrize("name", LOCAL)
 def test_the_synchronous_receive_takes_inboxes_whole(name):
     text = refusal(valid_channel_name, name, True)
-    assert is_a_refusal_of(text, name, 'goes on after its "!"')
+    assert is_a_refusal_of(text, name, 'has a local part after its "!"')
     assert repr(str(name[: name.index("!") + 1])) in text
 
 

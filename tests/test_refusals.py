@@ -46,7 +46,7 @@ TO_SEND = {
 }
 TO_RECEIVE = {
     "ends_in_question_mark": ("a?", "'a?' is not valid: it ends in \"?\"; add the local part"),
-    "goes_on": ("a!b", "'a!b' is not valid: it goes on after its \"!\"; receive from the whole inbox, 'a!'"),
+    "goes_on": ("a!b", "'a!b' is not valid: it has a local part after its \"!\"; receive from the whole inbox, 'a!'"),
 }
 NO_GROUPS = {
     name: case for name, case in NO_CHANNELS.items() if "mark" not in name
@@ -57,9 +57,9 @@ NO_GROUPS.update(
 )
 NO_PATTERNS = {
     **NO_CHANNELS,
-    "normal": ("a", "'a' is not valid: it is no pattern for new_channel, which must end in \"?\""),
-    "inbox": ("a!", "'a!' is not valid: it is no pattern for new_channel"),
-    "full_name": ("a?b", "'a?b' is not valid: it is no pattern for new_channel"),
+    "normal": ("a", "'a' is not valid: it is not a pattern for new_channel, which must end in \"?\""),
+    "inbox": ("a!", "'a!' is not valid: it is not a pattern for new_channel"),
+    "full_name": ("a?b", "'a?b' is not valid: it is not a pattern for new_channel"),
     "too_long": ("x" * 80 + "?", "at most 75"),
 }
 CALLS = {
@@ -171,8 +171,8 @@ NO_MESSAGES = {
     "bytes_key": ({b"a": 2}, "message has a key that is a bytes"),
     "none_key": ({None: 2}, "message has a key that is a NoneType"),
     "nested_key": ({"a": [{"b": {3: 4}}]}, 'message["a"][0]["b"] has a key that is an int'),
-    "circle": (CIRCLE, 'message["list"][0] is message, which contains it; a message must not hold itself'),
-    "too_deep": ({"a": DEEP}, "is nested too deep; a message may have at most"),
+    "circle": (CIRCLE, 'message["list"][0] is message, which contains it; a message must not contain itself'),
+    "too_deep": ({"a": DEEP}, "is nested too deeply; a message may have at most"),
     "large_int": ({"a": 2**64}, 'message["a"] is an int of 65 bits'),
     "small_int": ({"a": -(2**63) - 1}, 'message["a"] is an int of 64 bits'),
     "lone_surrogate": ({"a": "x\ud800"}, 'message["a"] is a str with a lone surrogate'),

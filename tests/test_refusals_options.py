@@ -63,7 +63,7 @@ NO_OPTIONS = {
     "pattern_regex_of_bytes": (
         {"channel_capacity": {re.compile(b"a"): 1}},
         TypeError,
-        ["the regex b'a' in channel_capacity is made of bytes", "compile it from a str"],
+        ["the regex b'a' in channel_capacity is a bytes pattern", "compile it from a str"],
     ),
     "pattern_capacity_zero": (
         {"channel_capacity": {"a": 0}},
