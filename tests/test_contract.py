@@ -64,14 +64,14 @@ def make(request, prefix):
         front_end.close()
 
 
-every_face = pytest.mark.parametrize("make", FRONT_ENDS.values(), ids=FRONT_ENDS, indirect=True)
-each_of_ours = pytest.mark.parametrize("make", OURS.values(), ids=OURS, indirect=True)
+every_front_end = pytest.mark.parametrize("make", FRONT_ENDS.values(), ids=FRONT_ENDS, indirect=True)
+each_own_front_end = pytest.mark.parametrize("make", OURS.values(), ids=OURS, indirect=True)
 
 
 def drain(front_end, channel):
     found = []
     while True:
-        message = front_end.take(channel)
+        message = front_end.receive_now(channel)
         if message is None:
             return found
         found.append(message)
@@ -80,7 +80,7 @@ def drain(front_end, channel):
 # -- messages ----------------------------------------------------------------------------------------------------
 
 
-@every_face
+@every_front_end
 def test_messages_come_in_the_order_of_sending(make):
     front_end = make()
     for number in range(50):
@@ -90,25 +90,25 @@ def test_messages_come_in_the_order_of_sending(make):
     assert drain(front_end, "b") == [{"n": -number} for number in range(50)]
 
 
-@every_face
+@every_front_end
 def test_message_comes_once(make):
     front_end = make()
     front_end.send("a", {"n": 1})
-    assert front_end.take("a") == {"n": 1}
-    assert front_end.take("a") is None
+    assert front_end.receive_now("a") == {"n": 1}
+    assert front_end.receive_now("a") is None
 
 
-@every_face
+@every_front_end
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: "-".join(message) or "empty")
 def test_every_type_comes_back_as_it_was(make, message):
     front_end = make()
     front_end.send("a", message)
-    found = front_end.take("a")
+    found = front_end.receive_now("a")
     assert found == message
     assert repr(found) == repr(message), "equal is not enough: 1 is no True, and -0.0 no 0.0"
 
 
-@every_face
+@every_front_end
 def test_later_changes_do_not_reach_what_was_sent(make):
     front_end = make()
     message = {"list": [1], "dict": {"a": 1}}
@@ -119,20 +119,20 @@ def test_later_changes_do_not_reach_what_was_sent(make):
     message["dict"].clear()
     message["new"] = True
     for channel in "ab":
-        assert front_end.take(channel) == {"list": [1], "dict": {"a": 1}}
+        assert front_end.receive_now(channel) == {"list": [1], "dict": {"a": 1}}
 
 
-@every_face
+@every_front_end
 def test_receivers_of_a_group_send_do_not_share_a_message(make):
     front_end = make()
     for channel in "ab":
         front_end.group_add("g", channel)
     front_end.group_send("g", {"list": []})
-    front_end.take("a")["list"].append(1)
-    assert front_end.take("b") == {"list": []}
+    front_end.receive_now("a")["list"].append(1)
+    assert front_end.receive_now("b") == {"list": []}
 
 
-@each_of_ours
+@each_own_front_end
 def test_tuples_and_subclasses_come_back_as_what_they_stand_for(make):
     class Text(str):
         pass
@@ -140,12 +140,12 @@ def test_tuples_and_subclasses_come_back_as_what_they_stand_for(make):
     front_end = make()
     ordered = collections.OrderedDict(a=1)
     front_end.send("a", collections.OrderedDict({Text("t"): Text("x"), "tuple": (1, (2,)), "o": ordered}))
-    found = front_end.take("a")
+    found = front_end.receive_now("a")
     assert found == {"t": "x", "tuple": [1, [2]], "o": {"a": 1}}
     assert [type(value) for value in (found, found["t"], found["o"], *found)] == [dict, str, dict, str, str, str]
 
 
-@each_of_ours
+@each_own_front_end
 @pytest.mark.parametrize(("message", "why"), REFUSED, ids=range(len(REFUSED)))
 def test_what_cannot_be_sent_is_refused_when_it_is_sent(make, message, why):
     front_end = make()
@@ -153,21 +153,21 @@ def test_what_cannot_be_sent_is_refused_when_it_is_sent(make, message, why):
     for send in (lambda: front_end.send("a", message), lambda: front_end.group_send("g", message)):
         with pytest.raises(TypeError, match=why):
             send()
-    assert front_end.take("a") is None
-    assert front_end.take("b") is None
+    assert front_end.receive_now("a") is None
+    assert front_end.receive_now("b") is None
 
 
-@each_of_ours
+@each_own_front_end
 def test_message_that_holds_itself_is_refused(make):
     front_end = make()
     message = {}
     message["self"] = [message]
     with pytest.raises(TypeError):
         front_end.send("a", message)
-    assert front_end.take("a") is None
+    assert front_end.receive_now("a") is None
 
 
-@each_of_ours
+@each_own_front_end
 def test_message_that_never_fits_is_too_large(make):
     front_end = make()
     with pytest.raises(MessageTooLarge) as large:
@@ -177,10 +177,10 @@ def test_message_that_never_fits_is_too_large(make):
     front_end.group_add("g", "a")
     with pytest.raises(MessageTooLarge):
         front_end.group_send("g", {"": b"x" * (1 << 21)})
-    assert front_end.take("a") is None
+    assert front_end.receive_now("a") is None
 
 
-@each_of_ours
+@each_own_front_end
 def test_message_limit_is_kept(make):
     front_end = make(message_limit=100)
     front_end.send("a", {"": b"x" * 80})
@@ -192,7 +192,7 @@ def test_message_limit_is_kept(make):
 # -- capacity ----------------------------------------------------------------------------------------------------
 
 
-@every_face
+@every_front_end
 def test_channel_takes_no_more_than_its_capacity(make):
     front_end = make(capacity=3)
     for number in range(3):
@@ -201,12 +201,12 @@ def test_channel_takes_no_more_than_its_capacity(make):
         with pytest.raises(front_end.ChannelFull):
             front_end.send("a", {"n": 3})
     front_end.send("b", {"n": 0})
-    assert front_end.take("a") == {"n": 0}
+    assert front_end.receive_now("a") == {"n": 0}
     front_end.send("a", {"n": 3})
     assert drain(front_end, "a") == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
-@every_face
+@every_front_end
 def test_default_capacity_is_a_hundred(make):
     front_end = make()
     for _ in range(100):
@@ -215,7 +215,7 @@ def test_default_capacity_is_a_hundred(make):
         front_end.send("a", {})
 
 
-@each_of_ours
+@each_own_front_end
 def test_full_channel_says_how_full(make):
     front_end = make(capacity=2)
     for _ in range(2):
@@ -225,17 +225,17 @@ def test_full_channel_says_how_full(make):
         front_end.send("a", {})
 
 
-@each_of_ours
+@each_own_front_end
 def test_full_memory_is_a_full_channel(make):
     front_end = make(capacity=10**6, message_memory=1 << 16)
     sent, full = until_full(lambda _: front_end.send("a", {"": b"x" * 1000}))
     assert isinstance(full, MemoryFull)
     assert sent == len(drain(front_end, "a")) > 10
     front_end.send("a", {"n": 1})
-    assert front_end.take("a") == {"n": 1}
+    assert front_end.receive_now("a") == {"n": 1}
 
 
-@each_of_ours
+@each_own_front_end
 def test_first_pattern_that_matches_the_full_name_counts(make):
     patterns = {"http.request": 1, re.compile(r"^http\."): 2, "*.slow!*": 3, "*": 4}
     front_end = make(capacity=5, channel_capacity=patterns)
@@ -246,7 +246,7 @@ def test_first_pattern_that_matches_the_full_name_counts(make):
             front_end.send(channel, {})
 
 
-@each_of_ours
+@each_own_front_end
 def test_default_capacity_is_for_what_no_pattern_matches(make):
     front_end = make(capacity=2, channel_capacity={"few*": 1})
     for channel, capacity in {"few": 1, "a.few": 2}.items():
@@ -259,16 +259,16 @@ def test_default_capacity_is_for_what_no_pattern_matches(make):
 # -- expiry ------------------------------------------------------------------------------------------------------
 
 
-@every_face
+@every_front_end
 def test_expired_messages_never_come(make):
     front_end = make(expiry=0.05)
     for _ in range(3):
         front_end.send("a", {})
     time.sleep(0.1)
-    assert front_end.take("a") is None
+    assert front_end.receive_now("a") is None
 
 
-@each_of_ours
+@each_own_front_end
 def test_expired_messages_do_not_count(make):
     front_end = make(expiry=0.05, capacity=2)
     for turn in range(3):
@@ -278,7 +278,7 @@ def test_expired_messages_do_not_count(make):
     front_end.send("a", {"n": 2})
 
 
-@each_of_ours
+@each_own_front_end
 def test_each_message_lives_as_long_as_its_own_sender_says(make):
     short, long = make(expiry=0.05), make()
     short.send("a", {"n": 1})
@@ -288,7 +288,7 @@ def test_each_message_lives_as_long_as_its_own_sender_says(make):
     assert drain(short, "a") == [{"n": 2}]
 
 
-@each_of_ours
+@each_own_front_end
 def test_membership_ends(make):
     short, long = make(group_expiry=0.05), make()
     short.group_add("g", "a")
@@ -298,13 +298,13 @@ def test_membership_ends(make):
     time.sleep(0.1)
     assert short.group_channels("g") == ["b", "c"]
     short.group_send("g", {"n": 1})
-    assert [short.take(channel) for channel in "abc"] == [None, {"n": 1}, {"n": 1}]
+    assert [short.receive_now(channel) for channel in "abc"] == [None, {"n": 1}, {"n": 1}]
 
 
 # -- groups ------------------------------------------------------------------------------------------------------
 
 
-@every_face
+@every_front_end
 def test_every_member_gets_what_is_sent_to_the_group(make):
     front_end = make()
     names = [front_end.new_channel() for _ in range(200)]
@@ -316,7 +316,7 @@ def test_every_member_gets_what_is_sent_to_the_group(make):
         assert drain(front_end, name) == [{"n": 1}, {"n": 2}]
 
 
-@every_face
+@every_front_end
 def test_whoever_is_no_member_gets_nothing(make):
     front_end = make()
     front_end.group_add("g", "a")
@@ -327,7 +327,7 @@ def test_whoever_is_no_member_gets_nothing(make):
     assert [len(drain(front_end, channel)) for channel in "abc"] == [1, 0, 0]
 
 
-@every_face
+@every_front_end
 def test_adding_twice_is_one_membership(make):
     front_end = make()
     front_end.group_add("g", "a")
@@ -339,7 +339,7 @@ def test_adding_twice_is_one_membership(make):
     assert front_end.group_channels("g") == []
 
 
-@every_face
+@every_front_end
 def test_discarding_who_is_no_member_is_nothing(make):
     front_end = make()
     front_end.group_discard("g", "a")
@@ -348,14 +348,14 @@ def test_discarding_who_is_no_member_is_nothing(make):
     assert front_end.group_channels("g") == ["b"]
 
 
-@every_face
+@every_front_end
 def test_group_of_nobody_can_be_sent_to(make):
     front_end = make()
     front_end.group_send("g", {})
     assert front_end.group_channels("g") == []
 
 
-@every_face
+@every_front_end
 def test_full_members_are_skipped(make):
     front_end = make(capacity=1)
     for channel in "abc":
@@ -365,7 +365,7 @@ def test_full_members_are_skipped(make):
     assert [drain(front_end, channel) for channel in "abc"] == [[{"n": 1}], [{"n": 0}], [{"n": 1}]]
 
 
-@each_of_ours
+@each_own_front_end
 def test_full_members_are_counted_in_the_log_once_a_second(make, caplog):
     caplog.set_level(logging.INFO, logger="asgi_ipc")
     front_end = make(capacity=1)
@@ -383,7 +383,7 @@ def test_full_members_are_counted_in_the_log_once_a_second(make, caplog):
     ]
 
 
-@each_of_ours
+@each_own_front_end
 def test_no_memory_for_a_member_is_an_error_that_says_so(make):
     front_end = make(group_memory=1 << 16)
     added, full = until_full(lambda number: front_end.group_add("g", f"member.{number}"))
@@ -395,34 +395,34 @@ def test_no_memory_for_a_member_is_an_error_that_says_so(make):
 # -- flush -------------------------------------------------------------------------------------------------------
 
 
-@every_face
+@every_front_end
 def test_flush_drops_messages_and_memberships(make):
     front_end = make()
     front_end.send("a", {})
     front_end.group_add("g", "b")
     front_end.flush()
     front_end.group_send("g", {})
-    assert [front_end.take(channel) for channel in "ab"] == [None, None]
+    assert [front_end.receive_now(channel) for channel in "ab"] == [None, None]
     front_end.send("a", {"n": 1})
     front_end.group_add("g", "b")
     front_end.group_send("g", {"n": 2})
-    assert [front_end.take(channel) for channel in "ab"] == [{"n": 1}, {"n": 2}]
+    assert [front_end.receive_now(channel) for channel in "ab"] == [{"n": 1}, {"n": 2}]
 
 
-@each_of_ours
+@each_own_front_end
 def test_flush_is_for_every_layer_of_the_prefix(make):
     one, other = make(), make()
     one.send("a", {})
     one.group_add("g", "a")
     other.flush()
-    assert one.take("a") is None
+    assert one.receive_now("a") is None
     assert one.group_channels("g") == []
 
 
 # -- names -------------------------------------------------------------------------------------------------------
 
 
-@every_face
+@every_front_end
 @pytest.mark.parametrize("name", ["a", "A-b_c.9", "a" * 99, "specific.process!local"])
 def test_names_that_are_allowed(make, name):
     front_end = make()
@@ -433,13 +433,13 @@ def test_names_that_are_allowed(make, name):
         assert drain(front_end, name) == [{"n": 1}, {"n": 2}]
 
 
-@every_face
+@every_front_end
 @pytest.mark.parametrize("name", ["", "a" * 100, "a b", "a/b", "ä", "a!b!c", None, 7, b"a"])
 def test_names_that_nobody_allows(make, name):
     front_end = make()
     for call in (
         lambda: front_end.send(name, {}),
-        lambda: front_end.take(name),
+        lambda: front_end.receive_now(name),
         lambda: front_end.group_add("g", name),
         lambda: front_end.group_discard("g", name),
     ):
@@ -447,7 +447,7 @@ def test_names_that_nobody_allows(make, name):
             call()
 
 
-@each_of_ours
+@each_own_front_end
 @pytest.mark.parametrize("name", WRONG_NAMES, ids=repr)
 def test_wrong_name_is_shown_with_what_is_allowed(make, name):
     front_end = make()
@@ -457,7 +457,7 @@ def test_wrong_name_is_shown_with_what_is_allowed(make, name):
         lambda: front_end.group_discard("g", name),
     ]
     if name != "a!" or not isinstance(front_end, SyncFrontEnd):  # the synchronous layer receives from a whole inbox
-        calls.append(lambda: front_end.take(name))
+        calls.append(lambda: front_end.receive_now(name))
     for call in calls:
         with pytest.raises(TypeError, match="a channel name is a str of 1 to 99 characters") as refusal:
             call()
@@ -465,7 +465,7 @@ def test_wrong_name_is_shown_with_what_is_allowed(make, name):
     assert front_end.group_channels("g") == []
 
 
-@each_of_ours
+@each_own_front_end
 @pytest.mark.parametrize("name", WRONG_GROUPS, ids=repr)
 def test_wrong_group_is_shown_with_what_is_allowed(make, name):
     front_end = make()
@@ -480,7 +480,7 @@ def test_wrong_group_is_shown_with_what_is_allowed(make, name):
         assert repr(name)[:40].rstrip("'") in str(refusal.value)
 
 
-@every_face
+@every_front_end
 def test_new_names_differ_and_can_be_used(make):
     front_end = make()
     names = [front_end.new_channel() for _ in range(100)]
@@ -488,7 +488,7 @@ def test_new_names_differ_and_can_be_used(make):
     for number, name in enumerate(names):
         front_end.send(name, {"n": number})
     for number, name in enumerate(names):
-        assert front_end.take(name) == {"n": number}
+        assert front_end.receive_now(name) == {"n": number}
 
 
 # -- both of ours ------------------------------------------------------------------------------------------------
@@ -498,10 +498,10 @@ def test_both_faces_see_the_same(prefix):
     with contextlib.closing(SyncFrontEnd(prefix)) as sync, contextlib.closing(AsyncFrontEnd(prefix)) as asynchronous:
         for sender, receiver in ((sync, asynchronous), (asynchronous, sync)):
             sender.send("a", {"n": 1})
-            assert receiver.take("a") == {"n": 1}
+            assert receiver.receive_now("a") == {"n": 1}
             sender.group_add("g", "b")
             assert receiver.group_channels("g") == ["b"]
             receiver.group_send("g", {"n": 2})
-            assert sender.take("b") == {"n": 2}
+            assert sender.receive_now("b") == {"n": 2}
             receiver.group_discard("g", "b")
             assert sender.group_channels("g") == []

@@ -1,5 +1,5 @@
 """
-The front ends of the layer behind one set of plain calls, so that one test tells what all of them must do.
+The front ends of the layer behind one set of synchronous calls, so that one test applies to all of them.
 
 ``MemoryFrontEnd`` is Channels' own in-memory layer: the reference where the semantics agree.
 """
@@ -7,7 +7,7 @@ The front ends of the layer behind one set of plain calls, so that one test tell
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Dict, List, Optional, Type
+from typing import Any
 
 import pytest
 
@@ -15,9 +15,9 @@ from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
 
 from .waiting import OPTIONS
 
-Message = Dict[str, Any]
+Message = dict[str, Any]
 
-#: More steps of an event loop than a ``receive`` needs that does not have to wait.
+#: Steps of the event loop after which a ``receive`` that does not have to wait has returned.
 STEPS = 5
 
 
@@ -26,7 +26,7 @@ class SyncFrontEnd:
 
     name = "sync"
     ours = True
-    ChannelFull: Type[Exception] = ChannelFull
+    ChannelFull: type[Exception] = ChannelFull
 
     def __init__(self, prefix: str, **options: Any) -> None:
         self.layer = IPCChannelLayer(prefix, **{**OPTIONS, **options})
@@ -35,12 +35,12 @@ class SyncFrontEnd:
     def send(self, channel: str, message: Any) -> None:
         self.layer.send(channel, message)
 
-    def take(self, channel: str) -> Optional[Message]:
-        """The first message of a channel, or None if there is none. A process-local channel by its full name."""
+    def receive_now(self, channel: str) -> Message | None:
+        """Return the first message of a channel, or None; a process-local channel is given by its full name."""
         return self.layer.receive([channel])[1]
 
     def new_channel(self) -> str:
-        """A name that nobody uses."""
+        """Return a new, unused name."""
         return self.layer.new_channel("specific?")
 
     def group_add(self, group: str, channel: str) -> None:
@@ -52,7 +52,7 @@ class SyncFrontEnd:
     def group_send(self, group: str, message: Any) -> None:
         self.layer.send_group(group, message)
 
-    def group_channels(self, group: str) -> List[str]:
+    def group_channels(self, group: str) -> list[str]:
         return self.layer.group_channels(group)
 
     def flush(self) -> None:
@@ -63,7 +63,7 @@ class SyncFrontEnd:
 
 
 class SyncOverAsync:
-    """What an asynchronous layer does, one call after another, each in a loop that lives as long as the front end."""
+    """Runs each call of an asynchronous layer to its end, in an event loop that belongs to the front end."""
 
     layer: Any
 
@@ -76,8 +76,8 @@ class SyncOverAsync:
     def send(self, channel: str, message: Any) -> None:
         self.run(self.layer.send(channel, message))
 
-    def take(self, channel: str) -> Optional[Message]:
-        async def receive() -> Optional[Message]:
+    def receive_now(self, channel: str) -> Message | None:
+        async def receive() -> Message | None:
             task = asyncio.ensure_future(self.layer.receive(channel))
             for _ in range(STEPS):
                 await asyncio.sleep(0)
@@ -88,7 +88,7 @@ class SyncOverAsync:
                 return None
             return message
 
-        found: Optional[Message] = self.run(receive())
+        found: Message | None = self.run(receive())
         return found
 
     def new_channel(self) -> str:
@@ -117,15 +117,15 @@ class AsyncFrontEnd(SyncOverAsync):
 
     name = "async"
     ours = True
-    ChannelFull: Type[Exception] = ChannelFull
+    ChannelFull: type[Exception] = ChannelFull
 
     def __init__(self, prefix: str, **options: Any) -> None:
         super().__init__()
         self.layer = AsyncIPCChannelLayer(prefix, **{**OPTIONS, **options})
         self.underneath = self.layer._layer
 
-    def group_channels(self, group: str) -> List[str]:
-        found: List[str] = self.run(self.layer.group_channels(group))
+    def group_channels(self, group: str) -> list[str]:
+        found: list[str] = self.run(self.layer.group_channels(group))
         return found
 
 
@@ -143,7 +143,7 @@ class MemoryFrontEnd(SyncOverAsync):
         self.layer = layers.InMemoryChannelLayer(**options)
         self.ChannelFull = self.layer.ChannelFull if hasattr(self.layer, "ChannelFull") else layers.ChannelFull
 
-    def group_channels(self, group: str) -> List[str]:
+    def group_channels(self, group: str) -> list[str]:
         return list(self.layer.groups.get(group, ()))
 
 

@@ -1,18 +1,19 @@
-"""Processes that talk to each other over two front ends. Any Python imports this, with nothing but the package."""
+"""Processes that exchange messages over both front ends. Any Python with the package can import this module."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Callable, Dict
+from collections.abc import Callable
+from typing import Any
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 
 from .processes import Talk
 from .waiting import OPTIONS
 
-#: What is sent to and fro: every type that a message may hold.
-EVERYTHING: Dict[str, Any] = {
+#: The content of every message: each type that a message may hold.
+EVERYTHING: dict[str, Any] = {
     "text": "Zażółć 😀",
     "bytes": b"\x00\xff",
     "numbers": [0, -(2**63), 2**64 - 1, 0.5, -0.0],
@@ -21,15 +22,15 @@ EVERYTHING: Dict[str, Any] = {
 
 
 def version(talk: Talk) -> None:
-    """Which Python this is."""
+    """Send the version of this Python."""
     talk.say("{}.{}".format(*sys.version_info))
 
 
 def echo_sync(talk: Talk, prefix: str, own: str) -> None:
     """
-    Sleep in ``receive`` on a channel and an inbox of one's own, and answer to the channel that a message names.
+    Block in ``receive`` on the channel ``own`` and an inbox, and answer to the channel that a message names.
 
-    The first message that names none ends it.
+    The first message without a reply channel ends it.
     """
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         inbox = f"{own}.inbox!"
@@ -46,7 +47,7 @@ def echo_sync(talk: Talk, prefix: str, own: str) -> None:
 
 
 def echo_async(talk: Talk, prefix: str, own: str) -> None:
-    """The same in an event loop, where a name that ``new_channel`` makes is the member of the group."""
+    """Do the same in an event loop; the group's member is a name made by ``new_channel``."""
 
     async def echo(layer: AsyncIPCChannelLayer, channel: str) -> None:
         while True:
@@ -68,8 +69,8 @@ def echo_async(talk: Talk, prefix: str, own: str) -> None:
     talk.say("done")
 
 
-def asks_sync(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
-    """Ask each of the others in turn by ``send``, and all at once by ``send_group``; tell them to end."""
+def ask_sync(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
+    """Ask each of ``others`` by ``send`` and all of them by ``send_group``, ``rounds`` times; then end them."""
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         reply = layer.new_channel("reply?")
 
@@ -92,8 +93,8 @@ def asks_sync(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
         layer.send_group("all", {})
 
 
-def asks_async(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
-    """The same in an event loop."""
+def ask_async(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
+    """Do the same in an event loop."""
 
     async def main() -> None:
         async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
@@ -120,5 +121,5 @@ def asks_async(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
     asyncio.run(main())
 
 
-ECHO: Dict[str, Callable[..., None]] = {"sync": echo_sync, "async": echo_async}
-ASK: Dict[str, Callable[..., None]] = {"sync": asks_sync, "async": asks_async}
+ECHO: dict[str, Callable[..., None]] = {"sync": echo_sync, "async": echo_async}
+ASK: dict[str, Callable[..., None]] = {"sync": ask_sync, "async": ask_async}

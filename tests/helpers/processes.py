@@ -1,9 +1,9 @@
 """
-Other processes for a test to talk to.
+Child processes that exchange values with a test.
 
-A child is a new Python interpreter that runs one function of a test module. It gets a ``Talk`` and the arguments, says
-and hears JSON values, one a line, and every wait for it has a limit: a child that does not answer fails the test with
-what it wrote to its standard error. Children live in a session of their own and are always ended and reaped.
+A child is a new Python interpreter that runs one function of a test module. The function gets a ``Talk`` and the
+arguments. The two sides exchange JSON values, one a line. Every wait for a child has a limit: a child that does not
+answer fails the test with its standard error. Each child has its own session and is always killed and reaped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any
 
 import asgi_ipc
 
-#: Seconds after which a child that says nothing is taken for stuck. Never a measure of anything.
+#: Seconds after which a child that sends nothing counts as stuck. It bounds waits; no test measures time with it.
 LIMIT = 60.0
 
 _BOOT = "import sys; from helpers.processes import main; main(sys.argv)"
@@ -31,14 +32,14 @@ _PATHS = [Path(asgi_ipc.__file__).resolve().parents[1], Path(__file__).resolve()
 
 
 class Talk:
-    """The child's side: values to and from the test."""
+    """The child's side of the connection to the test."""
 
     def say(self, value: Any) -> None:
         """Send one value to the test."""
         os.write(1, (json.dumps(value) + "\n").encode())
 
     def hear(self) -> Any:
-        """Wait for one value from the test; ends the process when the test has gone."""
+        """Wait for one value from the test. If the test has ended, end this process."""
         line = bytearray()
         while not line.endswith(b"\n"):
             more = os.read(0, 1)
@@ -52,7 +53,7 @@ class Child:
     """
     A process that runs ``function(talk, *args)``.
 
-    ``through`` is a command that starts it, as ``unshare``; ``python`` an interpreter that can import the package.
+    ``through`` is a command that starts it, such as ``unshare``; ``python`` is an interpreter with the requirements.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Child:
     ) -> None:
         self.name = function.__qualname__
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by clean_up
-        self._heard = b""
+        self._received = b""
         path = os.pathsep.join([*map(str, _PATHS), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [*through, python, "-c", _BOOT, function.__module__, function.__qualname__, json.dumps(args)],
@@ -77,7 +78,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The id of the process that was started (that of ``through``, if there is one)."""
+        """The id of the started process (of ``through``, if given)."""
         return self.process.pid
 
     def say(self, value: Any = None) -> None:
@@ -89,22 +90,22 @@ class Child:
         deadline = time.monotonic() + LIMIT
         with selectors.DefaultSelector() as selector:
             selector.register(self._from, selectors.EVENT_READ)
-            while b"\n" not in self._heard:
+            while b"\n" not in self._received:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise AssertionError(f"{self.name} has not answered for {LIMIT} s{self.errors()}")
+                    raise AssertionError(f"{self.name} did not answer within {LIMIT} s{self.errors()}")
                 more = os.read(self._from.fileno(), 65536)
                 if not more:
-                    raise AssertionError(f"{self.name} has ended without an answer{self.errors()}")
-                self._heard += more
-        line, _, self._heard = self._heard.partition(b"\n")
+                    raise AssertionError(f"{self.name} ended without an answer{self.errors()}")
+                self._received += more
+        line, _, self._received = self._received.partition(b"\n")
         return json.loads(line)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the child and all that it has started."""
+        """Send a signal to the child and to every process that it has started."""
         os.killpg(self.process.pid, number)
 
     def die(self) -> None:
-        """Kill the child and wait until it is gone."""
+        """Kill the child and wait for its end."""
         self.kill()
         self._wait()
 
@@ -112,7 +113,7 @@ class Child:
         try:
             return self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} does not end{self.errors()}") from None
+            raise AssertionError(f"{self.name} did not end{self.errors()}") from None
 
     def end(self) -> None:
         """Wait for the function to return; fail if it raised."""
@@ -120,41 +121,41 @@ class Child:
         assert code == 0, f"{self.name} ended with {code}{self.errors()}"
 
     def errors(self) -> str:
-        """What the child has written to its standard error, to put into a message."""
+        """Return the child's standard error, to append to a message."""
         self._errors.seek(0)
         return ":\n" + self._errors.read().decode(errors="replace")
 
     def clean_up(self) -> None:
-        """End whatever still runs, reap it, and close what leads to it."""
+        """Kill the child's process group, reap the child, and close its streams."""
         with contextlib.suppress(ProcessLookupError):
-            self.kill()  # the group outlives its first process as long as anything in it runs
+            self.kill()  # the process group exists as long as any process of it runs
         self.process.wait()
         for stream in (self._to, self._from, self._errors):
             stream.close()
 
 
 class Children:
-    """Starts children, and ends them all."""
+    """Starts children and, in ``clean_up``, kills them all."""
 
     def __init__(self) -> None:
-        self.started: List[Child] = []
+        self.started: list[Child] = []
 
     def __call__(
         self, function: Callable[..., None], *args: Any, through: Sequence[str] = (), python: str = sys.executable
     ) -> Child:
-        """Start a child that runs ``function(talk, *args)``, a function of a module that can be imported."""
+        """Start a child that runs ``function(talk, *args)``; the function's module must be importable."""
         child = Child(function, *args, through=through, python=python)
         self.started.append(child)
         return child
 
     def clean_up(self) -> None:
-        """End and reap every child."""
+        """Kill and reap every child."""
         for child in self.started:
             child.clean_up()
 
 
-def reap(pid: int) -> Optional[int]:
-    """Wait for a forked process: its exit code (negative: the signal), or None if it hangs, and was killed for it."""
+def reap(pid: int) -> int | None:
+    """Return a forked process's exit code (negative: the signal), or None if it hung and was killed."""
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -166,8 +167,8 @@ def reap(pid: int) -> Optional[int]:
     return None
 
 
-def main(argv: List[str]) -> None:
-    """What a child runs."""
+def main(argv: list[str]) -> None:
+    """Run a child's function: the entry point of the child process."""
     module, name, args = argv[1:]
     function: Any = importlib.import_module(module)
     for part in name.split("."):

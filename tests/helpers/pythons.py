@@ -1,4 +1,4 @@
-"""Other Pythons of this machine, with what the package needs."""
+"""Other Python versions on this machine that can import the package."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
 
 import pytest
 
-#: What the package needs: it is asked for before anything is installed.
-NEEDS = "import msgpack, posix_ipc"
-#: Seconds after which pip is taken to get nowhere.
-LIMIT = 180
+#: The requirements of the package. An interpreter that has them needs no environment.
+REQUIREMENTS = "import msgpack, posix_ipc"
+#: Seconds after which pip counts as stuck.
+PIP_TIMEOUT = 180
 
 
-def _found(version: str) -> Iterator[str]:
-    """Interpreters of a version, such as "3.9": this one, pyenv's, those on the path."""
+def _find(version: str) -> Iterator[str]:
+    """Yield the interpreters of a version, such as ``"3.9"``: this one, pyenv's, and the one on ``PATH``."""
     if f"{sys.version_info[0]}.{sys.version_info[1]}" == version:
         yield sys.executable
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -35,24 +35,24 @@ def _runs(python: str, code: str) -> bool:
 
 def interpreter(version: str, cache: Path) -> str:
     """
-    An interpreter that can import the package; the test is skipped if there is none.
+    Return an interpreter that can import the package; skip the test if there is none.
 
-    One that lacks what the package needs gets an environment in ``cache``, once.
+    If the interpreter lacks the requirements, an environment with them is made once, in ``cache``.
     """
-    made = cache / version / "bin" / "python"
-    if made.exists() and _runs(str(made), NEEDS):
-        return str(made)
-    base: Optional[str] = None
-    for python in _found(version):
-        if _runs(python, NEEDS):
+    in_cache = cache / version / "bin" / "python"
+    if in_cache.exists() and _runs(str(in_cache), REQUIREMENTS):
+        return str(in_cache)
+    base: str | None = None
+    for python in _find(version):
+        if _runs(python, REQUIREMENTS):
             return python
         base = base or (python if _runs(python, "import venv, ensurepip") else None)
     if base is None:
         pytest.skip(f"needs Python {version}")
     try:
-        subprocess.run([base, "-m", "venv", "--clear", str(cache / version)], check=True, timeout=LIMIT)
-        pip = [str(made), "-m", "pip", "--disable-pip-version-check", "install", "-q", "msgpack", "posix_ipc"]
-        subprocess.run(pip, check=True, timeout=LIMIT, capture_output=True)
+        subprocess.run([base, "-m", "venv", "--clear", str(cache / version)], check=True, timeout=PIP_TIMEOUT)
+        pip = [str(in_cache), "-m", "pip", "--disable-pip-version-check", "install", "-q", "msgpack", "posix_ipc"]
+        subprocess.run(pip, check=True, timeout=PIP_TIMEOUT, capture_output=True)
     except (subprocess.SubprocessError, OSError) as error:
         pytest.skip(f"needs msgpack and posix_ipc for Python {version}, and pip could not install them: {error}")
-    return str(made)
+    return str(in_cache)

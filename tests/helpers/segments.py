@@ -1,10 +1,10 @@
-"""Segments as files: where they are, what they hold, and whether a layer works on them."""
+"""Segments as files: their paths, their content, and whether a layer works on them."""
 
 from __future__ import annotations
 
 import array
 import os
-from typing import Callable, List, Tuple
+from collections.abc import Callable
 
 import pytest
 from conftest import objects_of_tests
@@ -13,9 +13,9 @@ from asgi_ipc import IPCChannelLayer, SegmentMismatch
 
 from .layers import assert_sound
 
-#: Where the system shows no files for shared memory (macOS), there is nothing to look at.
+#: Some systems (macOS) show no files for shared memory.
 needs_files = pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has no files here")
-#: Users and groups that need not exist.
+#: User ids and group ids that need not exist.
 STRANGER, COLLEAGUE, TEAM, OTHER_TEAM = 61001, 61002, 61500, 61600
 
 SIZE, GROUP_SIZE = 1 << 20, 1 << 18
@@ -24,34 +24,34 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def path_of(prefix: str, kind: str = "messages") -> str:
-    """The file that shows a segment."""
+    """Return the path of a segment's file."""
     return f"/dev/shm/{prefix}-{kind}"
 
 
-def objects(prefix: str) -> List[str]:
-    """The names of a prefix's objects: two segments, two semaphores."""
+def objects(prefix: str) -> list[str]:
+    """Return the names of a prefix's shared memory objects: two segments and two semaphores."""
     return [name for name in objects_of_tests() if prefix in name]
 
 
-def read(path: str) -> Tuple[bytes, int]:
-    """What a file holds, and which file it is."""
+def read(path: str) -> tuple[bytes, int]:
+    """Return the content and the inode number of a file."""
     with open(path, "rb") as file:
         return file.read(), os.fstat(file.fileno()).st_ino
 
 
 def write(path: str, content: bytes) -> None:
-    """Make a file that only we can write, as a segment is."""
+    """Make a file with a segment's default mode, 0o600."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
 
 
 def words_of(path: str) -> array.array[int]:
-    """The words of a segment's file."""
+    """Return the words of a segment's file."""
     return array.array("Q", read(path)[0])
 
 
-def works(layer: IPCChannelLayer) -> None:
-    """Messages and groups go through."""
+def assert_works(layer: IPCChannelLayer) -> None:
+    """Assert that messages and groups work and that both stores are consistent."""
     layer.send("works", {"n": 1})
     assert layer.receive(["works"]) == ("works", {"n": 1})
     layer.group_add("works", "a")
@@ -60,8 +60,8 @@ def works(layer: IPCChannelLayer) -> None:
     assert_sound(layer)
 
 
-def break_off(layer: IPCChannelLayer) -> None:
-    """Leave both sections by an exception, so that both stores are repaired and get new semaphores."""
+def raise_in_critical_sections(layer: IPCChannelLayer) -> None:
+    """Raise in the critical sections of both stores, so that both are recovered and get new semaphores."""
 
     def fail() -> None:
         raise ZeroDivisionError
@@ -72,7 +72,7 @@ def break_off(layer: IPCChannelLayer) -> None:
 
 
 def assert_mismatch(prefix: str, kind: str, make_layer: Callable[[], object], why: str) -> None:
-    """A layer cannot be made, the error says how to mend that, and the file is as it was."""
+    """Assert that making a layer fails, the error says how to fix it, and the file is unchanged."""
     path = path_of(prefix, kind)
     before = read(path)
     with pytest.raises(SegmentMismatch) as refusal:

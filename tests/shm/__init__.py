@@ -1,1 +1,1 @@
-"""Tests of named shared memory."""
+"""Tests of ``asgi_ipc.shm``: segments, semaphores, permissions and wakeup FIFOs."""

@@ -1,4 +1,4 @@
-"""Segments half made and half removed, semaphores without a segment, and locks in a file of their own."""
+"""Unfinished and partly removed segments, semaphores without a segment, and locks in a separate file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from helpers.segments import (
     SIZE,
     STRANGER,
     assert_mismatch,
-    break_off,
+    assert_works,
     kinds,
     needs_files,
     objects,
     path_of,
-    works,
+    raise_in_critical_sections,
     write,
 )
 
@@ -34,9 +34,9 @@ from asgi_ipc.shm.semaphores import STICKY_MARK, UNFINISHED_AGE
 pytestmark = needs_files
 
 
-# -- half made, half removed --
+# -- unfinished and partly removed segments --
 
-HALF_MADE = {
+UNFINISHED = {
     "empty": b"",
     "sized": bytes(SIZE),
     "of_another_size": bytes(SIZE * 3),
@@ -45,22 +45,22 @@ HALF_MADE = {
 
 
 @kinds
-@pytest.mark.parametrize("content", HALF_MADE.values(), ids=HALF_MADE)
-def test_a_segment_that_nobody_finished_is_taken_over(prefix, make_layer, kind, content):
-    """Its creator was killed before he wrote the magic: garbage behind it means nothing."""
+@pytest.mark.parametrize("content", UNFINISHED.values(), ids=UNFINISHED)
+def test_an_unfinished_segment_is_completed(prefix, make_layer, kind, content):
+    """Its creator was killed before it wrote the magic number, so the rest of the content is meaningless."""
     write(path_of(prefix, kind), content)
-    os.chmod(path_of(prefix, kind), 0)  # nor set its mode
+    os.chmod(path_of(prefix, kind), 0)  # the creator had not set the mode either
     before = os.stat(path_of(prefix, kind)).st_ino
     layer = make_layer(message_memory=SIZE, group_memory=SIZE)
-    works(layer)
+    assert_works(layer)
     found = os.stat(path_of(prefix, kind))
     assert (found.st_ino, found.st_size, stat.S_IMODE(found.st_mode)) == (before, SIZE, 0o600)
     assert state(layer) == ({}, {})
 
 
 @kinds
-def test_a_segment_that_was_half_removed_is_removed_and_made_anew(prefix, make_layer, kind):
-    """Whoever removed it was killed between the tombstone and the name."""
+def test_a_partly_removed_segment_is_removed_and_recreated(prefix, make_layer, kind):
+    """The process that removed it was killed after it wrote the tombstone and before it unlinked the name."""
     layer = make_layer()
     layer.send("a", {})
     layer.group_add("g", "a")
@@ -70,29 +70,29 @@ def test_a_segment_that_was_half_removed_is_removed_and_made_anew(prefix, make_l
         file.seek(layout.AT_EPOCH * layout.WORD)
         file.write(struct.pack("=Q", layout.TOMBSTONE))
     layer = make_layer()
-    works(layer)
+    assert_works(layer)
     assert state(layer)[KINDS.index(kind)] == {}
     assert os.stat(path_of(prefix, kind)).st_ino != before
-    assert len(objects(prefix)) == 4  # the semaphore of the old one is gone too
+    assert len(objects(prefix)) == 4  # the semaphore of the old segment was removed too
     layer.unlink()
     assert objects(prefix) == []
 
 
-def test_lost_semaphores_go_with_the_next_creation(prefix, make_layer):
-    """Of a segment whose file was removed by hand, say; those of other prefixes are left alone."""
+def test_creating_a_segment_removes_semaphores_without_a_segment(prefix, make_layer):
+    """They remain when a segment's file is removed by hand. Semaphores of other prefixes are kept."""
     lost = [f"sem.{prefix}-messages.{which}" for which in ("abc123.2", "abc123.4", "f.1a")]
     others = [f"sem.{prefix}-messages.x.2", f"sem.{prefix}2-messages.abc123.2", f"sem.{prefix}-messages.1.2.3"]
     for name in (*lost, *others):
         write(f"/dev/shm/{name}", bytes(32))
-    works(make_layer())
+    assert_works(make_layer())
     found = objects(prefix)
     assert [name for name in lost if name in found] == []
     assert [name for name in others if name in found] == others
 
 
 @pytest.fixture
-def six():
-    """Make files called as ``sem_open`` calls what it has not finished; removed after the test."""
+def make_unfinished():
+    """Make files with the temporary names that ``sem_open`` uses; all are removed after the test."""
     made = []
 
     def make(**how):
@@ -112,53 +112,53 @@ def six():
             os.unlink(path)
 
 
-def test_stillborn_semaphores_are_swept_and_nothing_else(make_layer, six):
-    """What a process killed inside sem_open leaves behind bears our mark, and is seconds old."""
-    stillborn = [six(), six(mode=0o660 | STICKY_MARK)]
-    others = [six(mode=0o600), six(age=0), six(suffix="x")]
+def test_unfinished_semaphores_are_removed_and_nothing_else(make_layer, make_unfinished):
+    """A process killed in ``sem_open`` leaves a file with the sticky bit that is soon several seconds old."""
+    unfinished = [make_unfinished(), make_unfinished(mode=0o660 | STICKY_MARK)]
+    others = [make_unfinished(mode=0o600), make_unfinished(age=0), make_unfinished(suffix="x")]
     if os.geteuid() == 0:
-        others.append(six(owner=STRANGER))
-    works(make_layer())
-    assert [path for path in stillborn if os.path.exists(path)] == []
+        others.append(make_unfinished(owner=STRANGER))
+    assert_works(make_layer())
+    assert [path for path in unfinished if os.path.exists(path)] == []
     assert [path for path in others if os.path.exists(path)] == others
 
 
-def test_every_semaphore_is_born_with_the_mark_and_loses_it(prefix, make_layer, monkeypatch):
-    """Or else the sweep would take semaphores in use, if one was ever called so."""
-    born = []
+def test_every_semaphore_is_created_with_the_sticky_bit_and_loses_it(prefix, make_layer, monkeypatch):
+    """Otherwise the sweep would remove a semaphore in use that happens to have such a name."""
+    created_modes = []
     real = posix_ipc.Semaphore
 
-    def watched(name, *args, **kwargs):
+    def recording(name, *args, **kwargs):
         if "mode" in kwargs:
-            born.append(kwargs["mode"])
+            created_modes.append(kwargs["mode"])
         return real(name, *args, **kwargs)
 
-    monkeypatch.setattr(semaphores.posix_ipc, "Semaphore", watched)
-    break_off(make_layer())
-    assert len(born) == 4
-    assert all(mode & STICKY_MARK for mode in born)
+    monkeypatch.setattr(semaphores.posix_ipc, "Semaphore", recording)
+    raise_in_critical_sections(make_layer())
+    assert len(created_modes) == 4
+    assert all(mode & STICKY_MARK for mode in created_modes)
     assert [name for name in objects(prefix) if os.stat(f"/dev/shm/{name}").st_mode & STICKY_MARK] == []
 
 
-# -- locks in a file of their own --
+# -- locks in a separate file --
 
 
 def use_lock_file(directory):
-    """Live as on a system that cannot lock shared memory."""
+    """Behave as on a system that cannot lock shared memory."""
     segment.LOCKS_IN_FILE = True
     tempfile.tempdir = directory
 
 
-def serves_with_lock_file(talk, prefix, directory, patience):
-    """A child: work and hold as it is told, with its locks in a file."""
+def serve_with_lock_file(talk, prefix, directory, patience):
+    """Run in a child: use the layer or hold the mutex when told to, with the locks in a separate file."""
     use_lock_file(directory)
     with IPCChannelLayer(prefix, message_memory=SIZE, group_memory=GROUP_SIZE, patience=patience) as layer:
         while True:
             talk.say(os.getpid())
-            what = talk.hear()
-            if what is None:
+            command = talk.hear()
+            if command is None:
                 return
-            if what == "hold":
+            if command == "hold":
                 layer.message_store._exclusively(lambda: (talk.say("inside"), talk.hear()))
                 continue
             try:
@@ -169,15 +169,15 @@ def serves_with_lock_file(talk, prefix, directory, patience):
 
 @pytest.fixture
 def lock_directory(tmp_path, monkeypatch):
-    """Where lock files are, for this process as for the children."""
+    """Use lock files in this process, and return their directory for the children."""
     monkeypatch.setattr(segment, "LOCKS_IN_FILE", True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return str(tmp_path)
 
 
-def test_lock_files_prove_life_as_well(prefix, make_layer, start, lock_directory):
+def test_lock_files_prove_liveness(prefix, make_layer, start, lock_directory):
     layer = make_layer(patience=0.5)
-    child = start(serves_with_lock_file, prefix, lock_directory, 10)
+    child = start(serve_with_lock_file, prefix, lock_directory, 10)
     pid = child.hear()
     child.say("work")
     assert child.hear() == pid
@@ -188,22 +188,22 @@ def test_lock_files_prove_life_as_well(prefix, make_layer, start, lock_directory
         layer.send("a", {})
     assert busy.value.pid == pid
     child.kill()
-    works(layer)
+    assert_works(layer)
     assert sorted(os.listdir(lock_directory)) == [f"asgi_ipc-{prefix}-{kind}.lock" for kind in sorted(KINDS)]
     assert len(objects(prefix)) == 4
 
 
 @pytest.mark.parametrize("how", ["close", "unlink"])
-def test_the_locks_outlive_another_layer_of_the_process(prefix, make_layer, start, lock_directory, how):
-    """Closing one drops nothing of the other, nor does leaving a removed segment, which had the same lock file."""
+def test_closing_or_unlinking_one_layer_keeps_the_locks_of_another(prefix, make_layer, start, lock_directory, how):
+    """Both layers use the same lock file, and so does a removed segment that one of them still has attached."""
     first, second = make_layer(), make_layer()
-    works(first)
+    assert_works(first)
     if how == "unlink":
         first.unlink()
-        works(second)  # on a new segment, while the first still has the old one
-        works(first)  # leaves the old one
+        assert_works(second)  # on a new segment, while the first layer still has the old one
+        assert_works(first)  # the first layer detaches from the old segment
     first.close()
-    child = start(serves_with_lock_file, prefix, lock_directory, 0.5)
+    child = start(serve_with_lock_file, prefix, lock_directory, 0.5)
     pid = child.hear()
 
     def hold():
@@ -220,18 +220,18 @@ def test_the_locks_outlive_another_layer_of_the_process(prefix, make_layer, star
 
 
 @kinds
-def test_a_lock_file_that_was_replaced_is_noticed(prefix, make_layer, lock_directory, kind):
+def test_a_replaced_lock_file_is_detected(prefix, make_layer, lock_directory, kind):
     make_layer().close()
     path = f"{lock_directory}/asgi_ipc-{prefix}-{kind}.lock"
     os.rename(path, path + ".old")
     assert_mismatch(prefix, kind, make_layer, "its lock file was replaced")
 
 
-def test_a_lock_file_that_others_may_write_is_refused(prefix, make_layer, lock_directory):
+def test_a_lock_file_of_another_user_is_refused(prefix, make_layer, lock_directory):
     make_layer().close()
     path = f"{lock_directory}/asgi_ipc-{prefix}-messages.lock"
     if os.geteuid() != 0:
-        pytest.skip("its mode is put right where it is ours")
+        pytest.skip("only root can give a file away")
     os.chown(path, STRANGER, -1)
     with pytest.raises(SegmentRefused, match=f"its lock file {path} belongs to user {STRANGER}"):
         make_layer()

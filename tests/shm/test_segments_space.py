@@ -1,7 +1,7 @@
 """
-A file system for shared memory that is small, or full: a refusal, never a SIGBUS, and no harm done.
+A small or full ``/dev/shm`` causes an error, never a SIGBUS, and loses nothing.
 
-Each child has a /dev/shm of its own: a tmpfs in a mount namespace, where that is permitted.
+Each child has its own ``/dev/shm``: a tmpfs in a mount namespace, where that is permitted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILLER = "/dev/shm/filler"
 
 @pytest.fixture
 def own_shm():
-    """The command that starts a process with a /dev/shm of so many KiB; skips where that is not permitted."""
+    """Return a function from a size in KiB to the command that starts a process with such a ``/dev/shm``."""
 
     def through(kibibytes):
         mount = f"mount -t tmpfs -o size={kibibytes}k,mode=1777 tmpfs /dev/shm"
@@ -34,12 +34,12 @@ def own_shm():
     except FileNotFoundError:
         permitted = False
     if not permitted:
-        pytest.skip("this user may not mount a file system of his own")
+        pytest.skip("this user may not mount a file system")
     return through
 
 
 def fill_up():
-    """Leave not one free page in /dev/shm."""
+    """Use every free page of ``/dev/shm``."""
     fd = os.open(FILLER, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         while True:
@@ -50,26 +50,26 @@ def fill_up():
         os.close(fd)
 
 
-def told(error):
-    """What the test wants to know of an error."""
+def describe(error):
+    """Return the class name, the ``reason`` and the text of an error, as JSON values."""
     return [type(error).__name__, getattr(error, "reason", None), str(error)]
 
 
-def fills_messages(talk, prefix):
-    """A child: fill the memory with messages of several sizes and drain it, over and over."""
+def fill_with_messages(talk, prefix):
+    """Run in a child: for each of several sizes, fill the memory with messages of that size and drain it."""
     layer = IPCChannelLayer(prefix, capacity=10**9)  # the default sizes
     for size in (2000, 60_000, 300, 900_000, 2000):
         message = {"d": b"x" * size}
         count, full = until_full(lambda _, m=message: layer.send("a", m))
         received = drain(layer, "a")
         assert all(one == ("a", message) for one in received)
-        talk.say([size, count, len(received), told(full)])
+        talk.say([size, count, len(received), describe(full)])
     assert_sound(layer)
 
 
 def test_messages_in_a_docker_sized_file_system(prefix, start, own_shm):
-    """The segments are sparse: 100 MiB and 20 MiB fit into 16 MiB until they are used."""
-    child = start(fills_messages, prefix, through=own_shm(16 * 1024))
+    """The segments are sparse: 100 MiB and 20 MiB fit into 16 MiB as long as they are not used."""
+    child = start(fill_with_messages, prefix, through=own_shm(16 * 1024))
     counts = []
     for size in (2000, 60_000, 300, 900_000, 2000):
         sent_size, sent, received, (kind, reason, text) = child.hear()
@@ -85,24 +85,24 @@ def test_messages_in_a_docker_sized_file_system(prefix, start, own_shm):
     assert counts[-1] >= 0.95 * counts[0]
 
 
-def fills_groups(talk, prefix):
-    """A child: fill the memory with memberships, end them, and begin again."""
+def fill_with_memberships(talk, prefix):
+    """Run in a child: fill the memory with memberships and discard them, twice."""
     layer = IPCChannelLayer(prefix)
     for _ in range(2):
         count, full = until_full(lambda number: layer.group_add(f"group-{number % 50}", f"channel-{number}"))
         members = sum(len(layer.group_channels(f"group-{number}")) for number in range(50))
-        talk.say([count, members, told(full)])
+        talk.say([count, members, describe(full)])
         for number in range(count):
             layer.group_discard(f"group-{number % 50}", f"channel-{number}")
     assert_sound(layer)
     layer.group_add("g", "a")
     before = state(layer)
-    layer.send_group("g", {"n": 1})  # the memberships have taken all there is, and keep it
+    layer.send_group("g", {"n": 1})  # no page is left for a message: the group store keeps the pages it has used
     assert state(layer) == before
 
 
 def test_groups_in_a_small_file_system(prefix, start, own_shm):
-    child = start(fills_groups, prefix, through=own_shm(4 * 1024))
+    child = start(fill_with_memberships, prefix, through=own_shm(4 * 1024))
     (first, *first_rest), (second, *second_rest) = child.hear(), child.hear()
     child.end()
     assert first == second > 10_000
@@ -113,21 +113,21 @@ def test_groups_in_a_small_file_system(prefix, start, own_shm):
         assert "--shm-size" in text
 
 
-def has_no_room(talk, prefix):
-    """A child: try to make a layer, say how it went and what is left, then try with room."""
+def make_layer_without_room(talk, prefix):
+    """Run in a child: make a layer that is too large, report the error and the files, then make a small one."""
     for memory in (100 << 20, 1 << 20):
         try:
             layer = IPCChannelLayer(prefix, message_memory=memory, group_memory=65536)
         except SegmentRefused as refusal:
-            talk.say([told(refusal), refusal.segment, os.listdir("/dev/shm")])
+            talk.say([describe(refusal), refusal.segment, os.listdir("/dev/shm")])
         else:
             layer.send("a", {})
             assert layer.receive(["a"]) == ("a", {})
             talk.say("made")
 
 
-def test_a_file_system_too_small_to_begin(prefix, start, own_shm):
-    child = start(has_no_room, prefix, through=own_shm(400))
+def test_a_file_system_too_small_for_a_new_segment(prefix, start, own_shm):
+    child = start(make_layer_without_room, prefix, through=own_shm(400))
     (kind, _, text), name, left = child.hear()
     assert (kind, name) == ("SegmentRefused", f"{prefix}-messages")
     for part in ("/dev/shm has no room for its first", "enlarge it", "--shm-size"):
@@ -137,8 +137,8 @@ def test_a_file_system_too_small_to_begin(prefix, start, own_shm):
     child.end()
 
 
-def fills_the_rest(talk, prefix):
-    """A child: use a layer while something else has taken every page, and after it has given them back."""
+def use_layer_while_full(talk, prefix):
+    """Run in a child: use a layer while another file takes every free page, and after that file is removed."""
     layer = IPCChannelLayer(prefix, capacity=10**9)
     layer.send("a", {"d": b"x" * 100_000})
     fill_up()
@@ -153,7 +153,7 @@ def fills_the_rest(talk, prefix):
     try:
         IPCChannelLayer(prefix + "2")
     except SegmentRefused as refusal:
-        talk.say([count, again, told(full), told(refusal)])
+        talk.say([count, again, describe(full), describe(refusal)])
     os.unlink(FILLER)
     layer.send("a", {"d": b"x" * 900_000})
     layer.group_add("g", "a")
@@ -162,26 +162,26 @@ def fills_the_rest(talk, prefix):
 
 
 def test_a_file_system_that_others_fill(prefix, start, own_shm):
-    child = start(fills_the_rest, prefix, through=own_shm(16 * 1024))
+    child = start(use_layer_while_full, prefix, through=own_shm(16 * 1024))
     count, again, (kind, reason, _), (refused, _, _) = child.hear()
-    assert 50 < count < 500  # what is left of the piece that the first message was put into
-    assert again >= 90  # and what its own end gave back
+    assert 50 < count < 500  # the rest of the piece of memory that was reserved for the first message
+    assert again >= 90  # the space that the first message gave back
     assert (kind, reason, refused) == ("GroupStoreFull", "filesystem", "SegmentRefused")
     child.end()
 
 
-def dies_inside(layer):
-    """Kill the process in the section."""
+def die_in_critical_section(layer):
+    """Kill this process in the critical section."""
     layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
-def repairs_without_room(talk, prefix):
-    """A child: lose a process in the section when there is no room for even a semaphore."""
+def recover_without_room(talk, prefix):
+    """Run in a child: recover after a process died in the critical section, with no room for a semaphore."""
     layer = IPCChannelLayer(prefix)
     layer.send("a", {"n": 1})
     pid = os.fork()
     if not pid:
-        dies_inside(layer)
+        die_in_critical_section(layer)
     assert reap(pid) == -signal.SIGKILL
     fill_up()
     errors = []
@@ -189,7 +189,7 @@ def repairs_without_room(talk, prefix):
         try:
             layer.receive(["a"])
         except SegmentError as error:
-            errors.append(told(error))
+            errors.append(describe(error))
     os.unlink(FILLER)
     talk.say(errors)
     deadline = time.monotonic() + LIMIT
@@ -201,9 +201,9 @@ def repairs_without_room(talk, prefix):
     assert_sound(layer)
 
 
-def test_a_repair_that_finds_no_room_is_made_when_there_is_some(prefix, start, own_shm):
-    """Nothing is lost meanwhile, and the error says what is wrong."""
-    child = start(repairs_without_room, prefix, through=own_shm(4 * 1024))
+def test_a_recovery_without_room_succeeds_when_there_is_room_again(prefix, start, own_shm):
+    """No message is lost meanwhile, and the error says what is wrong."""
+    child = start(recover_without_room, prefix, through=own_shm(4 * 1024))
     errors = child.hear()
     assert len(errors) == 3
     for kind, _, text in errors:

@@ -1,4 +1,4 @@
-"""Who may touch a segment: modes, owners, users of one group."""
+"""Permissions of segments: modes, owners, users of one group."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from helpers.segments import (
     SIZE,
     STRANGER,
     TEAM,
-    break_off,
+    assert_works,
     kinds,
     needs_files,
     objects,
     path_of,
+    raise_in_critical_sections,
     read,
-    works,
     write,
 )
 
@@ -35,16 +35,16 @@ pytestmark = needs_files
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o666], ids=oct)
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777], ids=oct)
-def test_the_mode_holds_whatever_the_umask(prefix, make_layer, umask, mode):
+def test_the_mode_does_not_depend_on_the_umask(prefix, make_layer, umask, mode):
     before = os.umask(umask)
     try:
         layer = make_layer(mode=mode)
-        works(layer)
+        assert_works(layer)
         first = objects(prefix)
         assert len(first) == 4
         assert {name: stat.S_IMODE(os.stat(f"/dev/shm/{name}").st_mode) for name in first} == dict.fromkeys(first, mode)
-        break_off(layer)
-        works(layer)
+        raise_in_critical_sections(layer)
+        assert_works(layer)
         second = objects(prefix)
     finally:
         os.umask(before)
@@ -62,27 +62,27 @@ def test_an_object_that_others_may_write_is_refused(prefix, make_layer, kind, as
         os.chmod(path, found)
         before = read(path)
         with pytest.raises(SegmentRefused) as refusal:
-            works(make_layer(mode=asked))
+            assert_works(make_layer(mode=asked))
         assert refusal.value.segment == f"{prefix}-{kind}"
-        what = f"semaphore {path}" if name.startswith("sem.") else "it"
-        for part in (f"{what} has mode {found:#o}", f"mode {asked:#o} was asked for", f"pass mode={found:#o}"):
+        subject = f"semaphore {path}" if name.startswith("sem.") else "it"
+        for part in (f"{subject} has mode {found:#o}", f"mode {asked:#o} was asked for", f"pass mode={found:#o}"):
             assert part in str(refusal.value)
-        if not name.startswith("sem."):  # before it came to that one, it has used the segment
+        if not name.startswith("sem."):  # the semaphore is checked after the segment was used
             assert read(path) == before
         os.chmod(path, asked)
-    works(make_layer(mode=asked))
+    assert_works(make_layer(mode=asked))
 
 
 def test_an_object_that_others_may_only_read_is_accepted(prefix, make_layer):
     make_layer().close()
     for name in objects(prefix):
         os.chmod(f"/dev/shm/{name}", 0o644)
-    works(make_layer())
+    assert_works(make_layer())
 
 
-def test_a_wider_mode_takes_a_segment_that_was_made_with_a_narrow_one(prefix, make_layer):
+def test_a_layer_with_a_wider_mode_uses_a_segment_with_a_narrow_one(prefix, make_layer):
     make_layer(mode=0o600).close()
-    works(make_layer(mode=0o660))
+    assert_works(make_layer(mode=0o660))
 
 
 # -- users --
@@ -91,29 +91,29 @@ root_only = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, 
 
 
 def become(user, group, groups=()):
-    """Be another user from now on."""
+    """Make this process run as another user."""
     os.setgroups(list(groups))
     os.setgid(group)
     os.setuid(user)
 
 
-def serves(talk, prefix, user, group, groups, mode):
-    """A child: as another user, do what it is told and say how it went."""
+def serve_as_user(talk, prefix, user, group, groups, mode):
+    """Run in a child: as another user, carry out commands and report the results or errors."""
     become(user, group, groups)
     os.umask(0o077)
     layer = None
     while True:
-        what = talk.hear()
+        command = talk.hear()
         try:
-            if what is None:
+            if command is None:
                 return
-            if what == "open":
+            if command == "open":
                 layer = IPCChannelLayer(prefix, message_memory=SIZE, group_memory=GROUP_SIZE, mode=mode)
                 result = "opened"
-            elif what == "unlink":
+            elif command == "unlink":
                 layer.unlink()
                 result = "unlinked"
-            elif what == "hold":
+            elif command == "hold":
                 layer.message_store._exclusively(lambda: (talk.say("inside"), talk.hear()))
             else:
                 layer.group_add("users", f"user{user}")
@@ -126,7 +126,7 @@ def serves(talk, prefix, user, group, groups, mode):
 
 @pytest.fixture
 def protected(request):
-    """Set fs.protected_regular, which forbids O_CREAT on other users' files in shared directories."""
+    """Set ``fs.protected_regular``, which forbids ``O_CREAT`` on other users' files in shared directories."""
     if request.param is None:
         yield
         return
@@ -145,32 +145,32 @@ def protected(request):
 
 @root_only
 @kinds
-def test_a_segment_of_a_stranger_is_refused(prefix, make_layer, kind):
+def test_a_segment_of_another_user_is_refused(prefix, make_layer, kind):
     make_layer().close()
     for name in [name for name in objects(prefix) if kind in name]:
         path = f"/dev/shm/{name}"
         os.chown(path, STRANGER, -1)
         before = read(path)
         with pytest.raises(SegmentRefused) as refusal:
-            works(make_layer())
+            assert_works(make_layer())
         assert refusal.value.segment == f"{prefix}-{kind}"
-        what = f"semaphore {path}" if name.startswith("sem.") else "it"
-        for part in (f"{what} belongs to user {STRANGER}", "this process is user 0", "another prefix", "mode=0o660"):
+        subject = f"semaphore {path}" if name.startswith("sem.") else "it"
+        for part in (f"{subject} belongs to user {STRANGER}", "this process is user 0", "another prefix", "mode=0o660"):
             assert part in str(refusal.value)
         if not name.startswith("sem."):
             assert read(path) == before
         os.chown(path, 0, -1)
-    works(make_layer())
+    assert_works(make_layer())
 
 
 @root_only
-@pytest.mark.parametrize("squatted", [0o600, 0o666], ids=oct)
-def test_nobody_squats_a_prefix(prefix, start, squatted):
-    """A file that somebody else has put there is refused, whatever he lets others do with it."""
+@pytest.mark.parametrize("squatted_mode", [0o600, 0o666], ids=oct)
+def test_a_file_that_another_user_placed_is_refused(prefix, start, squatted_mode):
+    """A file that another user has put there is refused, whatever its mode."""
     write(path_of(prefix), b"")
-    os.chmod(path_of(prefix), squatted)
+    os.chmod(path_of(prefix), squatted_mode)
     os.chown(path_of(prefix), STRANGER, STRANGER)
-    victim = start(serves, prefix, COLLEAGUE, TEAM, [], 0o600)
+    victim = start(serve_as_user, prefix, COLLEAGUE, TEAM, [], 0o600)
     victim.say("open")
     kind, text = victim.hear()
     assert kind == "SegmentRefused"
@@ -181,25 +181,25 @@ def test_nobody_squats_a_prefix(prefix, start, squatted):
 
 
 @root_only
-def test_another_user_may_not_open_what_is_ours_alone(prefix, make_layer, start):
+def test_another_user_may_not_open_a_private_segment(prefix, make_layer, start):
     layer = make_layer()
-    works(layer)
-    other = start(serves, prefix, COLLEAGUE, TEAM, [], 0o600)
+    assert_works(layer)
+    other = start(serve_as_user, prefix, COLLEAGUE, TEAM, [], 0o600)
     other.say("open")
-    time.sleep(1.0)  # a segment this young might be in the making
+    time.sleep(1.0)  # a segment as new as this might still be unfinished
     kind, text = other.hear()
     assert kind == "SegmentRefused"
     assert "this user may not open it" in text
     assert "mode=0o660" in text
-    works(layer)
+    assert_works(layer)
     other.say(None)
     other.end()
 
 
 @root_only
-def test_a_segment_whose_mode_is_not_set_yet_is_waited_for(prefix, start):
-    """Another user of the group is making it, under a narrow umask: for a moment nobody else may open it."""
-    other = start(serves, prefix, COLLEAGUE, TEAM, [], 0o660)
+def test_a_layer_waits_for_a_segment_whose_mode_is_not_set_yet(prefix, start):
+    """Another user of the group creates it under a narrow umask, so at first no other process may open it."""
+    other = start(serve_as_user, prefix, COLLEAGUE, TEAM, [], 0o660)
     path = path_of(prefix)
     write(path, b"")
     os.chown(path, STRANGER, TEAM)
@@ -221,9 +221,9 @@ def test_a_segment_whose_mode_is_not_set_yet_is_waited_for(prefix, start):
 )
 @pytest.mark.usefixtures("protected")
 def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
-    """They also survive one another: one is killed inside, the other repairs, and a successor of the first goes on."""
-    first = start(serves, prefix, STRANGER, TEAM, [], 0o660)
-    second = start(serves, prefix, COLLEAGUE, group, groups, 0o660)
+    """One is killed in the critical section, the other recovers, and a new process of the first user goes on."""
+    first = start(serve_as_user, prefix, STRANGER, TEAM, [], 0o660)
+    second = start(serve_as_user, prefix, COLLEAGUE, group, groups, 0o660)
     for child in (first, second):
         child.say("open")
         assert child.hear() == "opened"
@@ -235,13 +235,13 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
     first.die()
     second.say("work")
     assert second.hear() == COLLEAGUE
-    successor = start(serves, prefix, STRANGER, TEAM, [], 0o660)
+    successor = start(serve_as_user, prefix, STRANGER, TEAM, [], 0o660)
     successor.say("open")
     assert successor.hear() == "opened"
     for child, user in ((successor, STRANGER), (second, COLLEAGUE)):
         child.say("work")
         assert child.hear() == user
-    second.say("unlink")  # to be able to use it is not to be able to remove it
+    second.say("unlink")  # permission to use a segment is no permission to remove it
     kind, text = second.hear()
     assert kind == "SegmentRefused"
     for part in (f"belongs to user {STRANGER}, and only its owner can remove it", f"'asgi-ipc unlink {prefix}'"):
@@ -257,12 +257,12 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
         child.end()
 
 
-def test_a_semaphore_of_a_killed_user_that_nobody_else_may_remove_stops_nobody(prefix, start):
-    """He was killed between making it and publishing its epoch: /dev/shm is sticky, so another user goes past it."""
-    one, other = (start(serves, prefix, user, TEAM, [], 0o660) for user in (STRANGER, COLLEAGUE))
+def test_a_semaphore_of_a_killed_process_that_cannot_be_removed_is_skipped(prefix, start):
+    """Its creator was killed before it published the epoch. ``/dev/shm`` is sticky, so another user skips it."""
+    one, other = (start(serve_as_user, prefix, user, TEAM, [], 0o660) for user in (STRANGER, COLLEAGUE))
     for child in (one, other):
-        for order in ("open", "work"):
-            child.say(order)
+        for command in ("open", "work"):
+            child.say(command)
             child.hear()
     current = next(name for name in objects(prefix) if name.startswith(f"sem.{prefix}-messages"))
     stem, _, epoch = current.rpartition(".")

@@ -1,4 +1,4 @@
-"""Wakeup FIFOs alone: a ring wakes, never waits, never raises, and goes to nobody whom it is not meant for."""
+"""Wakeup FIFOs alone: ``notify`` wakes the owner, never blocks or raises, and writes to no other file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a f
 
 
 @pytest.fixture
-def make_bell(prefix):
-    """Make wakeup FIFOs of the segment that is called as the prefix; all are closed after the test."""
+def make_fifo(prefix):
+    """Return a function that makes wakeup FIFOs of the segment ``prefix``; all are closed after the test."""
     made = []
 
     def make(mode=0o600):
@@ -39,8 +39,8 @@ def make_bell(prefix):
 
 
 @pytest.fixture
-def fifo(make_bell):
-    return make_bell()
+def fifo(make_fifo):
+    return make_fifo()
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def notifier(prefix):
     notifier.close()
 
 
-def has_rung(fifo):
+def was_notified(fifo):
     return fifo.wait(0)
 
 
-def abandoned_slice(prefix, token=77):
-    """A FIFO as a killed owner leaves it; its path."""
+def make_fifo_without_owner(prefix, token=77):
+    """Make a FIFO that no process has open, as a killed owner leaves it; return its path."""
     path = f"/dev/shm/{prefix}.FIFO.{token:x}"
     os.mkfifo(path, 0o600)
     return path
@@ -65,39 +65,39 @@ def files(prefix):
     return sorted(name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}.FIFO."))
 
 
-# -- rings --------------------------------------------------------------------------------------------------------
+# -- notifications ------------------------------------------------------------------------------------------------
 
 
-def test_a_ring_wakes_once_however_often_it_rang(fifo, notifier):
-    assert not has_rung(fifo)
+def test_several_notifications_wake_once(fifo, notifier):
+    assert not was_notified(fifo)
     for _ in range(3):
         assert notifier.notify(fifo.token)
     assert fifo.wait(LIMIT)
-    assert not has_rung(fifo)
+    assert not was_notified(fifo)
     fifo.notify()
-    assert has_rung(fifo)
+    assert was_notified(fifo)
 
 
-def test_a_full_pipe_rings_already(fifo, notifier):
+def test_a_full_fifo_counts_as_notified(fifo, notifier):
     writer = os.open(fifo.path, os.O_WRONLY | os.O_NONBLOCK)
     for size in (4096, 1):
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(writer, bytes(size))
     os.close(writer)
-    for _ in range(2):  # with a fresh descriptor and with a remembered one
+    for _ in range(2):  # with a new descriptor and with a cached one
         assert notifier.notify(fifo.token)
     fifo.notify()
     assert fifo.wait(LIMIT)
 
 
-def test_rings_of_more_bells_than_are_kept_open(make_bell, notifier):
+def test_notifying_more_fifos_than_are_kept_open(make_fifo, notifier):
     before = len(os.listdir("/proc/self/fd"))
-    fifos = [make_bell() for _ in range(OPEN_FIFOS + 40)]
+    fifos = [make_fifo() for _ in range(OPEN_FIFOS + 40)]
     for _ in range(2):
         for fifo in fifos:
             assert notifier.notify(fifo.token)
-            assert has_rung(fifo)
+            assert was_notified(fifo)
         assert len(os.listdir("/proc/self/fd")) <= before + len(fifos) + OPEN_FIFOS
     notifier.close()
     assert len(os.listdir("/proc/self/fd")) == before + len(fifos)
@@ -105,12 +105,12 @@ def test_rings_of_more_bells_than_are_kept_open(make_bell, notifier):
 
 
 @pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.SIG_DFL])
-def test_an_owner_who_is_gone_is_proven_by_a_fresh_look_only(fifo, notifier, disposition):
-    """A remembered descriptor that fails is opened anew: somebody may be there all the same."""
+def test_only_a_fresh_open_proves_that_the_owner_is_dead(fifo, notifier, disposition):
+    """A cached descriptor that fails is opened again first, since the FIFO may have a new owner."""
     before = signal.signal(signal.SIGPIPE, disposition)
     try:
         assert notifier.notify(fifo.token)
-        os.close(fifo.fd)  # as its owner's death closes it; the file stays
+        os.close(fifo.fd)  # as the death of its owner closes it; the file stays
         assert notifier.notify(fifo.token) is False
         fifo.fd = os.open(fifo.path, os.O_RDWR | os.O_NONBLOCK)
         fifo.drain()
@@ -122,7 +122,7 @@ def test_an_owner_who_is_gone_is_proven_by_a_fresh_look_only(fifo, notifier, dis
     assert os.read(fifo.fd, 9)
 
 
-def test_a_doorbell_that_was_made_anew_is_opened_anew(fifo, notifier):
+def test_a_recreated_fifo_is_reopened(fifo, notifier):
     assert notifier.notify(fifo.token)
     os.close(fifo.fd)
     os.unlink(fifo.path)
@@ -132,7 +132,7 @@ def test_a_doorbell_that_was_made_anew_is_opened_anew(fifo, notifier):
     assert os.read(fifo.fd, 9)
 
 
-def test_a_sigpipe_that_was_pending_already_is_left_to_whom_it_belongs(fifo, notifier):
+def test_a_sigpipe_that_was_already_pending_stays_pending(fifo, notifier):
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     try:
@@ -148,14 +148,14 @@ def test_a_sigpipe_that_was_pending_already_is_left_to_whom_it_belongs(fifo, not
         signal.signal(signal.SIGPIPE, before)
 
 
-def test_a_file_that_is_gone_proves_nothing(fifo, notifier):
+def test_a_missing_file_does_not_prove_that_the_owner_is_dead(fifo, notifier):
     os.unlink(fifo.path)
     assert notifier.notify(fifo.token)
-    assert not has_rung(fifo)
+    assert not was_notified(fifo)
     assert fifo.is_unlinked()
 
 
-def test_a_doorbell_knows_whether_it_can_be_rung(fifo):
+def test_a_fifo_detects_that_it_was_unlinked(fifo):
     assert not fifo.is_unlinked()
     os.rename(fifo.path, fifo.path + ".away")
     assert fifo.is_unlinked()
@@ -165,10 +165,10 @@ def test_a_doorbell_knows_whether_it_can_be_rung(fifo):
     assert not fifo.is_unlinked()
 
 
-# -- whom it is not meant for -------------------------------------------------------------------------------------
+# -- files that must not be written to -----------------------------------------------------------------------------
 
 
-def test_other_files_in_the_place_of_a_doorbell_are_not_written_to(prefix, notifier, tmp_path):
+def test_a_file_that_is_not_a_fifo_is_not_written_to(prefix, notifier, tmp_path):
     target = tmp_path / "target"
     target.write_bytes(b"mine")
     link, plain = f"/dev/shm/{prefix}.FIFO.1", f"/dev/shm/{prefix}.FIFO.2"
@@ -182,26 +182,26 @@ def test_other_files_in_the_place_of_a_doorbell_are_not_written_to(prefix, notif
 
 
 @needs_root
-def test_a_doorbell_of_somebody_else_is_not_rung(fifo, notifier):
+def test_a_fifo_of_another_user_is_not_notified(fifo, notifier):
     os.chown(fifo.path, STRANGER, -1)
     assert notifier.notify(fifo.token)
-    assert not has_rung(fifo)
+    assert not was_notified(fifo)
 
 
-def test_a_doorbell_that_others_may_write_to_is_not_rung_unless_that_was_asked_for(prefix, make_bell, notifier):
-    fifo = make_bell(0o660)
+def test_a_fifo_that_others_may_write_to_is_notified_only_if_the_mode_allows_it(prefix, make_fifo, notifier):
+    fifo = make_fifo(0o660)
     assert notifier.notify(fifo.token)
-    assert not has_rung(fifo)
+    assert not was_notified(fifo)
     asked = Notifier(prefix, 0o660)
     assert asked.notify(fifo.token)
-    assert has_rung(fifo)
+    assert was_notified(fifo)
     asked.close()
 
 
-def test_the_mode_holds_whatever_the_umask(make_bell):
+def test_the_mode_does_not_depend_on_the_umask(make_fifo):
     before = os.umask(0o777)
     try:
-        fifos = {mode: make_bell(mode) for mode in (0o600, 0o660, 0o666)}
+        fifos = {mode: make_fifo(mode) for mode in (0o600, 0o660, 0o666)}
     finally:
         os.umask(before)
     for mode, fifo in fifos.items():
@@ -211,7 +211,7 @@ def test_the_mode_holds_whatever_the_umask(make_bell):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_no_room_for_a_doorbell_says_what_to_do(prefix, monkeypatch, number):
+def test_no_room_for_a_fifo_says_what_to_do(prefix, monkeypatch, number):
     def full(*args):
         raise OSError(number, "full")
 
@@ -220,7 +220,7 @@ def test_no_room_for_a_doorbell_says_what_to_do(prefix, monkeypatch, number):
         WakeupFifo(prefix, 0o600, os.getgid())
 
 
-def test_any_other_error_comes_through_and_leaves_nothing(prefix, monkeypatch):
+def test_any_other_error_is_passed_on_and_leaves_nothing(prefix, monkeypatch):
     def fails(*args):
         raise OSError(errno.EIO, "broken")
 
@@ -232,11 +232,11 @@ def test_any_other_error_comes_through_and_leaves_nothing(prefix, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# -- signals, threads, forks, ends ----------------------------------------------------------------------------------
+# -- signals, threads, forks, exits ---------------------------------------------------------------------------------
 
 
-def test_a_handler_that_interrupts_a_ring_may_ring(make_bell, notifier, monkeypatch):
-    first, second = make_bell(), make_bell()
+def test_a_signal_handler_that_interrupts_notify_may_notify(make_fifo, notifier, monkeypatch):
+    first, second = make_fifo(), make_fifo()
     write = wakeup_fifo._write
     interruptions, handled = [1], []
 
@@ -249,31 +249,31 @@ def test_a_handler_that_interrupts_a_ring_may_ring(make_bell, notifier, monkeypa
     monkeypatch.setattr(wakeup_fifo, "_write", interrupted)
     assert notifier.notify(first.token)
     assert handled == [True]
-    assert has_rung(first)
-    assert has_rung(second)
+    assert was_notified(first)
+    assert was_notified(second)
     assert notifier.notify(second.token)
 
 
-def test_many_threads_ring_with_one_ringer(make_bell, notifier, monkeypatch):
-    monkeypatch.setattr(wakeup_fifo, "OPEN_FIFOS", 2)  # so that they close each other's descriptors all the time
-    fifos = [make_bell() for _ in range(6)]
-    heard = [0] * len(fifos)
+def test_many_threads_share_one_notifier(make_fifo, notifier, monkeypatch):
+    monkeypatch.setattr(wakeup_fifo, "OPEN_FIFOS", 2)  # so that the threads keep closing each other's descriptors
+    fifos = [make_fifo() for _ in range(6)]
+    wakeups = [0] * len(fifos)
     over = threading.Event()
     outcomes = set()
 
-    def ring():
+    def notify_until_over():
         while not over.is_set():
             outcomes.update({notifier.notify(fifo.token) for fifo in fifos})
 
-    threads = [threading.Thread(target=ring) for _ in range(4)]
+    threads = [threading.Thread(target=notify_until_over) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
         deadline = time.monotonic() + LIMIT
-        while min(heard) < 50:
+        while min(wakeups) < 50:
             assert time.monotonic() < deadline
             for number, fifo in enumerate(fifos):
-                heard[number] += fifo.wait(LIMIT)
+                wakeups[number] += fifo.wait(LIMIT)
     finally:
         over.set()
         for thread in threads:
@@ -281,14 +281,14 @@ def test_many_threads_ring_with_one_ringer(make_bell, notifier, monkeypatch):
     assert outcomes == {True}
 
 
-def test_a_forked_child_has_no_part_in_its_parents_doorbells(fifo, notifier, prefix):
+def test_a_forked_child_does_not_inherit_its_parents_fifos(fifo, notifier, prefix):
     assert notifier.notify(fifo.token)
     pid = os.fork()
     if not pid:
         code = 1
         try:
             assert fifo.fd == -1
-            assert notifier.notify(fifo.token)  # with a descriptor of its own
+            assert notifier.notify(fifo.token)  # with its own descriptor
             fifo.close()
             code = 0
         finally:
@@ -297,10 +297,10 @@ def test_a_forked_child_has_no_part_in_its_parents_doorbells(fifo, notifier, pre
     assert files(prefix) == [os.path.basename(fifo.path)]
     assert fifo.wait(LIMIT)
     assert notifier.notify(fifo.token)
-    assert has_rung(fifo)
+    assert was_notified(fifo)
 
 
-def test_a_process_that_ends_removes_its_doorbells(prefix):
+def test_a_process_that_exits_removes_its_fifos(prefix):
     script = (
         "import os, sys; from asgi_ipc.shm.wakeup_fifo import WakeupFifo; "
         f"kept = WakeupFifo({prefix!r}, 0o600, os.getgid()); print(os.path.exists(kept.path)); sys.exit(3)"
@@ -310,26 +310,26 @@ def test_a_process_that_ends_removes_its_doorbells(prefix):
     assert files(prefix) == []
 
 
-# -- all of them ----------------------------------------------------------------------------------------------------
+# -- all FIFOs of a segment -----------------------------------------------------------------------------------------
 
 
-def test_sweeping_removes_what_nobody_has_open(fifo, prefix):
-    dead = abandoned_slice(prefix)
-    young, old = f"{dead}1~", f"{dead}2~"
-    neighbour = abandoned_slice(f"{prefix}-other")
-    for path in (young, old):
+def test_sweep_fifos_removes_fifos_without_owner(fifo, prefix):
+    dead = make_fifo_without_owner(prefix)
+    unfinished_young, unfinished_old = f"{dead}1~", f"{dead}2~"
+    of_other_segment = make_fifo_without_owner(f"{prefix}-other")
+    for path in (unfinished_young, unfinished_old):
         os.mkfifo(path)
-    os.utime(old, (0, time.time() - 2 * UNFINISHED_AGE))
+    os.utime(unfinished_old, (0, time.time() - 2 * UNFINISHED_AGE))
     sweep_fifos(prefix)
-    assert {f"/dev/shm/{name}" for name in files(prefix)} == {fifo.path, young}
-    assert os.path.exists(neighbour)
-    os.unlink(young)
-    os.unlink(neighbour)
+    assert {f"/dev/shm/{name}" for name in files(prefix)} == {fifo.path, unfinished_young}
+    assert os.path.exists(of_other_segment)
+    os.unlink(unfinished_young)
+    os.unlink(of_other_segment)
 
 
-def test_ringing_everybody_removes_what_nobody_has_open(make_bell, notifier, prefix):
-    fifos = [make_bell() for _ in range(3)]
-    abandoned_slice(prefix)
+def test_notify_all_removes_fifos_without_owner(make_fifo, notifier, prefix):
+    fifos = [make_fifo() for _ in range(3)]
+    make_fifo_without_owner(prefix)
     notify_all(notifier)
-    assert all(has_rung(fifo) for fifo in fifos)
+    assert all(was_notified(fifo) for fifo in fifos)
     assert len(files(prefix)) == 3

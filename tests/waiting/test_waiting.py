@@ -14,7 +14,7 @@ import time
 
 import pytest
 from helpers.processes import LIMIT, reap
-from helpers.segments import break_off, path_of
+from helpers.segments import path_of, raise_in_critical_sections
 from helpers.sleepers import Sleeper, sleeps
 from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
@@ -349,7 +349,7 @@ def test_a_recovery_leaves_everybody_waiting(make_layer, prefix, start):
     sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
     until_waiting(layer, "b", 5)
     until_waiting(layer, "p!", 1)
-    break_off(layer)
+    raise_in_critical_sections(layer)
     until_waiting(layer, "b", 5)
     until_waiting(layer, "p!", 1)
     layer.send("p!x", {"n": 0})

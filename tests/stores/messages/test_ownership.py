@@ -14,7 +14,7 @@ import time
 import pytest
 from helpers.layers import assert_sound, drain
 from helpers.processes import reap
-from helpers.segments import break_off
+from helpers.segments import raise_in_critical_sections
 from helpers.waiting import OPTIONS, until
 
 from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
@@ -246,7 +246,7 @@ def test_a_forked_child_is_another_process(layer, prefix):
 def test_an_owner_outlives_a_recovery(layer, owner):
     layer.send("p!1", {})
     layer.group_add("g", "p!1")
-    break_off(layer)
+    raise_in_critical_sections(layer)
     assert layer.group_channels("g") == ["p!1"]
     die(owner)
     assert layer.group_channels("g") == []
@@ -261,7 +261,7 @@ def test_names_that_a_process_remembers_of_its_inbox_are_not_believed_after_a_re
         if recovered:
             a, b = channels.find("p!a") + TAG, channels.find("p!b") + TAG
             words[a], words[b] = words[b], words[a]
-            break_off(layer)
+            raise_in_critical_sections(layer)
         for channel, message in (layer.receive(["p!"]), layer.receive(["p!"])):
             assert message == {"to": channel}
 
