@@ -1,4 +1,4 @@
-/* mutex.pml - crash-safe guard built on POSIX named semaphores, one semaphore per epoch.
+/* mutex.pml - robust mutex built on POSIX named semaphores, one semaphore per epoch.
  *
  * Real object                               Model
  *   G     header word: epoch                G        CUR, or CUR|R = "recovery of this epoch in progress"
@@ -8,37 +8,37 @@
  *   epoch a process works with              ep[i]    CUR or OLD
  *   fcntl() write lock on byte 1+i          alive[i] (the kernel drops it when the process dies)
  *   fcntl() write lock on byte 0            rlock    (the kernel drops it when the process dies)
- *   the protected data                      x        (1 = torn, 0 = consistent)
+ *   the protected data                      x        (1 = inconsistent, 0 = consistent)
  *
  * Epochs are never reused and only compared for equality with the current one, so all older epochs are
- * folded into OLD (opening a new epoch relabels CUR->OLD everywhere): exact for the comparisons, and an
+ * merged into OLD (opening a new epoch relabels CUR->OLD everywhere): exact for the comparisons, and an
  * over-approximation for void semaphores.  mutex_detail.pml keeps real epochs and real semaphores.
  *
- * Every shared access is one step of its own.  Before every step the process may be SIGKILLed
- * (goto dead; killed processes are reborn on the same slot), and interleaving lets every process be
- * delayed, i.e. stopped, for any time between any two steps.
+ * Every shared access is one step.  Before every step the process may be SIGKILLed (goto dead; a new
+ * process then uses the same slot), and interleaving lets every process be delayed, i.e. stopped, for any
+ * time between any two steps.
  *
  * -DN=2|3|4     processes (3)
  * -DMAXC=n      at most n kills (default: unlimited)
  * -DTSO         slot stores go through a store buffer;  -DPSO data stores too, unordered with them
- * -DNOFENCE1/2  leave out the recoverer's 1st / 2nd fence (membarrier or visibility delay)
+ * -DNOFENCE1/2  leave out the 1st / 2nd fence of the recovery (membarrier or visibility delay)
  * -DPRESCAN     do not start a recovery while a live process holds a token of the epoch (the real code
  *               does this)
- * -DDROP        a void token is dropped (the real code does this: nobody sleeps on a semaphore there);
+ * -DDROP        a void token is dropped (the real code does this: no waiter sleeps on a semaphore there);
  *               without it, it is passed on, to wake the next sleeper
- * -DABANDON     an exception may end a section (the slot is cleared, nothing is posted, the process recovers
- *               or just comes again) or a recovery (left to the next); counts as a kill for MAXC
+ * -DABANDON     an exception may end a critical section (slot cleared, nothing posted; the process recovers
+ *               or tries to enter again) or a recovery (the next process completes it); counts as a kill for MAXC
  * -DLIVE        for progress checks: process 0 never dies (use with MAXC), a wait times out only if the
- *               token is really lost (no running process owns it), plus MAXSP spurious time-outs (1)
- * -DLATECLEAR   a new owner goes on before others see that its slot is zero (as in the real code)
- * -DSTOP        process 1 may stop for ever, except as holder or as recoverer
+ *               token is really lost (no running process owns it), plus MAXSP spurious timeouts (1)
+ * -DLATECLEAR   a new owner continues before others see that its slot is zero (as in the real code)
+ * -DSTOP        process 1 may stop for ever, except while it holds the mutex or recovers
  * -DONE         one semaphore for all epochs: release posts BEFORE it clears the slot, a token taken under
  *               an old epoch is dropped, the recoverer drains the semaphore and posts one token
  *               (-DNODRAIN: it does not drain)
- * broken on purpose:  -DNOCHECK (no re-check of the epoch)   -DNOCLEAR (a new owner does not zero its slot)
- *               -DNOWAIT (recoverer does not wait for live holders)   -DNOREPAIR
+ * deliberately broken:  -DNOCHECK (no re-check of the epoch)   -DNOCLEAR (a new owner does not zero its slot)
+ *               -DNOWAIT (recovery does not wait for live holders)   -DNOREPAIR (recovery leaves the data)
  *               -DCHECKFIRST (epoch checked before the slot is written)
- *               -DNOTIMEOUT (waits never time out: what a bare semaphore does)
+ *               -DNOTIMEOUT (waits never time out, as with a bare semaphore)
  */
 #ifndef N
 #define N 3
@@ -58,7 +58,7 @@ bool alive[N];
 byte rlock;
 byte ep[N];
 bool tok[N];     /* ghost: live process i owns a token of ep[i] */
-bool cs[N];      /* ghost: live process i is in the critical section or in repair */
+bool cs[N];      /* ghost: live process i is in the critical section or recovers */
 bool x;
 #ifdef MAXC
 byte crashes;
@@ -146,8 +146,8 @@ bool halted;     /* ghost: process 1 has stopped for ever */
 #define DIE   atomic { MAYDIE; goto dead }
 #define ST(s) if :: s :: DIE fi
 #ifdef ABANDON
-#define QUIT  atomic { MAYQUIT; goto broken }               /* out of the section */
-#define LEAVE atomic { MAYQUIT; cs[i] = 0; goto unlock }    /* out of a recovery, which stays begun */
+#define QUIT  atomic { MAYQUIT; goto broken }               /* out of the critical section */
+#define LEAVE atomic { MAYQUIT; cs[i] = 0; goto unlock }    /* out of a recovery, which stays unfinished */
 #else
 #define QUIT  false
 #define LEAVE false
@@ -163,7 +163,7 @@ bool halted;     /* ghost: process 1 has stopped for ever */
 proctype P(byte i) {
   byte j;
 born:
-  ST(alive[i] = 1);                          /* claim the slot: fcntl(F_SETLK) on byte 1+i */
+  ST(alive[i] = 1);                          /* acquire the slot: fcntl(F_SETLK) on byte 1+i */
 #ifndef NOCLEAR
   ST(SLOTW(0));
 #ifndef LATECLEAR
@@ -206,9 +206,9 @@ again:
   skip;
 progress_cs:
   atomic { cs[i] = 1; assert(!OTHERS_IN) };
-  SX(assert(XVAL == 0));                     /* nobody may ever find a torn state */
+  SX(assert(XVAL == 0));                     /* no process may ever find inconsistent data */
   SX(XW(1));
-  SX(assert(XVAL == 1));                     /* nobody else's late store may hit ours */
+  SX(assert(XVAL == 1));                     /* no late store of another process may hit ours */
   SX(XW(0));
   atomic { cs[i] = 0 };
 #ifdef ONE
@@ -232,14 +232,14 @@ stale:                                       /* void token of an old epoch */
 #if defined(ONE) || defined(DROP)
   :: atomic { DRAIN -> tok[i] = 0 }          /* drop it */
 #else
-  :: atomic { DRAIN -> if :: ep[i] == CUR -> T++ :: else fi; tok[i] = 0 }  /* pass the wake-up on */
+  :: atomic { DRAIN -> if :: ep[i] == CUR -> T++ :: else fi; tok[i] = 0 }  /* pass the wakeup on */
 #endif
   :: DIE
   fi;
   goto again;
 
 #ifdef ABANDON
-broken:                                      /* an exception in the section: clear, do not post, recover */
+broken:                                      /* an exception in the critical section: clear, do not post, recover */
   atomic { cs[i] = 0 };
   ST(SLOTW(0));
   atomic { tok[i] = 0 };
@@ -254,7 +254,7 @@ rec:
   :: DIE
   fi;
   if
-  :: G == CUR && ep[i] == OLD -> goto unlock /* someone else has recovered meanwhile */
+  :: G == CUR && ep[i] == OLD -> goto unlock /* another process has recovered meanwhile */
   :: !(G == CUR && ep[i] == OLD)
   :: DIE
   fi;
@@ -293,7 +293,7 @@ rec:
   :: DIE
   od;
 #endif
-  /* ---- repair, alone ---- */
+  /* ---- recovery of the data, alone ---- */
   skip;
   atomic { cs[i] = 1; assert(!OTHERS_IN) };
 #ifndef NOREPAIR
@@ -319,7 +319,7 @@ unlock:
   ST(rlock = 0);
   goto again;
 
-dead:                                        /* SIGKILL: executed stores drain, then the locks fall */
+dead:                                        /* SIGKILL: executed stores drain, then the locks are released */
 #ifdef BUFFERED
   atomic { if :: buf[i] != NONE -> slot[i] = buf[i]; buf[i] = NONE :: else fi };
 #endif

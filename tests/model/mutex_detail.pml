@@ -1,4 +1,4 @@
-/* mutex_detail.pml - crash-safe guard built on POSIX named semaphores, one semaphore per epoch.
+/* mutex_detail.pml - robust mutex built on POSIX named semaphores, one semaphore per epoch.
  *
  * Real object                                   Model
  *   G     header word: epoch                    G         (value, or value|R = recovery in progress)
@@ -6,31 +6,31 @@
  *   slot word of a process                      slot[i]   (0 idle, e = "holds token of epoch e")
  *   fcntl() write lock on byte 1+i              alive[i]  (the kernel drops it when the process dies)
  *   fcntl() write lock on byte 0                rlock     (the kernel drops it when the process dies)
- *   the protected data                          x         (1 = torn, 0 = consistent)
+ *   the protected data                          x         (1 = inconsistent, 0 = consistent)
  *
- * Every shared access is one step of its own.  Before every step the process may be SIGKILLed
- * (goto dead; killed processes are reborn on the same slot) and interleaving semantics lets every
- * process be delayed, i.e. stopped, for ever long between any two steps.
+ * Every shared access is one step.  Before every step the process may be SIGKILLed (goto dead; a new
+ * process then uses the same slot), and interleaving lets every process be delayed, i.e. stopped, for any
+ * time between any two steps.
  * Epochs are only compared for equality, so "a number never used before" is modelled exactly by
  * "a number no live process and no slot refers to" (ghost ep[]): finite state, unbounded recoveries.
  *
  * -DN=2|3       processes (3)
  * -DMAXC=n      at most n kills (default: unlimited)
  * -DTSO         slot stores go through a store buffer;  -DPSO data stores too, unordered with them
- * -DNOFENCE1/2  leave out the recoverer's 1st / 2nd fence (membarrier or visibility delay)
+ * -DNOFENCE1/2  leave out the 1st / 2nd fence of the recovery (membarrier or visibility delay)
  * -DPRESCAN     do not recover while a live process holds a token of the epoch (the real code does this)
- * -DDROP        a void token is dropped, the old semaphore not posted (the real code does this: nobody
+ * -DDROP        a void token is dropped, the old semaphore not posted (the real code does this: no waiter
  *               sleeps on a semaphore there); without it, it is passed on, to wake the next sleeper
- * -DABANDON     an exception may end a section (the slot is cleared, nothing is posted, the process recovers
- *               or just comes again) or a recovery (left to the next); counts as a kill for MAXC
+ * -DABANDON     an exception may end a critical section (slot cleared, nothing posted; the process recovers
+ *               or tries to enter again) or a recovery (the next process completes it); counts as a kill for MAXC
  * -DLIVE        for progress checks: process 0 never dies (use with MAXC), a wait times out only if the
- *               token is really lost (no running process owns it), plus MAXSP spurious time-outs (1)
- * -DLATECLEAR   a new owner goes on before others see that its slot is zero (as in the real code)
- * -DSTOP        process 1 may stop for ever, except as holder or as recoverer
- * broken on purpose:  -DNAIVE (no re-check of the epoch)  -DONESEM (the same semaphore for all epochs)
+ *               token is really lost (no running process owns it), plus MAXSP spurious timeouts (1)
+ * -DLATECLEAR   a new owner continues before others see that its slot is zero (as in the real code)
+ * -DSTOP        process 1 may stop for ever, except while it holds the mutex or recovers
+ * deliberately broken:  -DNAIVE (no re-check of the epoch)  -DONESEM (the same semaphore for all epochs)
  *               -DNOCLEAR (a new owner of a slot does not zero it)
- *               -DCLEAR0 (the recoverer does not wait for live holders)
- *               -DNOTIMEOUT (waits never time out: what a bare semaphore does)
+ *               -DCLEAR0 (recovery does not wait for live holders)
+ *               -DNOTIMEOUT (waits never time out, as with a bare semaphore)
  */
 #ifndef N
 #define N 3
@@ -50,7 +50,7 @@ bool alive[N];
 byte rlock;
 byte ep[N];      /* epoch process i works with (names the semaphore it has open) */
 bool tok[N];     /* ghost: live process i owns a token of ep[i] */
-bool cs[N];      /* ghost: live process i is in the critical section or in repair */
+bool cs[N];      /* ghost: live process i is in the critical section or recovers */
 bool x;
 #ifdef MAXC
 byte crashes;
@@ -127,8 +127,8 @@ bool halted;     /* ghost: process 1 has stopped for ever */
 #define DIE   atomic { MAYDIE; goto dead }
 #define ST(s) if :: s :: DIE fi
 #ifdef ABANDON
-#define QUIT  atomic { MAYQUIT; goto broken }               /* out of the section */
-#define LEAVE atomic { MAYQUIT; cs[i] = 0; goto unlock }    /* out of a recovery, which stays begun */
+#define QUIT  atomic { MAYQUIT; goto broken }               /* out of the critical section */
+#define LEAVE atomic { MAYQUIT; cs[i] = 0; goto unlock }    /* out of a recovery, which stays unfinished */
 #else
 #define QUIT  false
 #define LEAVE false
@@ -144,7 +144,7 @@ bool halted;     /* ghost: process 1 has stopped for ever */
 proctype P(byte i) {
   byte g, j, n;
 born:
-  ST(alive[i] = 1);                          /* claim the slot: fcntl(F_SETLK) on byte 1+i */
+  ST(alive[i] = 1);                          /* acquire the slot: fcntl(F_SETLK) on byte 1+i */
 #ifndef NOCLEAR
   ST(SLOTW(0));
 #ifndef LATECLEAR
@@ -176,9 +176,9 @@ again:
   skip;
 progress_cs:
   atomic { cs[i] = 1; assert(!OTHERS_IN) };
-  SX(assert(XVAL == 0));                     /* nobody may ever find a torn state */
+  SX(assert(XVAL == 0));                     /* no process may ever find inconsistent data */
   SX(XW(1));
-  SX(assert(XVAL == 1));                     /* nobody else's late store may hit ours */
+  SX(assert(XVAL == 1));                     /* no late store of another process may hit ours */
   SX(XW(0));
   atomic { cs[i] = 0 };
   SX(SLOTW(0));
@@ -205,7 +205,7 @@ stale:                                       /* void token of an old epoch */
   goto again;
 
 #ifdef ABANDON
-broken:                                      /* an exception in the section: clear, do not post, recover */
+broken:                                      /* an exception in the critical section: clear, do not post, recover */
   atomic { cs[i] = 0 };
   ST(SLOTW(0));
   atomic { tok[i] = 0 };
@@ -220,7 +220,7 @@ rec:
   :: DIE
   fi;
   ST(g = G);
-  if :: (g != ep[i] && !(g & R)) -> goto unlock :: else fi;     /* someone else has recovered */
+  if :: (g != ep[i] && !(g & R)) -> goto unlock :: else fi;     /* another process has recovered */
 #ifdef PRESCAN
   if
   :: !(g & R) ->
@@ -261,7 +261,7 @@ rec:
   od;
   j = 0;
 #endif
-  /* ---- repair, alone ---- */
+  /* ---- recovery of the data, alone ---- */
   skip;
   atomic { cs[i] = 1; assert(!OTHERS_IN) };
   SR(XW(1));
@@ -290,7 +290,7 @@ unlock:
   ST(rlock = 0);
   goto again;
 
-dead:                                        /* SIGKILL: executed stores drain, then the locks fall */
+dead:                                        /* SIGKILL: executed stores drain, then the locks are released */
 #if defined(TSO) || defined(PSO)
   atomic { if :: buf[i] != NONE -> slot[i] = buf[i]; buf[i] = NONE :: else fi };
 #endif

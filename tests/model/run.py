@@ -1,11 +1,12 @@
 """Check the mutex's protocol with SPIN: generate, compile and run one verifier for each case.
 
-Contract: a case passes only if its search ended as the table says. ``HOLDS`` means that every reachable state
-was seen and none is bad; anything else names the kind of violation that SPIN must find in a protocol broken
-on purpose. A search that ran out of depth, memory or time has proved nothing, and the case fails.
+A case passes only if its search ended as the table says. ``HOLDS`` means that every reachable state was
+checked and no assertion failed. The other values name the kind of violation that SPIN must find in a
+deliberately broken protocol. A search that ran out of depth, memory or time has proved nothing, and its case
+fails.
 
-By hand: ``python tests/model/run.py [--all] [--list] [--trail] [ID ...]``. It needs SPIN 6 (Debian: ``spin``)
-and a C compiler, and at most 4 GiB with ``--all`` (1 GiB without). README.rst, beside this file, explains the
+Usage: ``python tests/model/run.py [--all] [--list] [--trail] [ID ...]``. It needs SPIN 6 (Debian: ``spin``)
+and a C compiler, and at most 4 GiB with ``--all`` (1 GiB without). ``README.rst`` in this folder explains the
 models.
 """
 
@@ -30,22 +31,22 @@ NO_PROGRESS = "non-progress cycle"
 DEADLOCK = "invalid end state"
 
 SAFETY = "safety"  # assertions and deadlocks
-PROGRESS = "progress"  # under weak fairness somebody always enters the section again
+PROGRESS = "progress"  # under weak fairness some process always enters the critical section again
 
 PASSES = {
     SAFETY: (("-DSAFETY",), ()),
     PROGRESS: (("-DNP", "-DNFAIR=3"), ("-l", "-f")),
 }
-SECONDS = 900  # after this long a verifier is hung or far too big; it says nothing about speed
+SECONDS = 900  # limit for a verifier that hangs or is far too large; not a measure of speed
 
 CODE = "PRESCAN DROP"  # the variant of the protocol that asgi_ipc/locking/mutex.py follows
-DEEP = 6_000_000  # steps; enough for three processes
+LARGE_DEPTH = 6_000_000  # steps; enough for three processes
 
 CI_MEMORY, FULL_MEMORY = 1024, 4096  # MiB
 
 
 class Case(NamedTuple):
-    """One check: a model, the -D flags that choose a variant of it, and what must come out."""
+    """One check: a model, the ``-D`` flags that choose a variant of it, and the expected result."""
 
     id: str
     model: str
@@ -61,17 +62,17 @@ class Case(NamedTuple):
 
     @property
     def optimise(self) -> str:
-        """With two processes the compiler takes longer than the search: a second for each pass."""
+        """The optimisation flag. With two processes, optimising takes longer than it saves: a second a pass."""
         return "-O0" if self.ci and "N=2" in self.flags.split() else "-O2"
 
     @property
     def passes(self) -> list[str]:
-        """A progress check cannot see a deadlock, so a protocol that must hold is searched for both."""
+        """The searches to run: both if progress must hold, since a progress search cannot see a deadlock."""
         return [SAFETY, PROGRESS] if (self.search, self.expect) == (PROGRESS, HOLDS) else [self.search]
 
 
 class Report(NamedTuple):
-    """What one verifier printed: found is HOLDS or the violation, problem why the search proves nothing."""
+    """The output of a verifier: ``found`` is ``HOLDS`` or the violation, ``problem`` why it proves nothing."""
 
     found: str
     problem: str = ""
@@ -81,7 +82,7 @@ class Report(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A case after its last pass; seconds are those of spin, compiler and verifier together."""
+    """A case after its last pass; ``seconds`` is the time of spin, compiler and verifier together."""
 
     case: Case
     report: Report
@@ -94,12 +95,12 @@ class Outcome(NamedTuple):
 
 
 def _orders() -> tuple[tuple[str, str], ...]:
-    """The order in which others see a process's stores, as a flag and as a piece of a case's id."""
+    """Return the orders in which stores become visible: each as a flag and as a part of a case's id."""
     return (("", ""), ("TSO", "-tso"), ("PSO", "-pso"))
 
 
 def _holding() -> Iterable[Case]:
-    """The protocol as the code has it (CODE), and relatives of it: all must hold."""
+    """Yield the protocol of the code (``CODE``) and variants of it: all must hold."""
     for order, tag in _orders():
         code, small = f"{order} {CODE}", order != "PSO"
         ci = order != "TSO"  # with two processes PSO is small enough, and every run of TSO is one of PSO too
@@ -107,11 +108,11 @@ def _holding() -> Iterable[Case]:
         yield Case(f"mutex-n2{tag}-abandon", "mutex", f"N=2 {code} ABANDON", ci=ci)
         yield Case(f"mutex-n2{tag}-pass-on", "mutex", f"N=2 {order} PRESCAN ABANDON", ci=False)
         yield Case(f"mutex-n2{tag}-no-prescan", "mutex", f"N=2 {order}", ci=ci)
-        depth = 2_500_000 if small else DEEP
+        depth = 2_500_000 if small else LARGE_DEPTH
         yield Case(f"mutex-n3{tag}", "mutex", f"N=3 {code}", ci=small, depth=depth)
-        yield Case(f"mutex-n3{tag}-abandon", "mutex", f"N=3 {code} ABANDON", ci=False, depth=DEEP)
-        yield Case(f"mutex-n3{tag}-pass-on", "mutex", f"N=3 {order} PRESCAN", ci=False, depth=DEEP)
-        yield Case(f"mutex-n3{tag}-no-prescan", "mutex", f"N=3 {order}", ci=False, depth=DEEP)
+        yield Case(f"mutex-n3{tag}-abandon", "mutex", f"N=3 {code} ABANDON", ci=False, depth=LARGE_DEPTH)
+        yield Case(f"mutex-n3{tag}-pass-on", "mutex", f"N=3 {order} PRESCAN", ci=False, depth=LARGE_DEPTH)
+        yield Case(f"mutex-n3{tag}-no-prescan", "mutex", f"N=3 {order}", ci=False, depth=LARGE_DEPTH)
         yield Case(f"detail-n2{tag}", "mutex_detail", f"N=2 {code}", ci=ci)
         yield Case(f"detail-n2{tag}-abandon", "mutex_detail", f"N=2 {code} ABANDON", ci=not order)
         yield Case(f"detail-n2{tag}-pass-on", "mutex_detail", f"N=2 {order} PRESCAN", ci=not order)
@@ -122,18 +123,18 @@ def _holding() -> Iterable[Case]:
         late = f"N=2 {order} {CODE} ABANDON LATECLEAR"
         yield Case(f"mutex-n2{tag}-lateclear", "mutex", late, ci=order != "TSO")
         yield Case(f"detail-n2{tag}-lateclear", "mutex_detail", f"N=2 {order} {CODE} LATECLEAR", ci=False)
-    yield Case("mutex-n3-tso-lateclear", "mutex", f"N=3 TSO {CODE} LATECLEAR", ci=False, depth=DEEP)
+    yield Case("mutex-n3-tso-lateclear", "mutex", f"N=3 TSO {CODE} LATECLEAR", ci=False, depth=LARGE_DEPTH)
     yield Case("detail-n3-kill1", "mutex_detail", f"N=3 {CODE} MAXC=1", ci=False, depth=2_000_000)
     yield Case("mutex-n4-bounded", "mutex", f"N=4 {CODE} LIVE MAXC=1", ci=False)
     yield Case("mutex-n4-tso-bounded", "mutex", f"N=4 TSO {CODE} LIVE MAXC=1", ci=False)
 
 
 def _progressing() -> Iterable[Case]:
-    """Somebody gets in again and again, in spite of kills, exceptions and a process that stops for ever."""
+    """Yield the progress cases: processes keep entering, despite kills, exceptions and a stopped process."""
     for order, tag in _orders():
         for model, name in (("mutex", "mutex"), ("mutex_detail", "detail")):
             flags, ci = f"{order} {CODE} LIVE ABANDON", model == "mutex" and not order
-            # what survives a stopped process survives without one: CI needs few of the latter
+            # a protocol that holds with a stopped process holds without one: CI needs few of the latter
             yield Case(f"{name}-n2{tag}-live", model, f"N=2 {flags} MAXC=2", HOLDS, PROGRESS, ci)
             two = order != "TSO"
             yield Case(f"{name}-n2{tag}-live-stop", model, f"N=2 {flags} STOP MAXC=2", HOLDS, PROGRESS, two)
@@ -143,17 +144,17 @@ def _progressing() -> Iterable[Case]:
 
 
 def _broken() -> Iterable[Case]:
-    """Deliberate mutations: each takes one brick out, and SPIN must notice."""
+    """Yield the mutations: each removes one safeguard, and SPIN must find the violation."""
     fences = ("TSO NOFENCE1", "PSO NOFENCE1", "PSO NOFENCE2")
-    bricks = ("NOCHECK", "NOWAIT", "NOREPAIR", "CHECKFIRST", *fences)
+    safeguards = ("NOCHECK", "NOWAIT", "NOREPAIR", "CHECKFIRST", *fences)
     for model, name, mutations in (
-        ("mutex", "mutex", bricks),
+        ("mutex", "mutex", safeguards),
         ("mutex_detail", "detail", ("NAIVE", "ONESEM", "CLEAR0", *fences)),
     ):
         for mutation in mutations:
             tag, flags = mutation.lower().replace(" ", "-"), f"{CODE} {mutation}"
             yield Case(f"{name}-n2-{tag}", model, f"N=2 {flags}", ASSERTION)
-            yield Case(f"{name}-n3-{tag}", model, f"N=3 {flags}", ASSERTION, ci=False, depth=2 * DEEP)
+            yield Case(f"{name}-n3-{tag}", model, f"N=3 {flags}", ASSERTION, ci=False, depth=2 * LARGE_DEPTH)
         live = f"N=2 {CODE} LIVE MAXC=1"
         yield Case(f"{name}-n2-notimeout", model, f"{live} NOTIMEOUT", DEADLOCK)
         yield Case(f"{name}-n2-noclear", model, f"{live} NOCLEAR", NO_PROGRESS, PROGRESS)
@@ -161,26 +162,26 @@ def _broken() -> Iterable[Case]:
     yield Case("mutex-n2-one-live", "mutex", "N=2 PRESCAN LIVE MAXC=0 ONE", NO_PROGRESS, PROGRESS)
 
 
-def _blind() -> Iterable[Case]:
-    """Worse protocols in which the assertions see nothing wrong: what they break is progress (README.rst)."""
+def _undetected() -> Iterable[Case]:
+    """Yield mutations that violate no assertion: they only break progress (see ``README.rst``)."""
     yield Case("mutex-n2-noclear-safety", "mutex", f"N=2 {CODE} NOCLEAR")
-    yield Case("mutex-n3-noclear-safety", "mutex", f"N=3 {CODE} NOCLEAR", ci=False, depth=DEEP)
-    yield Case("detail-n2-noclear-safety", "mutex_detail", f"N=2 {CODE} NOCLEAR", ci=False, depth=DEEP)
+    yield Case("mutex-n3-noclear-safety", "mutex", f"N=3 {CODE} NOCLEAR", ci=False, depth=LARGE_DEPTH)
+    yield Case("detail-n2-noclear-safety", "mutex_detail", f"N=2 {CODE} NOCLEAR", ci=False, depth=LARGE_DEPTH)
     yield Case("mutex-n2-one-safety", "mutex", "N=2 PSO PRESCAN ONE")
-    yield Case("mutex-n3-one-safety", "mutex", "N=3 TSO PRESCAN ONE", ci=False, depth=DEEP)
+    yield Case("mutex-n3-one-safety", "mutex", "N=3 TSO PRESCAN ONE", ci=False, depth=LARGE_DEPTH)
 
 
-CASES = [*_holding(), *_progressing(), *_broken(), *_blind()]
+CASES = [*_holding(), *_progressing(), *_broken(), *_undetected()]
 CI_CASES = [case for case in CASES if case.ci]
 
 
 def compiler() -> str | None:
-    """The first C compiler on the path."""
+    """Return the path of the first C compiler found on ``PATH``, or None."""
     return next((found for found in map(shutil.which, ("cc", "gcc", "clang")) if found), None)
 
 
 def missing_tools() -> str:
-    """Why nothing can be checked here, or an empty string; another program named spin does not count."""
+    """Return why nothing can be checked here, or an empty string; another program named spin does not count."""
     if shutil.which("spin") is None:
         return "SPIN is not installed (Debian: apt-get install spin)"
     if "Spin Version" not in _run(["spin", "-V"], HERE):
@@ -189,14 +190,14 @@ def missing_tools() -> str:
 
 
 def unknown_flags(case: Case) -> list[str]:
-    """Flags that the model's code never mentions: a misspelt one would leave the protocol unbroken."""
+    """Return the flags that the model's code does not use: a misspelt flag would not change the protocol."""
     code = re.sub(r"/\*.*?\*/", "", (HERE / f"{case.model}.pml").read_text(encoding="utf-8"), flags=re.DOTALL)
     names = [flag.partition("=")[0] for flag in case.flags.split()]
     return [name for name in names if not re.search(rf"\b{name}\b", code)]
 
 
 def parse(output: str) -> Report:
-    """Read a verifier's output. Whatever cuts its search short is a problem, whatever else it says."""
+    """Parse a verifier's output. An incomplete search is a problem, whatever else the output says."""
     errors = re.search(r"depth reached (\d+), errors: (\d+)", output)
     if errors is None:
         return Report("nothing", f"the verifier gave no result: {output.strip()[-300:]}")
@@ -218,30 +219,30 @@ def _run(command: list[str], cwd: Path) -> str:
 
 
 def _search(case: Case, kind: str, directory: Path) -> Report:
-    """One pass over one case in an empty directory."""
+    """Run one pass of a case in an empty directory."""
     macros, options = PASSES[kind]
     cc = compiler() or "cc"
     memory = CI_MEMORY if case.ci else FULL_MEMORY
     model = shutil.copy(HERE / f"{case.model}.pml", directory / "model.pml")
-    said = _run(["spin", f"-P{cc} -E -x c", "-a", *case.defines, Path(model).name], directory)
+    output = _run(["spin", f"-P{cc} -E -x c", "-a", *case.defines, Path(model).name], directory)
     if not (directory / "pan.c").exists():
-        return Report("nothing", f"spin made no verifier: {said.strip()[-300:]}")
-    said = _run([cc, case.optimise, "-w", *macros, f"-DMEMLIM={memory}", "-o", "pan", "pan.c"], directory)
+        return Report("nothing", f"spin made no verifier: {output.strip()[-300:]}")
+    output = _run([cc, case.optimise, "-w", *macros, f"-DMEMLIM={memory}", "-o", "pan", "pan.c"], directory)
     if not (directory / "pan").exists():
-        return Report("nothing", f"the verifier does not compile: {said.strip()[-300:]}")
+        return Report("nothing", f"the verifier does not compile: {output.strip()[-300:]}")
     return parse(_run(["./pan", "-n", f"-m{case.depth}", *options], directory))
 
 
 def check(case: Case, trail: bool = False) -> Outcome:
-    """Run every pass of a case, up to the first that settles it, and say what came out.
+    """Run the passes of a case, up to the first that decides it, and return the outcome.
 
-    With ``trail``, the outcome carries SPIN's replay of the violation, step by step. ``ValueError`` is raised
+    With ``trail``, the outcome contains SPIN's replay of the violation, step by step. Raises ``ValueError``
     for a flag that the model does not know.
     """
     unknown = unknown_flags(case)
     if unknown:
         names = ", ".join(unknown)
-        raise ValueError(f"case {case.id}: {case.model}.pml knows no flag {names}; mend the table of cases")
+        raise ValueError(f"case {case.id}: {case.model}.pml knows no flag {names}; fix the table of cases")
     began, report, replay = time.monotonic(), Report("nothing", "no pass"), ""
     for kind in case.passes:
         with tempfile.TemporaryDirectory(prefix="mutex-model-") as name:
@@ -265,7 +266,7 @@ def _row(*cells: str) -> str:
 
 
 def table_row(outcome: Outcome) -> str:
-    """A row of an RST simple table, as in README.rst."""
+    """Return a row of an RST simple table, as in ``README.rst``."""
     report = outcome.report
     result = report.problem or ("holds" if report.found == HOLDS else outcome.case.expect)
     if not outcome.ok:
@@ -277,16 +278,16 @@ def table_row(outcome: Outcome) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the chosen cases and print a table; 0 all as expected, 1 not, 2 nothing can be run."""
+    """Run the chosen cases and print a table. Return 0 if all are as expected, 1 if not, 2 without SPIN."""
     parser = argparse.ArgumentParser(description="Check the models of the mutex with SPIN.")
     parser.add_argument("ids", nargs="*", metavar="ID", help="only these cases")
     parser.add_argument("--all", action="store_true", help="also the big cases (minutes, up to 4 GiB)")
     parser.add_argument("--list", action="store_true", help="list the cases and do nothing")
     parser.add_argument("--trail", action="store_true", help="replay what was found, step by step")
     options = parser.parse_args(arguments)
-    strangers = sorted(set(options.ids) - {case.id for case in CASES})
-    if strangers:
-        parser.error(f"no case {', '.join(strangers)}; --list --all shows them")
+    unknown = sorted(set(options.ids) - {case.id for case in CASES})
+    if unknown:
+        parser.error(f"no case {', '.join(unknown)}; --list --all shows them")
     chosen = [case for case in CASES if (case.id in options.ids if options.ids else options.all or case.ci)]
     if options.list:
         for case in chosen:

@@ -1,6 +1,6 @@
-"""The mutex's protocol, checked exhaustively with SPIN: what must hold holds, each mutation is caught.
+"""The mutex's protocol, checked exhaustively with SPIN: the protocol holds, and each mutation is detected.
 
-The models, the table of cases and what they mean are in tests/model; the big cases are run by hand there.
+The models and the table of cases are in ``tests/model``. The large cases are only run by hand, with ``run.py``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ RUNNER = Path(__file__).resolve().parent / "run.py"
 
 
 def load_runner():
-    """tests/model/run.py as a module: it is a script beside its models, not part of a package."""
-    spec = importlib.util.spec_from_file_location("guard_model_runner", RUNNER)
+    """Return ``run.py`` as a module: it is a script beside its models, not part of a package."""
+    spec = importlib.util.spec_from_file_location("mutex_model_runner", RUNNER)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -25,7 +25,7 @@ def load_runner():
 
 model = load_runner()
 missing = model.missing_tools()
-needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is here")
+needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is available")
 
 SMALL = model.Case("small", "mutex", "N=2 PRESCAN")
 BROKEN = model.Case("broken", "mutex", "N=2 PRESCAN NOCHECK", model.ASSERTION)
@@ -39,7 +39,7 @@ State-vector 48 byte, depth reached 4573, errors: 0
 
 @needs_spin
 @pytest.mark.parametrize("case", model.CI_CASES, ids=lambda case: case.id)
-def test_protocol(case):
+def test_protocol_has_the_expected_result(case):
     outcome = model.check(case)
     assert outcome.ok, f"{case.flags}: expected {case.expect}, got {outcome.report}"
 
@@ -54,7 +54,7 @@ def test_protocol(case):
     ],
     ids=["depth", "memory", "syntax"],
 )
-def test_cut_short_search_proves_nothing(case, problem, monkeypatch):
+def test_incomplete_search_proves_nothing(case, problem, monkeypatch):
     monkeypatch.setattr(model, "CI_MEMORY", 256)
     outcome = model.check(case)
     assert not outcome.ok
@@ -69,18 +69,18 @@ def test_cut_short_search_proves_nothing(case, problem, monkeypatch):
         BROKEN._replace(expect=model.HOLDS),
         BROKEN._replace(expect=model.DEADLOCK),
     ],
-    ids=["holds-but-should-break", "breaks-but-should-hold", "breaks-otherwise"],
+    ids=["holds-instead-of-violation", "violation-instead-of-holds", "other-violation"],
 )
-def test_other_result_than_expected_fails(case):
+def test_unexpected_result_fails(case):
     outcome = model.check(case)
     assert not outcome.report.problem
     assert not outcome.ok
 
 
 @needs_spin
-def test_progress_check_sees_deadlocks_too():
-    asleep = model.Case("asleep", "mutex", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
-    assert model.check(asleep).report.found == model.DEADLOCK
+def test_progress_check_also_finds_deadlocks():
+    deadlocked = model.Case("deadlocked", "mutex", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
+    assert model.check(deadlocked).report.found == model.DEADLOCK
 
 
 @needs_spin
@@ -105,7 +105,7 @@ def test_incomplete_output_is_a_problem(line):
     assert model.parse(f"{line}\n{CLEAN}").problem
 
 
-def test_violation_in_a_cut_short_search_is_a_problem_too():
+def test_violation_in_an_incomplete_search_is_also_a_problem():
     found = "pan:1: assertion violated (x==0) (at depth 9)\n" + CLEAN.replace("errors: 0", "errors: 1")
     assert model.parse(found).found == "assertion violated (x==0)"
     assert model.parse("error: max search depth too small\n" + found).problem
@@ -115,16 +115,16 @@ def test_no_output_is_a_problem():
     assert model.parse("Segmentation fault").problem
 
 
-def test_cases_have_names_of_their_own():
+def test_case_ids_are_unique():
     ids = [case.id for case in model.CASES]
     assert len(ids) == len(set(ids))
 
 
 @pytest.mark.parametrize("case", model.CASES, ids=lambda case: case.id)
-def test_flags_mean_something_to_the_model(case):
+def test_flags_are_known_to_the_model(case):
     assert model.unknown_flags(case) == []
 
 
-def test_misspelt_flag_is_refused():
+def test_misspelt_flag_is_rejected():
     with pytest.raises(ValueError, match="NOCHEK"):
         model.check(SMALL._replace(flags="N=2 NOCHEK"))
