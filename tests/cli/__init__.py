@@ -1,1 +1,1 @@
-"""Tests of the command line."""
+"""Tests of ``asgi_ipc.cli`` and ``asgi_ipc.demo``."""

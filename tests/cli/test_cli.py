@@ -1,4 +1,4 @@
-"""The command line: the demo keeps its promises and notices broken ones, unlink removes what it should."""
+"""The command line: ``demo`` accounts for every message and detects faults, ``unlink`` removes a prefix's objects."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any
 
 import posix_ipc
 import pytest
@@ -31,9 +32,9 @@ needs_shm_files = pytest.mark.skipif(
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    """Start ``python -m asgi_ipc`` in a session of its own."""
-    # Where these tests run in the background of a shell, SIGINT is ignored, and children inherit that.
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Start ``python -m asgi_ipc`` in its own session."""
+    # If these tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+    previous_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "asgi_ipc", *arguments],
@@ -44,7 +45,7 @@ def command(*arguments: str) -> subprocess.Popen[str]:
             start_new_session=True,
         )
     finally:
-        signal.signal(signal.SIGINT, ours)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,13 +54,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def left_by(pid: int) -> List[str]:
-    """What a demo run by process ``pid`` has in shared memory."""
+def left_by(pid: int) -> list[str]:
+    """Return the names of the shared memory objects of the demo that process ``pid`` runs."""
     return [name for name in os.listdir(SHM) if f"asgi-ipc-demo-{pid}-" in name]
 
 
-def processes_of_session(session: int) -> List[int]:
-    """The processes that live in a session (Linux: field 6 of /proc/PID/stat), zombies left out."""
+def processes_of_session(session: int) -> list[int]:
+    """Return the processes of a session (Linux: field 6 of ``/proc/PID/stat``), without zombies."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -72,17 +73,17 @@ def processes_of_session(session: int) -> List[int]:
     return found
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
+def eventually(condition: Callable[[], bool], failure: str) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, failure
         time.sleep(0.05)
 
 
 # -- the command ---------------------------------------------------------------------------------------------
 
 
-def test_version_is_that_of_the_package() -> None:
+def test_version_prints_the_version_of_the_package() -> None:
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout.strip() == f"asgi_ipc {asgi_ipc.__version__}"
@@ -101,7 +102,7 @@ def test_version_is_that_of_the_package() -> None:
     ],
     ids=lambda arguments: " ".join(arguments) or "none",
 )
-def test_wrong_arguments_end_with_status_2(arguments: List[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_end_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -112,7 +113,7 @@ def test_wrong_arguments_end_with_status_2(arguments: List[str], capsys: pytest.
 
 
 @needs_shm_files
-def test_demo_accounts_for_every_message_and_leaves_nothing() -> None:
+def test_demo_accounts_for_every_message_and_leaves_no_object() -> None:
     with command("demo", "--seconds", "2") as process:
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output + errors
@@ -126,7 +127,7 @@ def test_demo_accounts_for_every_message_and_leaves_nothing() -> None:
 
 @needs_shm_files
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_demo_leaves_nothing(
+def test_interrupted_demo_leaves_no_object_and_no_process(
     number: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -138,11 +139,11 @@ def test_interrupted_demo_leaves_nothing(
     assert process.returncode == status
     assert left_by(process.pid) == []
     assert list(tmp_path.iterdir()) == []
-    eventually(lambda: not processes_of_session(process.pid), "workers live on")
+    eventually(lambda: not processes_of_session(process.pid), "workers still run")
 
 
 @needs_shm_files
-def test_ctrl_c_of_a_terminal_reaches_all_and_leaves_nothing() -> None:
+def test_ctrl_c_in_a_terminal_ends_all_processes_and_leaves_no_object() -> None:
     with command("demo", "--seconds", "60") as process:
         eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
         os.killpg(process.pid, signal.SIGINT)
@@ -153,8 +154,8 @@ def test_ctrl_c_of_a_terminal_reaches_all_and_leaves_nothing() -> None:
 
 
 @needs_shm_files
-def test_ctrl_c_is_for_the_demo_not_for_its_workers() -> None:
-    """Only what started them ends them: a worker that ended by itself would be a worker that died unasked."""
+def test_workers_ignore_ctrl_c() -> None:
+    """Only the demo may end its workers: a worker that ends by itself counts as one that died unexpectedly."""
     with command("demo", "--seconds", "2", "--kill", "none") as process:
         eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
         for worker in processes_of_session(process.pid):
@@ -165,7 +166,7 @@ def test_ctrl_c_is_for_the_demo_not_for_its_workers() -> None:
 
 
 @needs_shm_files
-def test_workers_of_a_killed_demo_end_and_remove_what_there_is(
+def test_workers_of_a_killed_demo_end_and_remove_its_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -174,7 +175,7 @@ def test_workers_of_a_killed_demo_end_and_remove_what_there_is(
             eventually(lambda: len(list(tmp_path.glob("*/output/*"))) > 5, "the workers have not started")
             process.kill()
             process.wait()
-            eventually(lambda: not processes_of_session(process.pid), "workers live on")
+            eventually(lambda: not processes_of_session(process.pid), "workers still run")
         finally:
             for left in processes_of_session(process.pid):
                 os.kill(left, signal.SIGKILL)
@@ -182,8 +183,8 @@ def test_workers_of_a_killed_demo_end_and_remove_what_there_is(
     assert list(tmp_path.iterdir()) == []
 
 
-class DoublingJournal(demo_workers.Journal):
-    """Journals one piece twice, as a receiver would that gets a message twice."""
+class DuplicatingJournal(demo_workers.Journal):
+    """Writes one piece twice, as a receiver that gets a message twice would."""
 
     done = False
 
@@ -194,8 +195,8 @@ class DoublingJournal(demo_workers.Journal):
             super().write(*words)
 
 
-class ForgetfulJournal(demo_workers.Journal):
-    """Leaves one piece out, as if its message had been lost."""
+class OmittingJournal(demo_workers.Journal):
+    """Omits one piece, as if its message had been lost."""
 
     done = False
 
@@ -206,27 +207,27 @@ class ForgetfulJournal(demo_workers.Journal):
             super().write(*words)
 
 
-def doubling_receiver(*args: Any) -> None:
-    demo_workers.Journal = DoublingJournal  # type: ignore[misc]
+def duplicating_receiver(*args: Any) -> None:
+    demo_workers.Journal = DuplicatingJournal  # type: ignore[misc]
     demo_workers.receive(*args)
 
 
-def forgetful_receiver(*args: Any) -> None:
-    demo_workers.Journal = ForgetfulJournal  # type: ignore[misc]
+def omitting_receiver(*args: Any) -> None:
+    demo_workers.Journal = OmittingJournal  # type: ignore[misc]
     demo_workers.receive(*args)
 
 
-def tearing_receiver(*args: Any) -> None:
-    """Writes the first piece with its first byte changed."""
-    pwrite, torn = os.pwrite, []
+def corrupting_receiver(*args: Any) -> None:
+    """Receive, but change the first byte of the first piece that is written."""
+    pwrite, changed = os.pwrite, []
 
-    def tear(fd: int, body: bytes, start: int) -> int:
-        if not torn:
-            torn.append(start)
+    def change_first_byte(fd: int, body: bytes, start: int) -> int:
+        if not changed:
+            changed.append(start)
             body = bytes([body[0] ^ 1]) + body[1:]
         return pwrite(fd, body, start)
 
-    os.pwrite = tear  # type: ignore[assignment]
+    os.pwrite = change_first_byte  # type: ignore[assignment]
     demo_workers.receive(*args)
 
 
@@ -236,10 +237,10 @@ def dying_receiver(*args: Any) -> None:
 
 @pytest.mark.parametrize(
     ("receiver", "fault"),
-    [(doubling_receiver, "1 duplicated"), (forgetful_receiver, "1 lost"), (tearing_receiver, "1 corrupted")],
-    ids=["doubled", "lost", "torn"],
+    [(duplicating_receiver, "1 doubled"), (omitting_receiver, "1 lost"), (corrupting_receiver, "1 torn")],
+    ids=["duplicated", "lost", "inconsistent"],
 )
-def test_demo_fails_when_something_is_off(
+def test_demo_fails_when_it_finds_a_fault(
     receiver: Any, fault: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "receive", receiver)
@@ -250,7 +251,7 @@ def test_demo_fails_when_something_is_off(
     assert left_by(os.getpid()) == []
 
 
-def test_demo_fails_when_a_worker_dies_unasked(
+def test_demo_fails_when_a_worker_dies_unexpectedly(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "receive", dying_receiver)
@@ -259,7 +260,7 @@ def test_demo_fails_when_a_worker_dies_unasked(
     assert left_by(os.getpid()) == []
 
 
-def test_demo_fails_when_nothing_arrives(
+def test_demo_fails_when_no_message_arrives(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "STALLED", 1.0)
@@ -276,7 +277,7 @@ DATA = bytes(range(256)) * 20
 
 @pytest.fixture
 def tally(tmp_path: Path) -> Tally:
-    """A tally of one source of some pieces, sent by two senders."""
+    """A tally of one source file of several pieces, for two senders."""
     (tmp_path / "source").write_bytes(DATA)
     (tmp_path / "output").mkdir()
     return Tally([("source", str(tmp_path / "source"))], str(tmp_path / "output"), senders=2)
@@ -295,7 +296,7 @@ def test_pieces_cover_the_file_without_gap_or_overlap() -> None:
     assert pieces() > 2
 
 
-def test_tally_of_a_whole_file(tally: Tally, tmp_path: Path) -> None:
+def test_tally_accepts_a_complete_file(tally: Tally, tmp_path: Path) -> None:
     (tmp_path / "output" / "0").write_bytes(DATA)
     for part in range(pieces()):
         tally.note(0, "sender", ["piece", "0", str(part)])
@@ -305,7 +306,7 @@ def test_tally_of_a_whole_file(tally: Tally, tmp_path: Path) -> None:
     assert not (tmp_path / "output" / "0").exists()
 
 
-def test_tally_finds_a_torn_file(tally: Tally, tmp_path: Path) -> None:
+def test_tally_finds_an_inconsistent_file(tally: Tally, tmp_path: Path) -> None:
     (tmp_path / "output" / "0").write_bytes(DATA[:-1] + b"?")
     for part in range(pieces()):
         tally.note(0, "sender", ["piece", "0", str(part)])
@@ -313,7 +314,7 @@ def test_tally_finds_a_torn_file(tally: Tally, tmp_path: Path) -> None:
     assert (tally.whole, tally.torn) == (0, 1)
 
 
-def test_tally_finds_what_is_missing_doubled_torn_and_out_of_order(tally: Tally, tmp_path: Path) -> None:
+def test_tally_finds_missing_duplicate_inconsistent_and_unordered_pieces(tally: Tally, tmp_path: Path) -> None:
     (tmp_path / "output" / "0").write_bytes(b"\xff" * len(DATA))
     for part in range(3):
         tally.note(0, "sender", ["piece", "0", str(part)])
@@ -324,7 +325,7 @@ def test_tally_finds_what_is_missing_doubled_torn_and_out_of_order(tally: Tally,
     assert tally.torn == 1
 
 
-def test_tally_finds_a_message_that_comes_again_after_its_file_was_whole(
+def test_tally_finds_a_message_that_repeats_after_its_file_was_complete(
     tally: Tally, tmp_path: Path
 ) -> None:
     (tmp_path / "output" / "0").write_bytes(DATA)
@@ -334,7 +335,7 @@ def test_tally_finds_a_message_that_comes_again_after_its_file_was_whole(
     assert tally.doubled == 1
 
 
-def test_tally_knows_where_a_sender_goes_on(tally: Tally) -> None:
+def test_tally_knows_where_a_sender_continues(tally: Tally) -> None:
     tally.expect(0, 5, 2)
     assert tally.following(0) == (5, 2)
     tally.note(0, "sender", ["piece", "6", "0"])
@@ -343,13 +344,13 @@ def test_tally_knows_where_a_sender_goes_on(tally: Tally) -> None:
     assert tally.following(0) == (2, 0)
 
 
-def test_tally_keeps_the_longest_wait(tally: Tally) -> None:
+def test_tally_records_the_longest_wait(tally: Tally) -> None:
     for seconds in ("0.25", "0.5", "0.125"):
         tally.note(0, "sender", ["wait", seconds])
     assert tally.longest == 0.5
 
 
-def test_reader_takes_whole_lines_only(tmp_path: Path) -> None:
+def test_reader_returns_complete_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     reader = demo_workers.Reader(str(path))
     assert reader.lines() == []
@@ -363,13 +364,13 @@ def test_reader_takes_whole_lines_only(tmp_path: Path) -> None:
 # -- unlink --------------------------------------------------------------------------------------------------
 
 
-def objects(prefix: str) -> List[str]:
+def objects(prefix: str) -> list[str]:
     return sorted(name for name in os.listdir(SHM) if name.startswith((prefix, f"sem.{prefix}")))
 
 
 @pytest.fixture
 def old_segments(prefix: str) -> None:
-    """What asgi_ipc 1.x leaves: for messages and for groups a semaphore and a pickle, of one name."""
+    """The objects of asgi_ipc 1.x: for each kind, a semaphore and a segment with a pickle, with the same name."""
     for kind in ("messages", "groups"):
         name = f"/{prefix}-{kind}"
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
@@ -379,7 +380,7 @@ def old_segments(prefix: str) -> None:
 
 
 @needs_shm_files
-def test_unlink_removes_everything_and_running_layers_notice(
+def test_unlink_removes_all_objects_and_running_layers_notice(
     prefix: str, make_layer: Callable[..., IPCChannelLayer], caplog: pytest.LogCaptureFixture
 ) -> None:
     layer = make_layer()
@@ -402,7 +403,7 @@ def test_unlink_removes_everything_and_running_layers_notice(
 
 
 @needs_shm_files
-def test_unlink_of_nothing_says_so(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unlink_of_an_unused_prefix_is_an_error(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["unlink", prefix]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -410,22 +411,22 @@ def test_unlink_of_nothing_says_so(prefix: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("wrong", ["", "a/b", "../x"])
-def test_unlink_refuses_what_is_no_prefix(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unlink_rejects_an_invalid_prefix(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["unlink", wrong]) == 1
     assert f"{wrong!r} is not a prefix" in capsys.readouterr().err
 
 
 @needs_shm_files
-def test_unlink_leaves_other_prefixes_alone(prefix: str, make_layer: Callable[..., IPCChannelLayer]) -> None:
+def test_unlink_keeps_other_prefixes(prefix: str, make_layer: Callable[..., IPCChannelLayer]) -> None:
     others = [prefix + "x", prefix + "-messages", prefix + "-messages.1", prefix + "-messages.1.2"]
     layers = [make_layer(prefix=name) for name in others]
-    foreign = f"{prefix}-messages.old"
-    Path(SHM, foreign).touch()
+    other_file = f"{prefix}-messages.old"
+    Path(SHM, other_file).touch()
     kept = objects(prefix)
     make_layer()
     assert main(["unlink", prefix]) == 0
     assert objects(prefix) == kept
-    os.unlink(os.path.join(SHM, foreign))
+    os.unlink(os.path.join(SHM, other_file))
     for layer in layers:
         layer.send("channel", {"text": "still here"})
         assert layer.receive(["channel"]) == ("channel", {"text": "still here"})
@@ -433,7 +434,7 @@ def test_unlink_leaves_other_prefixes_alone(prefix: str, make_layer: Callable[..
 
 
 @needs_shm_files
-def test_unlink_mends_a_prefix_of_the_old_package(
+def test_unlink_removes_objects_of_asgi_ipc_1(
     prefix: str,
     old_segments: None,
     make_layer: Callable[..., IPCChannelLayer],
@@ -480,19 +481,19 @@ def replace_by_link(path: Path) -> None:
 
 
 @needs_shm_files
-@pytest.mark.parametrize("spoil", [truncate, empty, overwrite, zero, shorten_to_odd_size, replace_by_link])
+@pytest.mark.parametrize("damage", [truncate, empty, overwrite, zero, shorten_to_odd_size, replace_by_link])
 def test_unlink_removes_broken_segments(
-    prefix: str, spoil: Callable[[Path], None], make_layer: Callable[..., IPCChannelLayer]
+    prefix: str, damage: Callable[[Path], None], make_layer: Callable[..., IPCChannelLayer]
 ) -> None:
     maker = "import sys, asgi_ipc; asgi_ipc.IPCChannelLayer(sys.argv[1])"
     subprocess.run([sys.executable, "-c", maker, prefix], cwd=ROOT, check=True)
-    spoil(Path(SHM, f"{prefix}-messages"))
+    damage(Path(SHM, f"{prefix}-messages"))
     assert main(["unlink", prefix]) == 0
     assert objects(prefix) == []
 
 
 @needs_shm_files
-def test_unlink_removes_semaphores_that_lost_their_segment(
+def test_unlink_removes_semaphores_without_a_segment(
     prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in (f"/{prefix}-messages.a1.2", f"/{prefix}-groups"):
@@ -503,10 +504,10 @@ def test_unlink_removes_semaphores_that_lost_their_segment(
 
 @needs_shm_files
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_unlink_refuses_what_another_user_owns(
+def test_unlink_keeps_objects_of_another_user(
     prefix: str, old_segments: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the segment is another user's, its semaphores stay too; a semaphore alone stays alone."""
+    """If the segment belongs to another user, its semaphores stay too; otherwise only the semaphore stays."""
     os.chown(os.path.join(SHM, f"{prefix}-messages"), 12345, -1)
     os.chown(os.path.join(SHM, f"sem.{prefix}-groups"), 12345, -1)
     assert main(["unlink", prefix]) == 1
@@ -521,10 +522,10 @@ def test_unlink_refuses_what_another_user_owns(
 
 
 @needs_shm_files
-def test_unlink_does_not_wait_for_ever_for_a_stopped_process(
+def test_unlink_does_not_wait_indefinitely_for_a_stopped_process(
     prefix: str, monkeypatch: pytest.MonkeyPatch, make_layer: Callable[..., IPCChannelLayer]
 ) -> None:
-    """A process that was stopped while it created or repaired has the admin lock; its segment goes too."""
+    """A process that was stopped while it created or recovered holds the admin lock; its segment is removed too."""
     holder = (
         "import sys, time, asgi_ipc\n"
         "layer = asgi_ipc.IPCChannelLayer(sys.argv[1])\n"
@@ -546,18 +547,18 @@ def test_unlink_does_not_wait_for_ever_for_a_stopped_process(
 
 
 @needs_shm_files
-def test_unlink_leaves_alone_what_a_running_process_makes_meanwhile(
+def test_unlink_keeps_a_segment_that_a_running_process_creates_meanwhile(
     prefix: str, make_layer: Callable[..., IPCChannelLayer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever notices the tombstone makes a new segment at once: that one is in use."""
+    """A process that notices the tombstone creates a new segment at once, and that segment is in use."""
     remove_attached = removal._remove_attached
 
-    def remove_attached_and_make_anew(name: str, *args: Any) -> None:
+    def remove_attached_and_create_again(name: str, *args: Any) -> None:
         remove_attached(name, *args)
         if name.endswith("-messages"):
             old.send("channel", {"text": "in the new one"})
 
-    monkeypatch.setattr(removal, "_remove_attached", remove_attached_and_make_anew)
+    monkeypatch.setattr(removal, "_remove_attached", remove_attached_and_create_again)
     old = make_layer()
     before = objects(prefix)
     assert main(["unlink", prefix]) == 0

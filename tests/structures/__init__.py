@@ -1,1 +1,1 @@
-"""Tests of what a segment is divided into."""
+"""Tests of ``asgi_ipc.structures``: the heap that divides a segment into blocks."""
