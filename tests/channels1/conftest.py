@@ -1,17 +1,18 @@
 """
-Sites for the tests in this folder, and the reason why they are skipped where Channels 1.1.8 is not installed.
+Sites for the tests in this folder, which are skipped if Channels 1.1.8 is not installed.
 
-These tests import nothing of the old packages: Daphne, the workers and Django's test runner are processes of
-their own, as they are in real life. So what the old packages warn about stays with them, and in here warnings
-remain errors.
+These tests import nothing of the old packages: Daphne, the workers and Django's test runner are separate
+processes, as in production. Warnings of the old packages therefore stay in those processes, and warnings in the
+test process remain errors.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any
 
 import pytest
 
@@ -24,18 +25,18 @@ HERE = Path(__file__).parent
 
 
 def installed(package: str) -> str:
-    """The version of a package, or "none"."""
+    """Return the version of a package, or ``"none"``."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
 
 
-def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """Skip what needs Channels 1 where it is not."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of this folder if Channels 1.1.8 is not installed."""
     found = installed("channels")
     if found != "1.1.8":
-        reason = f"needs channels 1.1.8 and what goes with it (installed: {found}): tox -e channels1"
+        reason = f"needs channels 1.1.8 and its requirements (installed: {found}): tox -e channels1"
         for item in items:
             if HERE in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -43,7 +44,7 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the site's tables, to be copied: making them takes Django as long as many a test."""
+    """A database with the site's tables, to be copied, since Django takes long to create them."""
     site = Site("unused", tmp_path_factory.mktemp("database"))
     site.make_tables()
     return site.database
@@ -51,8 +52,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_site(prefix: str, tmp_path: Path, database: Path) -> Iterator[Callable[..., Site]]:
-    """Make a site on this test's prefix, with arguments as ``Site`` has them; it ends with the test."""
-    made: List[Site] = []
+    """Return a function that makes a site on this test's prefix, with the arguments of ``Site``."""
+    made: list[Site] = []
 
     def make(**arguments: Any) -> Site:
         site = Site(prefix, tmp_path, **arguments)
@@ -67,19 +68,19 @@ def make_site(prefix: str, tmp_path: Path, database: Path) -> Iterator[Callable[
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
-    """A site whose channel layer is ours, with sessions in the database."""
+    """A site on ``IPCChannelLayer``, with sessions in the database."""
     return make_site()
 
 
 @pytest.fixture
 def script(make_layer: Callable[..., IPCChannelLayer]) -> IPCChannelLayer:
-    """The site's layer as a script has it that knows nothing of Channels."""
+    """The site's layer in this process, as a script without Channels uses it."""
     return make_layer(**MEMORY)
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own."""
+    """A Redis server for one test."""
     if installed("asgi_redis") != "1.4.3":
         pytest.skip("needs asgi_redis 1.4.3 (tox -e channels1-redis)")
     if shutil.which("redis-server") is None:
@@ -91,5 +92,5 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_site(make_site: Callable[..., Site], redis: RedisServer) -> Any:
-    """A site on asgi_redis's local layer: ours for the machine's channels, Redis for the rest."""
+    """A site on asgi_redis's local layer: ``IPCChannelLayer`` for local channels, Redis for the others."""
     return make_site(environment={"SITE_REDIS": redis.address})

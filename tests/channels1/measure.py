@@ -1,8 +1,8 @@
 """
-How long one page takes through Daphne and one worker: ``python -m channels1.measure``, in ``tests``.
+Measure the time of one page through Daphne and one worker: ``python -m channels1.measure``, in ``tests``.
 
-``--beside PYTHON``, which may be given several times, measures a second installation in turns with this one, such as
-one with asgi_ipc 1.4.2, so that both see the same machine; ``tox -e channels1-measure`` does that.
+``--beside PYTHON``, which may be repeated, measures another installation alternately with this one, such as one with
+asgi_ipc 1.4.2, so that both run under the same conditions. ``tox -e channels1-measure`` does that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Dict, List
 
 from .servers import Site
 
@@ -27,15 +26,15 @@ VERSION = "from importlib.metadata import version; print('asgi_ipc', version('as
 
 
 def serve(python: str, stack: ExitStack) -> HTTPConnection:
-    """Start a site with one worker, warm: a connection to its Daphne. The site ends with the stack."""
+    """Start a site with one worker, warm it up, and return a connection to its Daphne. It ends with the stack."""
     prefix = f"measure{os.getpid()}-{secrets.token_hex(4)}"
 
-    def forget() -> None:
+    def remove_objects() -> None:
         for left in SHM.iterdir() if SHM.is_dir() else ():
             if prefix in left.name:
                 left.unlink()
 
-    stack.callback(forget)
+    stack.callback(remove_objects)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     site = Site(prefix, folder, python=python)
     stack.callback(site.clean_up)
@@ -50,7 +49,7 @@ def serve(python: str, stack: ExitStack) -> HTTPConnection:
 
 
 def visit(connection: HTTPConnection) -> float:
-    """Milliseconds for one page, its body read."""
+    """Request one page, read its body, and return the time in milliseconds."""
     began = time.perf_counter()
     connection.request("GET", "/")
     answer = connection.getresponse()
@@ -60,18 +59,18 @@ def visit(connection: HTTPConnection) -> float:
 
 
 def main() -> None:
-    """Measure, and print medians, the slowest of a hundred, and how many times the first one's median that is."""
+    """Measure, and print for each installation the median, the 99th percentile and the ratio to the first median."""
     parser = argparse.ArgumentParser(description="Median HTTP request through Daphne and one worker.")
     parser.add_argument("--beside", action="append", default=[], metavar="PYTHON", help="another installation")
     parser.add_argument("--pages", type=int, default=400, help="pages of each installation (default: 400)")
     options = parser.parse_args()
 
     with ExitStack() as stack:
-        sites: Dict[str, HTTPConnection] = {}
+        sites: dict[str, HTTPConnection] = {}
         for python in [sys.executable, *options.beside]:
             name = subprocess.check_output([python, "-c", VERSION], text=True).strip()
             sites[name] = serve(python, stack)
-        times: Dict[str, List[float]] = {name: [] for name in sites}
+        times: dict[str, list[float]] = {name: [] for name in sites}
         while len(times[name]) < options.pages:
             for name, connection in sites.items():
                 times[name] += [visit(connection) for _ in range(20)]

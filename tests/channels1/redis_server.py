@@ -1,4 +1,4 @@
-"""A real Redis for one test, on a socket in the test's folder: nothing else on the machine can meet it."""
+"""A real Redis for one test, on a socket in the test's folder, so that nothing else can connect to it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from helpers.processes import LIMIT
 
 
 class RedisServer:
-    """Starts ``redis-server``, and waits until it answers."""
+    """A ``redis-server`` process; the constructor waits until it answers."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "redis.sock"
         self._log = folder / "redis.log"
-        #: What asgi_redis takes for a host.
+        #: The address in the form that asgi_redis expects in ``hosts``.
         self.address = f"unix://{self._socket}?db=0"
         options = ["--port", "0", "--unixsocket", str(self._socket), "--dir", str(folder), "--save", ""]
         with self._log.open("wb") as log:
@@ -25,8 +25,8 @@ class RedisServer:
             )
         deadline = time.monotonic() + LIMIT
         while not self._answers():
-            assert self.process.poll() is None, f"redis-server has ended: {self._log.read_text()}"
-            assert time.monotonic() < deadline, f"redis-server does not answer: {self._log.read_text()}"
+            assert self.process.poll() is None, f"redis-server ended: {self._log.read_text()}"
+            assert time.monotonic() < deadline, f"redis-server did not answer: {self._log.read_text()}"
             time.sleep(0.02)
 
     def _answers(self) -> bool:
@@ -36,7 +36,7 @@ class RedisServer:
             return False
 
     def command(self, line: str) -> bytes:
-        """What Redis answers to one command, as its protocol has it, where that fits into one packet."""
+        """Send one command and return the raw answer, which must fit into one packet."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(LIMIT)
             client.connect(str(self._socket))

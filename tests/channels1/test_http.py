@@ -8,8 +8,9 @@ import http.client
 import json
 import os
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any
 
 import pytest
 
@@ -21,16 +22,16 @@ from .waiting import until
 MIB = 1024 * 1024
 
 
-def form(content: bytes) -> Tuple[bytes, Dict[str, str]]:
-    """A form with one file in it, as a browser sends it: body and headers."""
+def form(content: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a form with one file, as a browser sends it."""
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n'
     body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
-def turns_clients_away(site: Site, script: IPCChannelLayer) -> None:
-    """Fill a site whose capacity is 5, and see what the sixth gets."""
+def assert_full_channel_gives_503(site: Site, script: IPCChannelLayer) -> None:
+    """Assert that a site with capacity 5 answers the sixth pending request with 503, and serves the others."""
     daphne = site.daphne()
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         pages = [pool.submit(daphne.page, "/") for _ in range(5)]
@@ -46,8 +47,8 @@ def turns_clients_away(site: Site, script: IPCChannelLayer) -> None:
     [((), "native Twisted mode"), (("--force-sync",), "busy-loop synchronous mode")],
     ids=["twisted", "force-sync"],
 )
-def test_pages_come_from_the_worker(site: Site, options: Sequence[str], mode: str) -> None:
-    """Daphne has no page of its own: what comes back has been through the layer twice."""
+def test_pages_are_served_by_the_worker(site: Site, options: Sequence[str], mode: str) -> None:
+    """Daphne itself serves no page: request and response both pass through the layer."""
     daphne, worker = site.daphne(*options), site.worker()
     connection = daphne.connect()
     for _ in range(20):
@@ -60,7 +61,7 @@ def test_pages_come_from_the_worker(site: Site, options: Sequence[str], mode: st
 
 
 def test_requests_wait_for_a_worker(site: Site) -> None:
-    """What comes in while no worker is there is answered when one has come."""
+    """Requests that arrive before a worker has started are answered after it has started."""
     daphne = site.daphne()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         page = pool.submit(daphne.page, "/")
@@ -70,7 +71,7 @@ def test_requests_wait_for_a_worker(site: Site) -> None:
 
 
 def test_many_clients_and_several_workers(site: Site) -> None:
-    """Every client gets its own answer, whichever worker gives it and however many wait."""
+    """Every client gets its own answer, from either worker, with many requests pending."""
     daphne = site.daphne()
     workers = [site.worker(), site.worker()]
 
@@ -85,7 +86,7 @@ def test_many_clients_and_several_workers(site: Site) -> None:
 
 
 def test_upload_of_several_megabytes(site: Site) -> None:
-    """Daphne 1 puts an upload into one message, with the page's other fields; it arrives as it was sent."""
+    """Daphne 1 puts a whole upload into one message; it arrives unchanged."""
     daphne, _ = site.daphne(), site.worker()
     content = os.urandom(6 * MIB)
     expected = (len(content), hashlib.sha256(content).hexdigest())
@@ -94,8 +95,8 @@ def test_upload_of_several_megabytes(site: Site) -> None:
         assert (page["size"], page["sha256"]) == expected
 
 
-def test_uploads_at_once(site: Site) -> None:
-    """Several big messages wait at once, and small ones beside them."""
+def test_concurrent_uploads(site: Site) -> None:
+    """Several large messages and small ones are pending at the same time."""
     daphne = site.daphne()
     contents = [os.urandom(3 * MIB + number) for number in range(4)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -107,8 +108,8 @@ def test_uploads_at_once(site: Site) -> None:
         assert all(page.result()["path"] == "/" for page in pages)
 
 
-def test_upload_over_the_limit(site: Site) -> None:
-    """More than a message may have (here an eighth of 64 MiB) is refused; nothing else suffers."""
+def test_upload_above_the_message_limit(site: Site) -> None:
+    """An upload above the message limit (an eighth of 64 MiB) is refused; later requests are served."""
     daphne, worker = site.daphne(), site.worker()
     answer: Any = daphne.request("/upload/", bytes(9 * MIB), {"Content-Type": "application/octet-stream"})
     assert answer.status == 500
@@ -117,7 +118,7 @@ def test_upload_over_the_limit(site: Site) -> None:
 
 
 def test_download_of_more_than_the_layer_holds(site: Site) -> None:
-    """Channels cuts a response into messages, here 160 of 80 MiB, and waits while the layer is full."""
+    """Channels splits a response of 80 MiB into 160 messages and waits while the layer is full."""
     daphne, _ = site.daphne(), site.worker()
     answer: Any = daphne.request(f"/download/{80 * MIB}/")
     assert answer.status == 200
@@ -125,13 +126,13 @@ def test_download_of_more_than_the_layer_holds(site: Site) -> None:
     assert answer.content == bytes(range(256)) * (80 * MIB // 256)
 
 
-def test_a_full_channel_turns_clients_away(make_site: Callable[..., Site], script: IPCChannelLayer) -> None:
-    """Daphne answers 503 to what finds no room, and those that wait are served all the same."""
-    turns_clients_away(make_site(options={"capacity": 5}), script)
+def test_a_full_channel_gives_503(make_site: Callable[..., Site], script: IPCChannelLayer) -> None:
+    """Daphne answers 503 if the channel is full; pending requests are still served."""
+    assert_full_channel_gives_503(make_site(options={"capacity": 5}), script)
 
 
 def test_runserver(site: Site) -> None:
-    """The server for development: Daphne and four worker threads in one process, on one layer object."""
+    """The development server has Daphne and four worker threads in one process, on one layer object."""
     server = site.runserver("--noreload")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         pages = list(pool.map(lambda _: server.page("/"), range(40)))
@@ -139,18 +140,18 @@ def test_runserver(site: Site) -> None:
 
 
 def test_runserver_reloads(site: Site) -> None:
-    """Where a file changes, the process ends while all its threads wait, and another takes its place."""
+    """After a file has changed, the process ends while its threads wait, and a new process replaces it."""
     server = site.runserver()
     first = server.page("/")["pid"]
-    assert first != server.pid  # that one only watches over the other, where the server is not in the main thread
+    assert first != server.pid  # this process only restarts the other one
 
     def has_reloaded() -> bool:
         try:
             if server.page("/")["pid"] != first:
                 return True
-        except (ConnectionError, http.client.HTTPException):  # between the one and the other
+        except (ConnectionError, http.client.HTTPException):  # the old process has ended, the new one is not ready
             return False
-        os.utime(Path(__file__).with_name("site") / "views.py")  # again, until Django has seen it
+        os.utime(Path(__file__).with_name("site") / "views.py")  # repeated until Django notices
         return False
 
     until(has_reloaded)

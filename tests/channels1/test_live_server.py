@@ -6,7 +6,7 @@ from .servers import Site
 
 
 def test_live_server(site: Site) -> None:
-    """The tests in ``site.live`` pass: five, with one worker thread and with four."""
+    """The tests in ``site.live`` pass: the same five with one and with four worker threads."""
     run = site.command("test", "channels1.site.live", "--noinput")
     code = run.wait()
     assert code == 0, run.log()

@@ -1,4 +1,4 @@
-"""The chat of ``examples/chat`` as a running site: started with its one command, and ended with a signal."""
+"""The chat of ``examples/chat`` as a running site: started with ``run.py`` and ended by a signal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List, Optional
 
 from helpers.processes import LIMIT
 
@@ -22,12 +21,12 @@ _READY = re.compile(r"The chat is at (http://\S+)")
 
 class Chat:
     """
-    ``run.py`` in a process of its own, on any free port, ready to be visited when this has been made.
+    A process with ``run.py`` on a free port; the constructor waits until the site is ready.
 
-    Without a prefix it has one of its own, as it has when a user starts it.
+    Without ``prefix``, ``run.py`` chooses one, as it does by default.
     """
 
-    def __init__(self, prefix: Optional[str], server: str, workers: int) -> None:
+    def __init__(self, prefix: str | None, server: str, workers: int) -> None:
         self.prefix = prefix
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by end
         command = [sys.executable, "run.py", "--port", "0", "--server", server, "--workers", str(workers)]
@@ -47,28 +46,28 @@ class Chat:
 
     def _wait_until_ready(self) -> str:
         assert self.process.stdout is not None
-        said = b""
+        output = b""
         deadline = time.monotonic() + LIMIT
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while True:
-                found = _READY.search(said.decode())
-                if found and said.endswith(b"\n"):
+                found = _READY.search(output.decode())
+                if found and output.endswith(b"\n"):
                     return found[1]
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise AssertionError(f"the chat does not answer{self.errors()}")
+                    raise AssertionError(f"the chat did not start{self.errors()}")
                 more = os.read(self.process.stdout.fileno(), 65536)
                 if not more:
-                    raise AssertionError(f"the chat has ended{self.errors()}")
-                said += more
+                    raise AssertionError(f"the chat ended{self.errors()}")
+                output += more
 
     def errors(self) -> str:
-        """What the site has written to its standard error."""
+        """Return the site's standard error, to append to a message."""
         self._errors.seek(0)
         return ":\n" + self._errors.read().decode(errors="replace")
 
     def post(self, room: str, text: str, name: str = "Script") -> int:
-        """Run ``post.py``; returns its process id."""
+        """Run ``post.py`` and return its process id."""
         assert self.prefix
         command = [sys.executable, "post.py", room, text, "--name", name, "--prefix", self.prefix]
         with subprocess.Popen(command, cwd=EXAMPLE, stderr=subprocess.PIPE) as script:
@@ -77,7 +76,7 @@ class Chat:
             return script.pid
 
     def end(self) -> None:
-        """End the site as Ctrl-C does, and fail if it leaves a process behind."""
+        """End the site with SIGTERM; fail if it returns an error or leaves a process running."""
         started = descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
@@ -97,9 +96,9 @@ class Chat:
         assert not left, f"run.py left processes behind: {left}{errors}"
 
 
-def descendants(pid: int) -> List[int]:
-    """The processes that a process has started, and those that they have."""
-    found: List[int] = []
+def descendants(pid: int) -> list[int]:
+    """Return the ids of a process's children and their children."""
+    found: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             found += [int(child), *descendants(int(child))]
@@ -108,9 +107,9 @@ def descendants(pid: int) -> List[int]:
 
 def is_alive(pid: int) -> bool:
     """
-    Whether any thread of a process runs. A zombie does not: it holds nothing any more.
+    True if any thread of a process still runs; a zombie does not run.
 
-    A process's first thread may be a zombie while others still end, and its locks are held until the last has.
+    A process's first thread may be a zombie while other threads still end. Its locks are held until all have ended.
     """
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -120,7 +119,7 @@ def is_alive(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL a process, and return when the kernel has taken its things away."""
+    """Send SIGKILL to a process, and return when the kernel has released its locks."""
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + LIMIT
     while is_alive(pid):

@@ -1,4 +1,4 @@
-"""Django with the layer under test, a browser, and the chat. Modules say themselves what they are skipped without."""
+"""Django with the layer under test, a browser, and the chat. Each module skips itself if a package is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib.util
 import os
 import secrets
 import shutil
-from typing import Any, Dict, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,19 +17,19 @@ from asgi_ipc.stores.unlink import leftovers
 
 from .chat import Chat
 
-if importlib.util.find_spec("channels"):  # else every module that needs it is skipped, and says so
+if importlib.util.find_spec("channels"):  # otherwise the modules that need it skip themselves
     import django
 
     os.environ["DJANGO_SETTINGS_MODULE"] = "channels4.settings"
     django.setup()
 
-#: Begins the names of shared memory that several tests use: they are not to be missed after the first of them.
+#: Prefix of objects that several tests share, so that ``nothing_left_behind`` does not report them.
 SHARED_MARK = f"asgichat{os.getpid()}"
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_of_the_fixtures(nothing_left_behind: None) -> Iterator[None]:
-    """Fail a test after which something is left of what the fixtures of the package have made."""
+def nothing_left_by_the_plugin(nothing_left_behind: None) -> Iterator[None]:
+    """Fail a test that leaves shared memory objects of the package's own fixtures."""
     yield
     gc.collect()
     left = leftovers(f"pytest-{os.getpid()}-")
@@ -53,9 +54,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def chats() -> Iterator[Dict[str, Chat]]:
-    """The chat behind each server, by its name: started when it is first asked for."""
-    running: Dict[str, Chat] = {}
+def chats() -> Iterator[dict[str, Chat]]:
+    """The running chats by the name of their server; the fixture ``chat`` starts them on first use."""
+    running: dict[str, Chat] = {}
     yield running
     try:
         for chat in running.values():
@@ -67,8 +68,8 @@ def chats() -> Iterator[Dict[str, Chat]]:
 
 
 @pytest.fixture(params=["uvicorn", "daphne"])
-def chat(request: pytest.FixtureRequest, chats: Dict[str, Chat]) -> Chat:
-    """The chat with three worker processes behind a server. Tests have rooms of their own in it."""
+def chat(request: pytest.FixtureRequest, chats: dict[str, Chat]) -> Chat:
+    """The chat with three worker processes behind each server. Each test uses its own room."""
     server = request.param
     if server not in chats:
         chats[server] = Chat(f"{SHARED_MARK}-{server}-{secrets.token_hex(4)}", server, 3)
@@ -77,5 +78,5 @@ def chat(request: pytest.FixtureRequest, chats: Dict[str, Chat]) -> Chat:
 
 @pytest.fixture
 def room() -> str:
-    """A room that no other test uses."""
+    """The name of a room that no other test uses."""
     return f"r{secrets.token_hex(4)}"

@@ -1,16 +1,17 @@
-"""Tests that are coroutines."""
+"""A decorator for tests that are coroutines, and polling in an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from helpers.processes import LIMIT
 
 
 def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test in an event loop of its own; one that hangs fails."""
+    """Run a test in a new event loop, with a limit on its time."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -23,7 +24,7 @@ def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def eventually(found: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait until ``await found()`` is true, and return it. What calls this has a limit."""
+    """Poll until ``await found()`` is true, and return its value. The caller limits the time."""
     while True:
         value = await found()
         if value:

@@ -1,7 +1,7 @@
 """
-Make the pictures of the chat in ``docs/images``: ``python tests/channels4/screenshots.py``.
+Make the screenshots of the chat in ``docs/images``: ``python tests/channels4/screenshots.py``.
 
-For whoever changes how the chat looks. Needs what the tests of the chat need, and port 8000.
+To be run after the look of the chat has changed. Needs the packages of the chat's tests, and port 8000.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
-    """A morning in the lobby."""
+    """Play a conversation in the lobby and take the screenshots."""
     ada = enter(browser, chat, "Ada")
     grace = enter(browser, chat, "Grace", ada.worker)
     linus = enter(browser, chat, "Linus", ada.worker, grace.worker)
@@ -56,13 +56,13 @@ def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
     ada.wait_for("the bot answers", lambda: ada.log()[-1]["kind"] == "bot")
     take(ada, "chat.png")
     kill(grace.worker)
-    grace.wait_for("she is back", lambda: grace.welcomes > 1 and grace.me())
+    grace.wait_for("it is connected again", lambda: grace.welcomes > 1 and grace.me())
     said(grace, ada, "Somebody killed my worker with -9. Here I am again.")
     take(grace, "chat-killed.png", "dark")
 
 
 def enter(browser: webdriver.Chrome, chat: Chat, name: str, *not_on: int) -> Tab:
-    """A tab whose worker is none of those."""
+    """Open a tab that is served by none of the processes ``not_on``."""
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     tab = Tab(browser, chat.url, "lobby", name)
     while tab.worker in not_on:
@@ -71,20 +71,20 @@ def enter(browser: webdriver.Chrome, chat: Chat, name: str, *not_on: int) -> Tab
 
 
 def said(by: Tab, to: Tab, text: str) -> None:
-    """Say something, and let everybody hear it before the next word."""
+    """Send a message from one tab and wait until another tab shows it."""
     by.say(text)
     to.wait_for_texts([text])
 
 
 def take(tab: Tab, name: str, scheme: str = "light") -> None:
-    """Photograph a tab."""
+    """Save a screenshot of a tab."""
     size = {"width": 1180, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser = tab.in_front()
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     tab.run("document.activeElement.blur(); document.getElementById('scroll').scrollTop = 1e6")
-    time.sleep(0.8)  # for the looks only: what slides in has arrived
+    time.sleep(0.8)  # until the animations have ended
     IMAGES.mkdir(exist_ok=True)
     browser.save_screenshot(str(IMAGES / name))
 

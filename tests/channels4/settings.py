@@ -1,4 +1,4 @@
-"""Django's settings for the tests of Channels 4. Its database is a file: ``ChannelsLiveServerTestCase`` wants one."""
+"""Django settings for the tests of Channels 4. ``ChannelsLiveServerTestCase`` needs a database in a file."""
 
 import os
 import tempfile

@@ -1,9 +1,10 @@
-"""The chat of ``examples/chat`` in a real browser, behind real servers, while their processes are killed."""
+"""The chat of ``examples/chat`` in a real browser, behind real servers, also while their processes are killed."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Iterator, List
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,7 +20,7 @@ from .chat import Chat, kill
 
 only_uvicorn = pytest.mark.parametrize("chat", ["uvicorn"], indirect=True)
 
-#: Counts as fast as the room answers: says ``n0``, ``n1``, ..., each when the one before has come back.
+#: JavaScript: send ``n0``, ``n1``, ..., each after the previous one has come back, and record the times.
 COUNT = """
 const [limit] = arguments, log = document.getElementById('log'), text = document.getElementById('text');
 const say = n => { text.value = `n${n}`; text.form.requestSubmit(); };
@@ -33,7 +34,7 @@ new MutationObserver(changes => {
 }).observe(log, {childList: true});
 say(0);
 """
-#: Writes down everybody whom the page has ever shown as being here.
+#: JavaScript: record every state of the list of visitors.
 WATCH = """
 window.seen = [];
 const look = () => seen.push([...document.querySelectorAll('#here li')].map(item => item.dataset.visitor));
@@ -44,8 +45,8 @@ new MutationObserver(look).observe(document.getElementById('here'), {childList: 
 
 @pytest.fixture
 def enter(browser: Any, chat: Chat, room: str) -> Iterator[Callable[..., Tab]]:
-    """Enter the room in a new tab: ``enter(name, apart_from=[tab, ...])``, on another worker than those tabs."""
-    tabs: List[Tab] = []
+    """Return a function that enters the room in a new tab, on another worker than the tabs ``apart_from``."""
+    tabs: list[Tab] = []
 
     def enter(name: str, apart_from: Any = ()) -> Tab:
         tab = Tab(browser, chat.url, room, name)
@@ -54,27 +55,27 @@ def enter(browser: Any, chat: Chat, room: str) -> Iterator[Callable[..., Tab]]:
             if tab.worker not in [other.worker for other in apart_from]:
                 return tab
             tab.reload()
-        raise AssertionError(f"every connection comes to the worker of {apart_from[0].name}")
+        raise AssertionError(f"every connection goes to the worker of {apart_from[0].name}")
 
     yield enter
     for tab in tabs:
         tab.close()
 
 
-def test_tabs_on_different_workers_see_the_same_in_the_same_order(enter: Callable[..., Tab]) -> None:
+def test_tabs_on_different_workers_show_the_same_messages_in_the_same_order(enter: Callable[..., Tab]) -> None:
     ada = enter("Ada")
     grace = enter("Grace", apart_from=[ada])
-    said: List[str] = []
+    sent: list[str] = []
     for turn in range(5):
         for tab in (ada, grace):
             texts = [f"{tab.name} {turn}.{part}" for part in range(3)]
             tab.say(*texts)
-            said += texts
+            sent += texts
 
-    assert ada.wait_for_texts(said) == grace.wait_for_texts(said)
+    assert ada.wait_for_texts(sent) == grace.wait_for_texts(sent)
     for tab in (ada, grace):
         assert [text for text in ada.texts() if text.startswith(tab.name)] == [
-            text for text in said if text.startswith(tab.name)
+            text for text in sent if text.startswith(tab.name)
         ]
         assert {line["delivered_by"] for line in tab.log()} == {str(tab.worker)}
         assert {line["said_by"] for line in ada.log() if line["name"] == tab.name} == {str(tab.worker)}
@@ -82,7 +83,7 @@ def test_tabs_on_different_workers_see_the_same_in_the_same_order(enter: Callabl
     assert sorted(each["name"] for each in ada.here()) == ["Ada", "Grace"]
 
 
-def test_a_worker_is_killed_and_only_its_own_visitors_notice(
+def test_a_killed_worker_disconnects_only_its_own_visitors(
     enter: Callable[..., Tab], chat: Chat, room: str
 ) -> None:
     count = 150
@@ -92,8 +93,8 @@ def test_a_worker_is_killed_and_only_its_own_visitors_notice(
     (old_self,) = ada.me()
     grace.wait_for("Ada is here", lambda: old_self in [each["visitor"] for each in grace.here()])
 
-    def in_groups(visitor: str) -> List[str]:
-        """The names that the layer has in the room's groups for a visitor, as a process finds them that just came."""
+    def in_groups(visitor: str) -> list[str]:
+        """Return the visitor's memberships in the room's groups, as a new process sees them."""
         with IPCChannelLayer(chat.prefix) as layer:
             members = layer.group_channels(f"chat.{room}") + layer.group_channels(f"chat.{room}.here")
         return [member for member in members if visitor in member]
@@ -101,25 +102,25 @@ def test_a_worker_is_killed_and_only_its_own_visitors_notice(
     assert len(in_groups(old_self)) == 2
     grace.run(WATCH)
     grace.run(COUNT, count)
-    grace.wait_for("she counts", lambda: len(grace.texts()) > count // 5)
+    grace.wait_for("messages arrive", lambda: len(grace.texts()) > count // 5)
 
     kill(victim)
     assert in_groups(old_self) == []
 
-    # The chat of the other tab goes on: nothing missing, nothing twice, and never another process.
+    # The chat of the other tab continues: no message lost or duplicated, and no reconnection.
     counted = [f"n{number}" for number in range(count)]
     assert [text for text in grace.wait_for_texts(counted) if text in set(counted)] == counted
     assert (grace.worker, grace.welcomes) == (survivor, 1)
     times = grace.run("return times")
     longest = max(later - earlier for earlier, later in zip(times, times[1:]))
-    assert longest < 10_000, f"the chat of a living worker has hung for {longest} ms"
+    assert longest < 10_000, f"the chat of a live worker hung for {longest} ms"
 
-    # The tab of the dead worker comes back by itself.
-    ada.wait_for("she is back", lambda: ada.welcomes == 2 and ada.me())
+    # The tab of the dead worker reconnects by itself.
+    ada.wait_for("it is connected again", lambda: ada.welcomes == 2 and ada.me())
     assert ada.worker != victim
     (new_self,) = ada.me()
     assert new_self != old_self
-    grace.wait_for("Ada is back", lambda: new_self in [each["visitor"] for each in grace.here()])
+    grace.wait_for("Ada is here again", lambda: new_self in [each["visitor"] for each in grace.here()])
     assert old_self not in [each["visitor"] for each in grace.here()]
     seen = grace.run("return seen")
     assert [old_self in each for each in seen] == sorted((old_self in each for each in seen), reverse=True)
@@ -128,18 +129,18 @@ def test_a_worker_is_killed_and_only_its_own_visitors_notice(
     assert ada.wait_for_texts(["I am back"])[-1] == "I am back"
 
 
-def test_what_was_said_while_there_was_no_connection_is_sent_once_there_is(enter: Callable[..., Tab]) -> None:
+def test_messages_typed_without_connection_are_sent_after_reconnecting(enter: Callable[..., Tab]) -> None:
     ada = enter("Ada")
     grace = enter("Grace", apart_from=[ada])
     kill(ada.worker)
-    ada.say("said into the gap", "and this too")
+    ada.say("sent without connection", "and this too")
     for tab in (ada, grace):
-        tab.wait_for_texts(["said into the gap", "and this too"])
-    assert grace.texts() == ["said into the gap", "and this too"]
+        tab.wait_for_texts(["sent without connection", "and this too"])
+    assert grace.texts() == ["sent without connection", "and this too"]
     assert ada.run("return document.querySelectorAll('#pending li').length") == 0
 
 
-def test_a_script_says_something_in_the_room(enter: Callable[..., Tab], chat: Chat, room: str) -> None:
+def test_a_script_sends_a_message_to_the_room(enter: Callable[..., Tab], chat: Chat, room: str) -> None:
     ada = enter("Ada")
     grace = enter("Grace", apart_from=[ada])
     pid = chat.post(room, "The backup is done", name="cron")
@@ -156,12 +157,12 @@ def test_a_script_says_something_in_the_room(enter: Callable[..., Tab], chat: Ch
         ]
 
 
-def bots(tab: Tab) -> List[int]:
-    """The processes of the bot that have answered, in the order of their answers."""
+def bots(tab: Tab) -> list[int]:
+    """Return the process ids of the bots that have answered, in the order of their answers."""
     return [int(line["said_by"]) for line in tab.log() if line["kind"] == "bot"]
 
 
-def test_the_bot_answers_and_so_does_the_next_one_when_it_is_killed(enter: Callable[..., Tab]) -> None:
+def test_the_bot_answers_and_is_replaced_when_it_is_killed(enter: Callable[..., Tab]) -> None:
     ada = enter("Ada")
     grace = enter("Grace", apart_from=[ada])
     ada.say("/roll 2d6")
@@ -172,14 +173,14 @@ def test_the_bot_answers_and_so_does_the_next_one_when_it_is_killed(enter: Calla
     assert first not in (ada.worker, grace.worker)
 
     kill(first)
-    grace.say("/roll 4d20")  # waits in the channel until there is a bot again
+    grace.say("/roll 4d20")  # stays in the channel until a bot runs again
     for tab in (ada, grace):
         tab.wait_for("another bot has answered", lambda tab=tab: len(bots(tab)) == 2)
         assert "Grace rolls 4d20: " in tab.texts()[-1]
     assert bots(ada)[1] != first
 
 
-def test_who_leaves_is_gone_and_rooms_are_apart(
+def test_visitors_who_leave_disappear_and_rooms_are_separate(
     enter: Callable[..., Tab], browser: Any, chat: Chat, room: str
 ) -> None:
     ada = enter("Ada")
@@ -196,7 +197,7 @@ def test_who_leaves_is_gone_and_rooms_are_apart(
 
 
 @only_uvicorn
-def test_what_visitors_write_is_shown_as_text(enter: Callable[..., Tab]) -> None:
+def test_visitors_input_is_shown_as_text(enter: Callable[..., Tab]) -> None:
     ada = enter("<b>A</b>&da")
     grace = enter("Grace")
     hostile = "<img src=x onerror=\"document.title='broken into'\"> <script>1</script>"
@@ -209,7 +210,7 @@ def test_what_visitors_write_is_shown_as_text(enter: Callable[..., Tab]) -> None
 
 
 @only_uvicorn
-def test_the_page_asks_nobody_but_the_site_and_logs_no_error(
+def test_the_page_requests_only_the_site_and_logs_no_error(
     enter: Callable[..., Tab], browser: Any, chat: Chat
 ) -> None:
     browser.get_log("browser")
@@ -217,12 +218,12 @@ def test_the_page_asks_nobody_but_the_site_and_logs_no_error(
     ada = enter("Ada")
     ada.say("hello")
     ada.wait_for_texts(["hello"])
-    asked = set()
+    requested_hosts = set()
     for entry in browser.get_log("performance"):
         event = json.loads(entry["message"])["message"]
         if event["method"] == "Network.requestWillBeSent":
-            asked.add(urlsplit(event["params"]["request"]["url"]).netloc)
+            requested_hosts.add(urlsplit(event["params"]["request"]["url"]).netloc)
         if event["method"] == "Network.webSocketCreated":
-            asked.add(urlsplit(event["params"]["url"]).netloc)
-    assert asked == {urlsplit(chat.url).netloc}
+            requested_hosts.add(urlsplit(event["params"]["url"]).netloc)
+    assert requested_hosts == {urlsplit(chat.url).netloc}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

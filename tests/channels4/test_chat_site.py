@@ -1,4 +1,4 @@
-"""The chat of ``examples/chat`` without a browser: names, the consumer, the one command and its errors."""
+"""The chat of ``examples/chat`` without a browser: names, the consumer, ``run.py`` and its errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from typing import Any, Dict, List
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -40,7 +40,7 @@ NAMES = ["Ada", "a", "x" * 20, "Jürgen Müßig", "Зоя", "渡辺 麻友", "�
 
 @pytest.mark.parametrize("name", NAMES)
 @in_loop
-async def test_visitors_are_told_by_their_memberships(name: str, ipc_channel_layers: Any) -> None:
+async def test_a_membership_identifies_its_visitor(name: str, ipc_channel_layers: Any) -> None:
     channel = await get_channel_layer().new_channel()
     visitor = Visitor.on(channel, tidy_name(name))
     membership = visitor.membership(channel)
@@ -62,15 +62,15 @@ async def test_visitors_are_told_by_their_memberships(name: str, ipc_channel_lay
         ("a\udc80b", "a?b"),
     ],
 )
-def test_names_are_tidied(given: str, short_repr: str) -> None:
-    assert tidy_name(given) == short_repr
+def test_names_are_normalised(given: str, shown: str) -> None:
+    assert tidy_name(given) == shown
 
 
-def test_the_bot_rolls() -> None:
+def test_the_bot_rolls_dice() -> None:
     random.seed(1)
     for _ in range(200):
-        short_repr, _, total = roll("3d6").partition(" = ")
-        dice = [int(part) for part in short_repr.removeprefix("3d6: ").split(" + ")]
+        rolled, _, total = roll("3d6").partition(" = ")
+        dice = [int(part) for part in rolled.removeprefix("3d6: ").split(" + ")]
         assert len(dice) == 3
         assert all(1 <= each <= 6 for each in dice)
         assert sum(dice) == int(total)
@@ -82,37 +82,37 @@ def test_the_bot_rolls() -> None:
 
 
 async def entered(name: str, room: str = "lobby") -> WebsocketCommunicator:
-    """A visitor's socket that has been welcomed and has seen itself in the room."""
+    """Return a visitor's socket that has been welcomed and is in the list of visitors."""
     visitor = WebsocketCommunicator(sockets, f"/ws/room/{room}/?name={name}")
     assert (await visitor.connect(LIMIT))[0]
-    visitor.id = (await hear(visitor, "welcome"))["id"]
-    while visitor.id not in [each["id"] for each in (await hear(visitor, "here"))["visitors"]]:
+    visitor.id = (await receive_frame(visitor, "welcome"))["id"]
+    while visitor.id not in [each["id"] for each in (await receive_frame(visitor, "here"))["visitors"]]:
         pass
     return visitor
 
 
-async def hear(visitor: WebsocketCommunicator, kind: str) -> Dict[str, Any]:
-    """The next frame of a kind."""
+async def receive_frame(visitor: WebsocketCommunicator, kind: str) -> dict[str, Any]:
+    """Return the next frame of the given kind; skip others."""
     while True:
-        frame: Dict[str, Any] = await visitor.receive_json_from(LIMIT)
+        frame: dict[str, Any] = await visitor.receive_json_from(LIMIT)
         if frame["type"] == kind:
             return frame
 
 
 @in_loop
-async def test_visitors_come_talk_and_go(ipc_channel_layers: Any) -> None:
+async def test_visitors_enter_send_messages_and_leave(ipc_channel_layers: Any) -> None:
     ada, grace = await entered("Ada"), await entered("Grace")
-    visitors: List[str] = []
+    visitors: list[str] = []
     while visitors != ["Ada", "Grace"]:
-        visitors = sorted(each["name"] for each in (await hear(ada, "here"))["visitors"])
+        visitors = sorted(each["name"] for each in (await receive_frame(ada, "here"))["visitors"])
     await ada.send_json_to({"id": "1", "text": "hello"})
     for visitor in (ada, grace):
-        said = await hear(visitor, "said")
+        said = await receive_frame(visitor, "said")
         assert (said["id"], said["name"], said["text"], said["visitor"]) == ("1", "Ada", "hello", ada.id)
         assert said["pid"] == said["delivered_by"] == os.getpid()
     await grace.disconnect(timeout=LIMIT)
     while visitors != ["Ada"]:
-        visitors = [each["name"] for each in (await hear(ada, "here"))["visitors"]]
+        visitors = [each["name"] for each in (await receive_frame(ada, "here"))["visitors"]]
     await ada.disconnect(timeout=LIMIT)
     layer = get_channel_layer()
     assert await layer.group_channels("chat.lobby") == await layer.group_channels("chat.lobby.here") == []
@@ -135,29 +135,29 @@ async def test_visitors_come_talk_and_go(ipc_channel_layers: Any) -> None:
     ],
 )
 @in_loop
-async def test_what_is_no_message_is_refused_and_nothing_else_happens(frame: Any, ipc_channel_layers: Any) -> None:
+async def test_an_invalid_frame_is_refused_and_has_no_other_effect(frame: Any, ipc_channel_layers: Any) -> None:
     ada = await entered("Ada")
     await ada.send_json_to(frame)
-    assert (await hear(ada, "refused"))["why"]
+    assert (await receive_frame(ada, "refused"))["why"]
     await ada.send_json_to({"id": "2", "text": "a good one"})
-    assert (await hear(ada, "said"))["text"] == "a good one"
+    assert (await receive_frame(ada, "said"))["text"] == "a good one"
     await ada.disconnect(timeout=LIMIT)
 
 
 @in_loop
-async def test_a_bot_that_does_not_keep_up_is_a_full_channel(ipc_channel_layers: Any) -> None:
+async def test_an_overloaded_bot_is_reported_as_refusal(ipc_channel_layers: Any) -> None:
     ada = await entered("Ada")
     layer = get_channel_layer()
     for _ in range(layer.capacity):
         await layer.send("dice", {"type": "dice.roll"})
     await ada.send_json_to({"id": "1", "text": "/roll 2d6"})
-    assert "too much to do" in (await hear(ada, "refused"))["why"]
-    assert (await hear(ada, "said"))["text"] == "/roll 2d6"
+    assert "too much to do" in (await receive_frame(ada, "refused"))["why"]
+    assert (await receive_frame(ada, "said"))["text"] == "/roll 2d6"
     await ada.disconnect(timeout=LIMIT)
 
 
 @in_loop
-async def test_the_bot_answers_into_the_room(ipc_channel_layers: Any) -> None:
+async def test_the_bot_answers_in_the_room(ipc_channel_layers: Any) -> None:
     ada = await entered("Ada")
     await ada.send_json_to({"id": "1", "text": "/roll 2d6"})
     task = await get_channel_layer().receive("dice")
@@ -165,15 +165,15 @@ async def test_the_bot_answers_into_the_room(ipc_channel_layers: Any) -> None:
         ChannelNameRouter({"dice": DiceBot.as_asgi()}), {"type": "channel", "channel": "dice"}
     )
     await bot.send_input(task)
-    assert (await hear(ada, "said"))["text"] == "/roll 2d6"
-    answer = await hear(ada, "said")
+    assert (await receive_frame(ada, "said"))["text"] == "/roll 2d6"
+    answer = await receive_frame(ada, "said")
     assert (answer["kind"], answer["name"]) == ("bot", "Dice")
     assert answer["text"].startswith("Ada rolls 2d6: ")
     bot.stop()
     await ada.disconnect(timeout=LIMIT)
 
 
-# -- the one command -----------------------------------------------------------------------------------------
+# -- run.py --------------------------------------------------------------------------------------------------
 
 
 def run(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -189,7 +189,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them() -> Non
     assert (EXAMPLE / "requirements.txt").exists()
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("--port", str(port))
@@ -206,15 +206,15 @@ def test_wrong_arguments_are_refused(arguments: tuple[str, str]) -> None:
 
 
 def test_a_site_that_does_not_start_ends_with_its_error(ipc_prefix: str) -> None:
-    """Here the shared memory is not usable: the prefix is none."""
+    """Here the layer cannot be made, because the prefix is invalid."""
     done = run("--port", "0", "--prefix", "no/prefix")
     assert done.returncode == 1
     assert "does not stay up" in done.stderr
     assert "prefix" in done.stderr
 
 
-def test_it_removes_its_shared_memory_and_ends_its_processes() -> None:
-    """Without ``--prefix``, as most people start it."""
+def test_the_site_removes_its_shared_memory_and_ends_its_processes() -> None:
+    """Without ``--prefix``, as it is usually started."""
     chat = Chat(None, "daphne", 1)
     try:
         prefix = f"chat-{urlsplit(chat.url).port}"
@@ -228,7 +228,7 @@ def test_it_removes_its_shared_memory_and_ends_its_processes() -> None:
 
 
 @pytest.mark.parametrize("chat", ["uvicorn"], indirect=True)
-def test_other_hosts_and_rooms_are_refused(chat: Chat) -> None:
+def test_other_hosts_and_invalid_rooms_are_refused(chat: Chat) -> None:
     with urllib.request.urlopen(f"{chat.url}room/lobby/", timeout=LIMIT) as answer:
         assert answer.headers["X-Frame-Options"] == "DENY"
         assert b"<title>lobby</title>" in answer.read()

@@ -1,9 +1,9 @@
-"""Channels' consumers, of every kind, on the layer: groups, channels, full channels, and how they end."""
+"""Channels' consumers of every kind on the layer: groups, channels, full channels, and their end."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, List
+from typing import Any
 
 import pytest
 from helpers.processes import LIMIT
@@ -26,7 +26,7 @@ json_paths = pytest.mark.parametrize("path", ["/async-json/", "/sync-json/"])
 
 
 async def joined(consumer: Any) -> ApplicationCommunicator:
-    """A consumer that is in the group ``g``."""
+    """Return a consumer that has joined the group ``g``."""
     communicator = ApplicationCommunicator(consumer.as_asgi(), {"type": "test"})
     await communicator.send_input({"type": "test.join", "group": "g"})
     answer = await communicator.receive_output(LIMIT)
@@ -51,7 +51,7 @@ async def test_events_from_a_group_and_to_the_channel_come_in_order(consumer: An
 
 @plain
 @in_loop
-async def test_who_has_left_the_group_hears_nothing_more(consumer: Any) -> None:
+async def test_a_consumer_that_left_the_group_receives_no_more_events(consumer: Any) -> None:
     layer = get_channel_layer()
     communicator = await joined(consumer)
     await communicator.send_input({"type": "test.leave", "group": "g"})
@@ -67,7 +67,7 @@ async def test_who_has_left_the_group_hears_nothing_more(consumer: Any) -> None:
 @plain
 @in_loop
 async def test_an_event_ends_the_consumer(consumer: Any) -> None:
-    """``StopConsumer`` from a handler of the layer's message, while the client's side is being waited for."""
+    """A handler of a layer's message raises ``StopConsumer`` while a receive from the client is pending."""
     communicator = await joined(consumer)
     await get_channel_layer().send(communicator.channel, {"type": "test.stop"})
     await communicator.wait(LIMIT)
@@ -75,8 +75,8 @@ async def test_an_event_ends_the_consumer(consumer: Any) -> None:
 
 @plain
 @in_loop
-async def test_a_consumer_that_is_cancelled_takes_nothing_with_it(consumer: Any) -> None:
-    """Its receive is outstanding; whatever comes afterwards is for the next one to receive on the channel."""
+async def test_a_cancelled_consumer_loses_no_message(consumer: Any) -> None:
+    """Its receive is pending when it is cancelled; a later message goes to the next receiver of the channel."""
     layer = get_channel_layer()
     communicator = await joined(consumer)
     communicator.stop()
@@ -87,7 +87,7 @@ async def test_a_consumer_that_is_cancelled_takes_nothing_with_it(consumer: Any)
 
 @plain
 @in_loop
-async def test_an_event_without_a_handler_is_an_error_of_that_consumer_alone(consumer: Any) -> None:
+async def test_an_event_without_a_handler_is_an_error_of_that_consumer_only(consumer: Any) -> None:
     layer = get_channel_layer()
     wrong, right = await joined(consumer), await joined(consumer)
     await layer.send(wrong.channel, {"type": "no.such"})
@@ -100,7 +100,7 @@ async def test_an_event_without_a_handler_is_an_error_of_that_consumer_alone(con
 
 @text_paths
 @in_loop
-async def test_sockets_join_their_groups_and_leave_them(path: str) -> None:
+async def test_sockets_join_and_leave_their_groups(path: str) -> None:
     layer = get_channel_layer()
     sockets = [WebsocketCommunicator(application, path) for _ in range(3)]
     for socket in sockets:
@@ -117,7 +117,7 @@ async def test_sockets_join_their_groups_and_leave_them(path: str) -> None:
 
 
 async def entered(path: str, room: str) -> WebsocketCommunicator:
-    """A socket in a room."""
+    """Return a socket that has entered a room."""
     socket = WebsocketCommunicator(application, f"{path}{room}/")
     assert (await socket.connect(LIMIT))[0]
     socket.channel = (await socket.receive_json_from(LIMIT))["channel"]
@@ -126,44 +126,44 @@ async def entered(path: str, room: str) -> WebsocketCommunicator:
 
 @json_paths
 @in_loop
-async def test_rooms_are_apart(path: str) -> None:
-    here, too, elsewhere = await entered(path, "a"), await entered(path, "a"), await entered(path, "b")
+async def test_rooms_are_separate(path: str) -> None:
+    here, also_here, elsewhere = await entered(path, "a"), await entered(path, "a"), await entered(path, "b")
     await here.send_json_to({"text": "hello"})
-    for socket in (here, too):
+    for socket in (here, also_here):
         assert (await socket.receive_json_from(LIMIT))["said"] == "hello"
     await elsewhere.send_json_to({"text": "over here"})
     assert (await elsewhere.receive_json_from(LIMIT))["said"] == "over here"
-    for socket in (here, too, elsewhere):
+    for socket in (here, also_here, elsewhere):
         assert await socket.receive_nothing(0.01, 0.01)
         await socket.disconnect(timeout=LIMIT)
 
 
 @json_paths
 @in_loop
-async def test_many_sockets_hear_everything_in_the_same_order(path: str) -> None:
+async def test_many_sockets_receive_everything_in_the_same_order(path: str) -> None:
     sockets = [await entered(path, "a") for _ in range(20)]
     for number, socket in enumerate(sockets):
         await socket.send_json_to({"text": f"{number}"})
-    heard: List[List[str]] = []
+    received: list[list[str]] = []
     for socket in sockets:
-        heard.append([(await socket.receive_json_from(LIMIT))["said"] for _ in sockets])
-    assert sorted(heard[0], key=int) == [f"{number}" for number in range(20)]
-    assert heard == [heard[0]] * 20
+        received.append([(await socket.receive_json_from(LIMIT))["said"] for _ in sockets])
+    assert sorted(received[0], key=int) == [f"{number}" for number in range(20)]
+    assert received == [received[0]] * 20
     for socket in sockets:
         await socket.disconnect(timeout=LIMIT)
 
 
 @json_paths
 @in_loop
-async def test_full_channels_are_caught_by_the_name_that_channels_gives_them(path: str) -> None:
+async def test_full_channels_raise_the_exception_of_channels(path: str) -> None:
     socket = await entered(path, "a")
-    await socket.send_json_to({"fill": "nobody-reads-this"})
+    await socket.send_json_to({"fill": "not-received-from"})
     assert await socket.receive_json_from(LIMIT) == {"sent": get_channel_layer().capacity}
     await socket.disconnect(timeout=LIMIT)
 
 
 @in_loop
-async def test_exceptions_are_those_of_channels_and_of_the_layer() -> None:
+async def test_exceptions_belong_to_channels_and_to_the_layer() -> None:
     import channels.exceptions
 
     import asgi_ipc
@@ -181,8 +181,8 @@ async def test_exceptions_are_those_of_channels_and_of_the_layer() -> None:
 
 @json_paths
 @in_loop
-async def test_a_script_in_another_thread_talks_to_sockets(path: str, ipc_prefix: str) -> None:
-    """By the synchronous front end and plain calls, as from another process."""
+async def test_a_script_in_another_thread_sends_to_sockets(path: str, ipc_prefix: str) -> None:
+    """The script uses the synchronous front end, as a script in another process would."""
     sockets = [await entered(path, "a") for _ in range(3)]
 
     def script() -> None:
@@ -203,7 +203,7 @@ async def test_a_script_in_another_thread_talks_to_sockets(path: str, ipc_prefix
 @json_paths
 @in_loop
 async def test_more_sockets_in_one_process_than_the_capacity(path: str, ipc_layer: IPCChannelLayer) -> None:
-    """Each socket's channel counts by itself, also for a script that sends to all of them at once."""
+    """Each socket's channel has its own capacity, also for a group send from a script."""
     sockets = [await entered(path, "a") for _ in range(ipc_layer.capacity + 20)]
     for n in range(3):
         ipc_layer.send_group("a", {"type": "say", "text": f"{n}"})

@@ -1,10 +1,10 @@
-"""``await_many_dispatch``, the loop in every consumer: several receives at once, one of them handled, all cancelled."""
+"""``await_many_dispatch``, the loop of every consumer: several pending receives, one handled at a time."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.usefixtures("ipc_channel_layers")
 
 
 @in_loop
-async def test_what_arrives_during_a_dispatch_is_dispatched_next() -> None:
+async def test_messages_that_arrive_during_a_dispatch_are_dispatched_next() -> None:
     layer = get_channel_layer()
     first, second = await layer.new_channel(), await layer.new_channel()
-    handled: List[int] = []
+    handled: list[int] = []
 
-    async def dispatch(message: Dict[str, Any]) -> None:
+    async def dispatch(message: dict[str, Any]) -> None:
         handled.append(message["n"])
-        if message["n"] == 0:  # both receives are outstanding or about to be: the one on ``second`` is
+        if message["n"] == 0:  # the receive on ``second`` is pending
             for n in (1, 2, 3):
                 await layer.send(second, {"n": n})
             await asyncio.sleep(0.05)
@@ -45,9 +45,9 @@ async def test_what_arrives_during_a_dispatch_is_dispatched_next() -> None:
 async def test_many_channels_each_keep_their_order() -> None:
     layer = get_channel_layer()
     channels = [await layer.new_channel() for _ in range(10)]
-    handled: Dict[int, List[int]] = {number: [] for number in range(10)}
+    handled: dict[int, list[int]] = {number: [] for number in range(10)}
 
-    async def dispatch(message: Dict[str, Any]) -> None:
+    async def dispatch(message: dict[str, Any]) -> None:
         handled[message["from"]].append(message["n"])
         await asyncio.sleep(0)
         if all(len(found) == 20 for found in handled.values()):
@@ -67,22 +67,22 @@ async def test_many_channels_each_keep_their_order() -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 @in_loop
-async def test_a_receive_that_is_cancelled_at_the_end_has_taken_nothing(turns: int) -> None:
+async def test_a_receive_that_is_cancelled_at_the_end_loses_no_message(turns: int) -> None:
     """
-    The dispatch sends to the channel that the other receive waits on, and ends that many turns of the loop later.
+    The dispatch sends to the channel of the other pending receive and ends ``turns`` steps of the event loop later.
 
-    Then the message was either handed to the loop of the consumer, which had it as a result, or it is still there.
+    Each message must then either be the result of that receive or still be in the channel.
     """
     layer = get_channel_layer()
     first, second = await layer.new_channel(), await layer.new_channel()
-    results: List[int] = []
+    results: list[int] = []
 
-    async def receive_second() -> Dict[str, Any]:
-        message: Dict[str, Any] = await layer.receive(second)
+    async def receive_second() -> dict[str, Any]:
+        message: dict[str, Any] = await layer.receive(second)
         results.append(message["n"])
         return message
 
-    async def dispatch(message: Dict[str, Any]) -> None:
+    async def dispatch(message: dict[str, Any]) -> None:
         await layer.send(second, {"n": 1})
         await layer.send(second, {"n": 2})
         for _ in range(turns):
@@ -98,17 +98,17 @@ async def test_a_receive_that_is_cancelled_at_the_end_has_taken_nothing(turns: i
 
 @pytest.mark.parametrize("gap", [0, 0.001, 0.02])
 @in_loop
-async def test_consumers_that_come_and_go_lose_nothing_between_them(gap: float) -> None:
-    """One after the other reads the same channel, is cancelled while it waits, and the next one goes on."""
+async def test_consumers_that_are_cancelled_in_turn_lose_no_message(gap: float) -> None:
+    """Each consumer reads the same channel and is cancelled while it waits; the next one continues."""
     layer = get_channel_layer()
-    received: List[int] = []  # not what was dispatched: a consumer may be cancelled between the two
+    received: list[int] = []  # not the dispatched ones: a consumer may be cancelled in between
 
-    async def receive() -> Dict[str, Any]:
-        message: Dict[str, Any] = await layer.receive("shared")
+    async def receive() -> dict[str, Any]:
+        message: dict[str, Any] = await layer.receive("shared")
         received.append(message["n"])
         return message
 
-    async def dispatch(message: Dict[str, Any]) -> None:
+    async def dispatch(message: dict[str, Any]) -> None:
         await asyncio.sleep(0)
 
     async def send_all() -> None:

@@ -1,4 +1,4 @@
-"""The fixture ``ipc_channel_layers``: Django's layers, each test on shared memory of its own."""
+"""The fixture ``ipc_channel_layers``: Channels' layers, with separate shared memory for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OURS = "asgi_ipc.AsyncIPCChannelLayer"
 
 @pytest.fixture
 def other_settings(request: pytest.FixtureRequest) -> Any:
-    """The ``CHANNEL_LAYERS`` that a test is parametrized with, as if they stood in the project's settings."""
+    """Settings with the ``CHANNEL_LAYERS`` that a test is parametrized with."""
     with override_settings(CHANNEL_LAYERS=request.param):
         yield request.param
 
@@ -31,7 +31,7 @@ with_settings = pytest.mark.usefixtures("other_settings", "ipc_channel_layers")
 
 
 @pytest.mark.parametrize("turn", range(2))
-def test_the_layer_of_the_site_is_on_this_tests_prefix(
+def test_the_sites_layer_uses_the_prefix_of_the_test(
     ipc_channel_layers: Any, ipc_prefix: str, ipc_layer: IPCChannelLayer, turn: int
 ) -> None:
     layer = get_channel_layer()
@@ -44,8 +44,8 @@ def test_the_layer_of_the_site_is_on_this_tests_prefix(
     assert ipc_layer.receive(["a"]) == ("a", {"turn": turn})
 
 
-def test_the_layer_of_the_settings_was_not_touched() -> None:
-    """The tests of this module have left it alone, and it is what the settings say again."""
+def test_the_layer_of_the_settings_was_not_used() -> None:
+    """The tests of this module did not use that layer, and the settings are restored."""
     from django.conf import settings as current
 
     assert current.CHANNEL_LAYERS == settings.CHANNEL_LAYERS
@@ -58,7 +58,7 @@ def test_the_layer_of_the_settings_was_not_touched() -> None:
     indirect=True,
 )
 @with_settings
-def test_options_of_the_settings_stay() -> None:
+def test_options_of_the_settings_are_kept() -> None:
     layer = get_channel_layer()
     assert (layer.capacity, layer.expiry) == (5, 3)
 
@@ -69,7 +69,7 @@ def test_options_of_the_settings_stay() -> None:
     indirect=True,
 )
 @with_settings
-def test_test_config_counts_before_config(ipc_prefix: str) -> None:
+def test_test_config_takes_precedence_over_config(ipc_prefix: str) -> None:
     assert get_channel_layer().capacity == channel_layers.make_test_backend("default").capacity == 5
 
 
@@ -86,17 +86,17 @@ def test_test_config_counts_before_config(ipc_prefix: str) -> None:
     indirect=True,
 )
 @with_settings
-def test_aliases_share_what_they_shared_and_no_more(ipc_layer: IPCChannelLayer) -> None:
+def test_aliases_share_a_prefix_only_if_the_settings_do(ipc_layer: IPCChannelLayer) -> None:
     for alias in ("same", "other", "memory"):
         async_to_sync(get_channel_layer(alias).send)("a", {"from": alias})
     assert async_to_sync(get_channel_layer().receive)("a") == {"from": "same"}
     assert async_to_sync(get_channel_layer("other").receive)("a") == {"from": "other"}
     assert isinstance(get_channel_layer("memory"), InMemoryChannelLayer)
     assert ipc_layer.receive(["a"]) == (None, None)
-    async_to_sync(get_channel_layer("other").send)("a", {"left": "behind"})  # is removed all the same
+    async_to_sync(get_channel_layer("other").send)("a", {"left": "behind"})  # the fixture removes it
 
 
-def test_nothing_of_those_tests_is_left() -> None:
+def test_the_tests_above_leave_no_object() -> None:
     assert not [name for name in os.listdir("/dev/shm") if f"pytest-{os.getpid()}-" in name]
 
 
@@ -106,7 +106,7 @@ def test_nothing_of_those_tests_is_left() -> None:
     indirect=True,
 )
 @with_settings
-def test_default_is_the_layer_whatever_the_settings_say(ipc_layer: IPCChannelLayer) -> None:
+def test_default_is_always_the_ipc_layer(ipc_layer: IPCChannelLayer) -> None:
     layer = get_channel_layer()
     assert isinstance(layer, AsyncIPCChannelLayer)
     ipc_layer.send("a", {"n": 1})
@@ -114,11 +114,11 @@ def test_default_is_the_layer_whatever_the_settings_say(ipc_layer: IPCChannelLay
 
 
 class TestOptions:
-    """A class with options of its own."""
+    """A test class that overrides the fixture ``ipc_options``."""
 
     @pytest.fixture
     def ipc_options(self) -> Any:
         return {"capacity": 2}
 
-    def test_options_of_the_fixture_count_most(self, ipc_channel_layers: Any) -> None:
+    def test_options_of_the_fixture_take_precedence(self, ipc_channel_layers: Any) -> None:
         assert get_channel_layer().capacity == 2

@@ -1,4 +1,4 @@
-"""``get_channel_layer`` and the settings it reads: aliases, changes, wrong ones, threads, forks."""
+"""``get_channel_layer`` and its settings: aliases, changes, wrong options; threads and forks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict
+from typing import Any
 
 import pytest
 from helpers.processes import reap
@@ -22,8 +22,8 @@ from django.test.utils import override_settings
 from .loops import in_loop
 
 
-def configured(**aliases: Dict[str, Any]) -> Any:
-    """Other ``CHANNEL_LAYERS``, for a ``with`` block: the options of each alias."""
+def configured(**aliases: dict[str, Any]) -> Any:
+    """Override ``CHANNEL_LAYERS`` with these options for each alias, as a context manager."""
     return override_settings(
         CHANNEL_LAYERS={
             alias: {"BACKEND": "asgi_ipc.AsyncIPCChannelLayer", "CONFIG": options} for alias, options in aliases.items()
@@ -46,7 +46,7 @@ def test_options_come_from_the_settings(ipc_prefix: str) -> None:
         async_to_sync(layer.close)()
 
 
-def test_aliases_are_apart_unless_they_share_a_prefix(ipc_prefix: str) -> None:
+def test_aliases_are_separate_unless_they_share_a_prefix(ipc_prefix: str) -> None:
     with configured(
         default={"prefix": ipc_prefix}, same={"prefix": ipc_prefix}, other={"prefix": f"{ipc_prefix}.other"}
     ):
@@ -67,7 +67,7 @@ def test_changed_settings_make_other_layers(ipc_prefix: str) -> None:
         with configured(default={"prefix": ipc_prefix, "capacity": 4}):
             during = get_channel_layer()
             assert (before.capacity, during.capacity) == (3, 4)
-            # Whoever still has the layer from before goes on using it, on the same shared memory.
+            # The previous layer object can still be used, on the same shared memory.
             async_to_sync(before.send)("a", {"n": 1})
             assert async_to_sync(during.receive)("a") == {"n": 1}
         after = get_channel_layer()
@@ -75,7 +75,7 @@ def test_changed_settings_make_other_layers(ipc_prefix: str) -> None:
         assert after.capacity == 3
 
 
-def test_test_config_is_used_for_test_backends(ipc_prefix: str) -> None:
+def test_test_backends_use_test_config(ipc_prefix: str) -> None:
     setting = {
         "BACKEND": "asgi_ipc.AsyncIPCChannelLayer",
         "CONFIG": {"prefix": f"{ipc_prefix}.live"},
@@ -89,7 +89,7 @@ def test_test_config_is_used_for_test_backends(ipc_prefix: str) -> None:
             assert sync.receive(["a"]) == ("a", {"n": 1})
 
 
-def test_a_layer_can_be_put_in_place_of_another(ipc_channel_layer: AsyncIPCChannelLayer) -> None:
+def test_a_layer_can_replace_another(ipc_channel_layer: AsyncIPCChannelLayer) -> None:
     before = channel_layers.set("default", ipc_channel_layer)
     try:
         assert get_channel_layer() is ipc_channel_layer
@@ -113,14 +113,14 @@ def test_a_layer_can_be_put_in_place_of_another(ipc_channel_layer: AsyncIPCChann
         ({"hosts": [("127.0.0.1", 6379)]}, TypeError, "hosts"),
     ],
 )
-def test_wrong_options_are_errors_that_name_them(options: Dict[str, Any], kind: type, named: str) -> None:
-    """And never a ``KeyError``: Channels would take that for a site without a layer."""
+def test_errors_for_wrong_options_name_the_option(options: dict[str, Any], kind: type, named: str) -> None:
+    """They are never a ``KeyError``, which Channels would take for a site without a layer."""
     with configured(default=options), pytest.raises(kind, match=named):
         get_channel_layer()
 
 
 def test_async_to_sync_from_many_threads(ipc_channel_layers: Any, ipc_layer: IPCChannelLayer) -> None:
-    """Each call runs in an event loop of its own, which is closed afterwards."""
+    """Each call runs in a new event loop, which is closed afterwards."""
     layer = get_channel_layer()
     threads, each = 8, 10
 
@@ -135,9 +135,9 @@ def test_async_to_sync_from_many_threads(ipc_channel_layers: Any, ipc_layer: IPC
     assert sorted(ipc_layer.group_channels("g")) == [f"c{number}" for number in range(threads)]
 
 
-def test_a_receive_in_one_loop_is_fed_from_another(ipc_channel_layers: Any) -> None:
+def test_a_receive_in_one_loop_gets_a_message_sent_in_another(ipc_channel_layers: Any) -> None:
     layer = get_channel_layer()
-    received: Dict[str, Any] = {}
+    received: dict[str, Any] = {}
     waiting = threading.Event()
 
     async def wait() -> None:
@@ -153,7 +153,7 @@ def test_a_receive_in_one_loop_is_fed_from_another(ipc_channel_layers: Any) -> N
 
 
 @in_loop
-async def test_names_of_channels_are_unique_and_say_who_they_are_for(ipc_channel_layers: Any) -> None:
+async def test_channel_names_are_unique_and_share_the_process_inbox(ipc_channel_layers: Any) -> None:
     layer = get_channel_layer()
     names = [await layer.new_channel() for _ in range(100)]
     assert len(set(names)) == 100
@@ -163,12 +163,12 @@ async def test_names_of_channels_are_unique_and_say_who_they_are_for(ipc_channel
     assert (await layer.new_channel("other")).startswith("other.")
 
 
-def test_servers_that_fork_after_they_have_made_the_layer(
+def test_a_layer_works_in_processes_that_fork_after_making_it(
     ipc_channel_layers: Any, ipc_layer: IPCChannelLayer
 ) -> None:
-    """Pre-fork servers do. The children's channels are their own, and so are their messages."""
+    """Pre-fork servers do this. Each child gets its own inbox and its own messages."""
     layer = get_channel_layer()
-    mine = async_to_sync(layer.new_channel)()
+    own_channel = async_to_sync(layer.new_channel)()
 
     async def child() -> None:
         channel = await layer.new_channel()
@@ -190,7 +190,7 @@ def test_servers_that_fork_after_they_have_made_the_layer(
                 os._exit(status)
         children.append(pid)
     names = [async_to_sync(layer.receive)("ready")["channel"] for _ in children]
-    inboxes = {name.partition("!")[0] for name in [*names, mine]}
+    inboxes = {name.partition("!")[0] for name in [*names, own_channel]}
     assert len(inboxes) == 3
     for n, name in enumerate(names):
         async_to_sync(layer.send)(name, {"n": n})

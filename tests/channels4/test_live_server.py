@@ -1,4 +1,4 @@
-"""``ChannelsLiveServerTestCase``, run as a project runs its tests: in a pytest of its own."""
+"""``ChannelsLiveServerTestCase``, run in a separate pytest process, as a project runs its tests."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def walk(heap: Heap) -> tuple[dict[int, int], dict[int, int]]:
         position, after_free = position + total, is_free
     if reserved > start:
         assert position == reserved - 1, "the blocks do not end at the end of the memory"
-        assert words[position] == (AFTER_FREE if after_free else 0), "the last word is not the header of a used block of size 0"
+        assert words[position] == (AFTER_FREE if after_free else 0), "the last word is not a used block of size 0"
     assert listed_free(heap) == sorted(free), "the free lists do not contain exactly the free blocks"
     for block in quick_blocks(heap):
         assert used.pop(block, None) is not None, f"quick list: block {block} is free, or is in it twice"

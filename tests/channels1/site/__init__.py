@@ -1,1 +1,1 @@
-"""The site: settings, pages and WebSocket consumers as projects of Channels 1 have them."""
+"""The test site: settings, pages and WebSocket consumers of a typical Channels 1 project."""

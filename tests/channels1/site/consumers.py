@@ -8,38 +8,38 @@ from channels.generic.websockets import WebsocketConsumer
 
 
 class Room(WebsocketConsumer):
-    """A chat room: what one says, all hear. Who speaks is known by the session of the page."""
+    """A chat room: every message goes to all sockets of the room, with the user of the page's session."""
 
-    http_user = True  # the user comes over from the session of the page, and stays in a session of the socket
+    http_user = True  # copy the user from the page's session into the socket's session
 
     def connection_groups(self, room):
-        """The group of the room."""
+        """Return the group of the room."""
         return ["room-" + room]
 
     def connect(self, message, room):
-        """Say who has come in, as soon as the socket is open."""
-        message.channel_session["heard"] = 0
+        """Accept the socket and greet it with its user name."""
+        message.channel_session["count"] = 0
         message.reply_channel.send({"accept": True, "text": json.dumps({"hello": message.user.username})})
 
-    def receive(self, text=None, bytes=None, room=None):  # noqa: A002  Channels calls it so
-        """Pass on what was said, with who said it and how many times he or she has spoken on this socket."""
+    def receive(self, text=None, bytes=None, room=None):  # noqa: A002  Channels passes it by this name
+        """Send the message to the room, with the user name and the number of messages on this socket."""
         session = self.message.channel_session
-        session["heard"] += 1
-        values = {"who": self.message.user.username, "nth": session["heard"], "pid": os.getpid()}
-        said = {"bytes": bytes} if bytes else {"text": json.dumps(dict(values, text=text))}
-        Group("room-" + room).send(said)
+        session["count"] += 1
+        values = {"user": self.message.user.username, "count": session["count"], "pid": os.getpid()}
+        message = {"bytes": bytes} if bytes else {"text": json.dumps(dict(values, text=text))}
+        Group("room-" + room).send(message)
 
 
 class Ordered(WebsocketConsumer):
-    """Sends back what it hears, in the order in which it was said, whichever worker takes which message."""
+    """Sends each message back, in order, across workers."""
 
     strict_ordering = True
 
     def receive(self, text=None, bytes=None):  # noqa: A002
-        """Answer with the same words, and with who answers."""
+        """Answer with the same text and the worker's process id."""
         self.send(json.dumps({"text": text, "pid": os.getpid()}))
 
 
 def job(message):
-    """What a worker does that listens to a channel of its own: it tells the room who it is."""
+    """Handle a job of the channel ``site.job``: send its text and the worker's process id to the room."""
     Group("room-" + message["room"]).send({"text": json.dumps({"job": message["text"], "pid": os.getpid()})})

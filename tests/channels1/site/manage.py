@@ -1,4 +1,4 @@
-"""Django's commands for the site, as every project has them."""
+"""Django's management commands for the site."""
 
 import os
 import sys

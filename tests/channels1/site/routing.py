@@ -1,4 +1,4 @@
-"""Which channel leads to which consumer; pages go to Django by default."""
+"""The consumer of each channel; Django serves the pages by default."""
 
 from channels.routing import route, route_class
 

@@ -1,9 +1,9 @@
 """
-Django settings of the test site. What differs between tests comes from the environment:
+Django settings of the test site. The settings that differ between tests come from the environment:
 
-``SITE_DIR`` is where the cache lives, ``SITE_DATABASE`` is the file of the database, ``SITE_LAYER`` holds the
-options of the channel layer as JSON, ``SITE_REDIS`` is the address of a Redis and puts asgi_redis's local layer
-in place of ours, ``SITE_SESSIONS`` chooses a session backend.
+``SITE_DIR`` is the folder of the cache, ``SITE_DATABASE`` the file of the database, ``SITE_LAYER`` the options of
+the channel layer as JSON, ``SITE_SESSIONS`` a session backend. ``SITE_REDIS``, the address of a Redis, replaces
+the layer by asgi_redis's local layer.
 """
 
 import json
@@ -25,7 +25,7 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
 ]
-#: An upload is read into memory by Daphne 1 anyway.
+#: Daphne 1 reads every upload into memory.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
 
 DATABASES = {
@@ -33,7 +33,7 @@ DATABASES = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ["SITE_DATABASE"],
         "OPTIONS": {"timeout": 30},
-        "TEST": {"NAME": os.path.join(DIRECTORY, "test.sqlite3")},  # the live server refuses one in memory
+        "TEST": {"NAME": os.path.join(DIRECTORY, "test.sqlite3")},  # the live server rejects a database in memory
     }
 }
 CACHES = {
@@ -50,8 +50,8 @@ CHANNEL_LAYERS = {
         "BACKEND": "asgi_ipc.IPCChannelLayer",
         "ROUTING": "channels1.site.routing.channel_routing",
         "CONFIG": LAYER,
-        # The live server takes these, but Group("name") in a consumer takes those above: they must be one layer.
-        # As the live server flushes it, a project wants a prefix for tests in both.
+        # The live server uses TEST_CONFIG, but Group("name") in a consumer uses CONFIG, and both must be one layer.
+        # The live server flushes that layer, so a project should set a prefix for tests in both.
         "TEST_CONFIG": LAYER,
     }
 }
@@ -59,7 +59,7 @@ if "SITE_REDIS" in os.environ:
     CHANNEL_LAYERS["default"].update(
         BACKEND="channels1.site.layers.RedisLocalChannelLayer",
         CONFIG={
-            "prefix": LAYER["prefix"] + ":",  # asgi_ipc gets it without the colon
+            "prefix": LAYER["prefix"] + ":",  # asgi_redis removes the colon for asgi_ipc
             "hosts": [os.environ["SITE_REDIS"]],
             "capacity": LAYER.get("capacity", 100),
         },

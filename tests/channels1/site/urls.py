@@ -1,4 +1,4 @@
-"""The pages."""
+"""The URLs of the pages."""
 
 from django.conf.urls import url
 

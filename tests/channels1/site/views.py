@@ -1,4 +1,4 @@
-"""What the pages do; each says which worker process and thread answered."""
+"""The pages; each answers with the worker's process id and thread."""
 
 import hashlib
 import json
@@ -15,48 +15,48 @@ MEETING = threading.Barrier(4)
 
 
 def answer(**values):
-    """A page of the site: the values, and who it comes from."""
+    """Return a page with these values and the worker's process id and thread."""
     return JsonResponse(dict(values, pid=os.getpid(), thread=threading.current_thread().ident))
 
 
 def home(request):
-    """The smallest page."""
+    """Answer with the path: the smallest page."""
     return answer(path=request.path)
 
 
 def upload(request):
-    """Say what was received: a file of a form, or the bare body."""
+    """Answer with size and digest of the uploaded file, or else of the body."""
     body = request.FILES["file"].read() if request.FILES else request.body
     return answer(size=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 
 def download(request, size):
-    """That many bytes, which Channels cuts into several messages when there are many."""
+    """Answer with ``size`` bytes, which Channels splits into several messages if there are many."""
     return HttpResponse(bytes(range(256)) * (int(size) // 256), content_type="application/octet-stream")
 
 
 def visits(request):
-    """How often this visitor was here, by the session."""
+    """Count this visitor's visits in the session."""
     request.session["visits"] = request.session.get("visits", 0) + 1
     return answer(visits=request.session["visits"])
 
 
 def login(request):
-    """Log a visitor in, without asking."""
+    """Log a visitor in without a password."""
     user, _ = User.objects.get_or_create(username=request.GET["name"])
     log_in(request, user)
     return answer(user=user.username)
 
 
 def post(request, room):
-    """Say something in a room, and leave a job for a worker that listens to a channel of its own."""
+    """Send a message to a room, and a job to the channel ``site.job``."""
     Group("room-" + room).send({"text": json.dumps({"page": request.GET["text"]})})
     Channel("site.job").send({"room": room, "text": request.GET["text"]})
     return answer()
 
 
 def slow(request):
-    """Keep a worker busy until a file is there."""
+    """Keep a worker busy until a file exists."""
     file = request.GET["until"]
     with open(file + ".begun", "w"):
         pass
@@ -66,6 +66,6 @@ def slow(request):
 
 
 def meet(request):
-    """Answer when four threads of this process are here at once; before that, none does."""
+    """Answer when four threads of this process have arrived, and not before."""
     MEETING.wait(timeout=50)
     return answer()
