@@ -1,11 +1,12 @@
-"""What every test shares: a prefix of its own, layers that are closed, and proof that nothing stays behind."""
+"""Fixtures of all tests: a unique prefix, layers that are closed, and a check that no shared memory is left."""
 
 from __future__ import annotations
 
 import gc
 import os
 import secrets
-from typing import Any, Callable, Iterator, List
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from helpers.processes import Children
@@ -13,18 +14,18 @@ from helpers.processes import Children
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 
 SHM = "/dev/shm"
-#: Begins the name of every object that these tests make, so that other users of the machine are left alone.
+#: Prefix of the name of every object that these tests make; objects with other names are never touched.
 MARK = f"asgitest{os.getpid()}"
 
 
-def objects_of_tests() -> List[str]:
-    """The shared memory objects that tests of this process have made and not removed."""
+def objects_of_tests() -> list[str]:
+    """Return the names of the shared memory objects that tests of this process have left."""
     return sorted(name for name in os.listdir(SHM) if MARK in name) if os.path.isdir(SHM) else []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves shared memory behind; remove it, so that the next test is judged by its own deeds."""
+    """Fail a test that leaves shared memory objects, and remove them so that they do not fail the next test."""
     yield
     gc.collect()
     left = objects_of_tests()
@@ -35,7 +36,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture
 def prefix() -> Iterator[str]:
-    """A prefix that nothing else uses; whatever is made under it is removed after the test."""
+    """A unique prefix; all objects with this prefix are removed after the test."""
     name = f"{MARK}-{secrets.token_hex(4)}"
     yield name
     gc.collect()
@@ -46,8 +47,8 @@ def prefix() -> Iterator[str]:
 
 @pytest.fixture
 def make_layer(prefix: str) -> Iterator[Callable[..., IPCChannelLayer]]:
-    """Make layers on this test's prefix (small ones, unless told otherwise); all are closed after the test."""
-    made: List[IPCChannelLayer] = []
+    """Return a function that makes layers with this test's prefix and small memory; all are closed afterwards."""
+    made: list[IPCChannelLayer] = []
 
     def make(**options: Any) -> IPCChannelLayer:
         options = {"message_memory": 1024 * 1024, "group_memory": 256 * 1024, "prefix": prefix, **options}
@@ -68,8 +69,8 @@ def layer(make_layer: Callable[..., IPCChannelLayer]) -> IPCChannelLayer:
 
 @pytest.fixture
 def make_async(prefix: str) -> Iterator[Callable[..., AsyncIPCChannelLayer]]:
-    """The same with asynchronous layers."""
-    made: List[AsyncIPCChannelLayer] = []
+    """Return a function that makes asynchronous layers in the same way."""
+    made: list[AsyncIPCChannelLayer] = []
 
     def make(**options: Any) -> AsyncIPCChannelLayer:
         options = {"message_memory": 1024 * 1024, "group_memory": 256 * 1024, "prefix": prefix, **options}
@@ -84,13 +85,13 @@ def make_async(prefix: str) -> Iterator[Callable[..., AsyncIPCChannelLayer]]:
 
 @pytest.fixture
 def start() -> Iterator[Children]:
-    """Start other processes: ``start(function, *args)``; all are ended and reaped after the test."""
+    """A function that starts a child process, ``start(function, *args)``; all are killed and reaped afterwards."""
     children = Children()
     yield children
     children.clean_up()
 
 
 def pytest_collection_finish() -> None:
-    """Garbage is collected after every test: what was imported so far need not be looked through each time."""
+    """Exclude all imported objects from the garbage collection after every test, to make it faster."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The asynchronous layer's own: names of this process, inboxes with an owner, the exceptions of Channels."""
+"""The asynchronous layer: names of this process, owned inboxes, the exceptions of Channels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pickle
 import random
 import re
-from typing import Any, List
+from typing import Any
 
 import pytest
 from helpers.processes import reap
@@ -18,8 +18,8 @@ from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer, MemoryF
 FORM = re.compile(r"([A-Za-z0-9\-_.]+)\.([a-z2-9]{24})!([a-z2-9]{24})")
 
 
-def parts(name: str) -> List[str]:
-    """Prefix, process and local part of a name that ``new_channel`` has made."""
+def parts(name: str) -> list[str]:
+    """Return prefix, process part and local part of a name made by ``new_channel``."""
     match = FORM.fullmatch(name)
     assert match, name
     return list(match.groups())
@@ -28,7 +28,7 @@ def parts(name: str) -> List[str]:
 # -- new names ---------------------------------------------------------------------------------------------------
 
 
-def test_new_names_tell_prefix_process_and_socket(make_async):
+def test_new_names_contain_prefix_process_and_local_part(make_async):
     layer, other = make_async(), make_async()
 
     async def main():
@@ -43,7 +43,7 @@ def test_new_names_tell_prefix_process_and_socket(make_async):
 
 
 @pytest.mark.parametrize("beginning", ["a" * 49, "a"])
-def test_longest_new_name_is_a_name(make_async, beginning):
+def test_longest_new_name_is_valid(make_async, beginning):
     layer = make_async()
 
     async def main():
@@ -71,8 +71,8 @@ def test_seeding_random_does_not_repeat_names(make_async):
     assert len(names) == 5
 
 
-def makes_names(talk, prefix):
-    """A child: names before and after a fork, in both processes, with one seed."""
+def report_names(talk, prefix):
+    """Run in a child: report new names before and after forks, in all processes, with the same seed."""
     layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
     random.seed(17)
     talk.say(asyncio.run(layer.new_channel()))
@@ -89,7 +89,7 @@ def makes_names(talk, prefix):
 def test_process_part_is_new_after_a_fork_and_does_not_come_from_a_seed(prefix, start):
     found = []
     for _ in range(2):
-        child = start(makes_names, prefix)
+        child = start(report_names, prefix)
         before, *forked, after = (parts(child.hear())[1] for _ in range(4))
         child.end()
         assert before == after
@@ -98,13 +98,13 @@ def test_process_part_is_new_after_a_fork_and_does_not_come_from_a_seed(prefix, 
 
 
 @pytest.mark.parametrize("name", ["specific.process!", "a!", "reply?"])
-def test_receive_takes_no_inbox(make_async, name):
+def test_receive_rejects_an_inbox(make_async, name):
     with pytest.raises(TypeError, match=r'ends in "[!?]"; receive takes a full name, as new_channel made it'):
         asyncio.run(make_async().receive(name))
 
 
 @pytest.mark.parametrize("name", ["a b", "", None, 7, ["a"], {}])
-def test_wrong_names_are_never_waited_for(make_async, name):
+def test_receive_rejects_wrong_names(make_async, name):
     with pytest.raises(TypeError, match="channel name"):
         asyncio.run(asyncio.wait_for(make_async().receive(name), 30))
 
@@ -112,7 +112,7 @@ def test_wrong_names_are_never_waited_for(make_async, name):
 # -- receive_async -----------------------------------------------------------------------------------------------
 
 
-def test_receive_async_takes_inboxes_and_any_iterable(make_layer):
+def test_receive_async_accepts_inboxes_and_any_iterable(make_layer):
     layer = make_layer()
 
     async def main():
@@ -131,7 +131,7 @@ def test_receive_async_takes_inboxes_and_any_iterable(make_layer):
     asyncio.run(main())
 
 
-def test_receive_async_starves_no_channel(make_layer):
+def test_receive_async_serves_all_channels(make_layer):
     layer = make_layer()
 
     async def main():
@@ -147,8 +147,8 @@ def test_receive_async_starves_no_channel(make_layer):
 # -- inboxes -----------------------------------------------------------------------------------------------------
 
 
-def test_each_socket_has_a_capacity_of_its_own_once_names_were_made(make_async, make_layer):
-    """Whoever sends: a slow socket never costs its neighbours a message."""
+def test_each_socket_has_its_own_capacity_after_new_channel(make_async, make_layer):
+    """A full channel of one socket does not affect others, for both front ends as senders."""
     layer, script = make_async(capacity=5), make_layer(capacity=5)
 
     async def main():
@@ -165,8 +165,8 @@ def test_each_socket_has_a_capacity_of_its_own_once_names_were_made(make_async, 
     asyncio.run(main())
 
 
-def test_each_socket_has_a_capacity_of_its_own_once_a_full_name_is_received_from(make_async, make_layer):
-    """Where names were made by hand: before that, all channels of a prefix count together."""
+def test_each_socket_has_its_own_capacity_after_a_receive_from_a_full_name(make_async, make_layer):
+    """Names that ``new_channel`` has not made share one capacity until a full name is received from."""
     layer, script = make_async(capacity=5), make_layer(capacity=5)
 
     async def main():
@@ -181,7 +181,7 @@ def test_each_socket_has_a_capacity_of_its_own_once_a_full_name_is_received_from
     asyncio.run(main())
 
 
-def test_inbox_of_the_synchronous_face_counts_together(make_layer):
+def test_channels_of_a_synchronous_inbox_share_one_capacity(make_layer):
     layer = make_layer(capacity=3)
     assert layer.receive(["by.hand!"]) == (None, None)
     for number in range(3):
@@ -193,8 +193,8 @@ def test_inbox_of_the_synchronous_face_counts_together(make_layer):
 # -- the exceptions of Channels ----------------------------------------------------------------------------------
 
 
-def raises_as_channels_does(talk, prefix):
-    """A child: what a full channel and a large message are to those who know Channels' names."""
+def report_exceptions(talk, prefix):
+    """Run in a child: report whether the errors are instances of Channels' exceptions."""
     from channels import exceptions as theirs
 
     layer = AsyncIPCChannelLayer(prefix, capacity=1, **OPTIONS)
@@ -215,7 +215,7 @@ def raises_as_channels_does(talk, prefix):
             small.unlink()
             small.close()
 
-    found: List[Any] = []
+    found: list[Any] = []
     for call, names in (
         (lambda: asyncio.run(fill()), ["ChannelFull"]),
         (lambda: asyncio.run(large()), ["MessageTooLarge"]),
@@ -238,15 +238,15 @@ def raises_as_channels_does(talk, prefix):
                 ]
             )
     talk.say(found)
-    AsyncIPCChannelLayer(prefix, **OPTIONS)  # a second time changes nothing
+    AsyncIPCChannelLayer(prefix, **OPTIONS)  # a second layer changes nothing
     talk.say([kind.__name__ for kind in ChannelFull.__mro__])
 
 
-def test_refusals_are_those_of_channels(prefix, start):
+def test_exceptions_are_those_of_channels(prefix, start):
     exceptions = pytest.importorskip("channels.exceptions", reason="needs Channels 2 or later")
     if not hasattr(exceptions, "ChannelFull"):
         pytest.skip("needs Channels 2 or later: this one has no ChannelFull")
-    child = start(raises_as_channels_does, prefix)
+    child = start(report_exceptions, prefix)
     assert child.hear() == [
         ["ChannelFull", [True, True, True], True, True],
         ["MessageTooLarge", [True, True, True], True, True],
@@ -256,7 +256,7 @@ def test_refusals_are_those_of_channels(prefix, start):
     child.end()
 
 
-def test_refusals_pickle(make_async):
+def test_exceptions_can_be_pickled(make_async):
     layer = make_async(capacity=1)
 
     async def main():
@@ -291,8 +291,8 @@ def test_refusals_pickle(make_async):
         ({"block_timeout": 5}, TypeError, "block_timeout"),
     ],
 )
-def test_unusable_options_are_named_and_are_no_key_errors(prefix, options, error, why):
-    """Channels takes a KeyError for "no layer is configured"."""
+def test_errors_for_wrong_options_name_the_option_and_are_no_key_errors(prefix, options, error, why):
+    """Channels takes a ``KeyError`` for "no layer is configured"."""
     with pytest.raises(error, match=why) as refusal:
         AsyncIPCChannelLayer(**{"prefix": prefix, **options})
     assert not isinstance(refusal.value, KeyError)

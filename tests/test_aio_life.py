@@ -1,7 +1,7 @@
 """
-What may happen to those who wait in an event loop.
+Events during a receive in an event loop.
 
-The layer is closed or dropped, its memory is removed or flushed, others are killed in whatever they were doing.
+The layer is closed or garbage-collected, its segment is removed or flushed, or other processes are killed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROUNDS = 1000
 
 
 @pytest.fixture
-def no_looks(monkeypatch):
+def without_polling(monkeypatch):
     never_poll(monkeypatch.setattr)
 
 
@@ -45,7 +45,7 @@ def open_files():
 
 
 def watched():
-    """How many descriptors the event loops of this process watch."""
+    """Return the number of descriptors that the event loops of this process watch."""
     found = 0
     for fd in os.listdir("/proc/self/fdinfo"):
         with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as info:
@@ -56,7 +56,7 @@ def watched():
 # -- closed ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("without_polling")
 def test_close_ends_every_receive_with_an_error(make_async, prefix):
     layer = make_async()
 
@@ -72,7 +72,7 @@ def test_close_ends_every_receive_with_an_error(make_async, prefix):
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("without_polling")
 def test_close_in_another_thread_ends_every_receive_with_an_error(make_layer):
     layer = make_layer()
 
@@ -86,7 +86,7 @@ def test_close_in_another_thread_ends_every_receive_with_an_error(make_layer):
     asyncio.run(main())
 
 
-def test_every_call_on_a_closed_layer_says_so(make_async, prefix):
+def test_every_call_on_a_closed_layer_raises(make_async, prefix):
     layer = make_async()
 
     async def main():
@@ -122,12 +122,12 @@ def test_layer_is_closed_by_leaving_its_block(prefix, make_async):
     asyncio.run(main())
 
 
-# -- dropped -----------------------------------------------------------------------------------------------------
+# -- garbage-collected -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("close", [False, True], ids=["dropped", "closed"])
-def test_layers_leave_nothing_behind(make_layer, prefix, close):
-    """A thousand of them in one loop, each of which was waited for at."""
+@pytest.mark.parametrize("close", [False, True], ids=["collected", "closed"])
+def test_layers_leave_no_fifo_and_no_descriptor(make_layer, prefix, close):
+    """A thousand layers in one event loop, each with a receive that had to wait."""
     other = make_layer()
 
     async def use(number):
@@ -157,12 +157,12 @@ def test_layers_leave_nothing_behind(make_layer, prefix, close):
     asyncio.run(main())
     assert waiters(other, "a") == 0
     assert_sound(other)
-    # Whoever uses the layer sweeps the records of FIFOs without owners away, little by little.
+    # Every use of the layer sweeps some records of FIFOs without owners.
     until(lambda: other.receive(["a"]) == (None, None) and fifos(other) <= 1)
     assert_sound(other)
 
 
-def test_layers_of_many_loops_leave_nothing_behind(make_layer, prefix):
+def test_layers_of_many_loops_leave_no_fifo_and_no_descriptor(make_layer, prefix):
     other = make_layer()
 
     def use():
@@ -190,31 +190,31 @@ def test_layers_of_many_loops_leave_nothing_behind(make_layer, prefix):
 # -- the segment is removed or emptied ---------------------------------------------------------------------------
 
 
-def removes(prefix):
+def remove_files(prefix):
     for kind in ("messages", "groups"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"/dev/shm/{prefix}-{kind}")
 
 
-def unlinks(prefix):
+def unlink(prefix):
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
         layer.unlink()
 
 
-def flushes(prefix):
+def flush(prefix):
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
         layer.flush()
 
 
-def child_does(talk, name, prefix):
+def call_in_child(talk, name, prefix):
     globals()[name](prefix)
 
 
-@pytest.mark.parametrize("what", [removes, unlinks, flushes])
-@pytest.mark.parametrize("who", ["thread", "process"])
-def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, monkeypatch, what, who):
-    """Removed or emptied under them, time and again. All ring them but rm, which they see at their next look."""
-    if what is not removes:
+@pytest.mark.parametrize("action", [remove_files, unlink, flush])
+@pytest.mark.parametrize("actor", ["thread", "process"])
+def test_waiters_continue_when_the_segment_is_removed_or_flushed(make_async, prefix, start, monkeypatch, action, actor):
+    """``unlink`` and ``flush`` notify the waiters; they notice the removal of the files at their next poll."""
+    if action is not remove_files:
         never_poll(monkeypatch.setattr)
     layer = make_async()
 
@@ -223,14 +223,14 @@ def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, mon
         tasks = {number: asyncio.create_task(layer.receive(f"a{number}")) for number in range(20)}
         await until_waiting(layer, "a19", 1)
         for number in range(2):
-            if who == "thread":
-                await asyncio.to_thread(what, prefix)
+            if actor == "thread":
+                await asyncio.to_thread(action, prefix)
             else:
-                child = start(child_does, what.__name__, prefix)
+                child = start(call_in_child, action.__name__, prefix)
                 await asyncio.to_thread(child.end)
-            if what is removes:  # nothing tells; a look once a second does
+            if action is remove_files:  # waiters are not notified, but they also poll once a second
                 await until_async(lambda: os.path.exists(f"/dev/shm/{prefix}-messages"))
-                sender = make_async()  # the other one might not have looked yet
+                sender = make_async()  # the previous one might not have polled yet
             await sender.send(f"a{number}", {"n": number})
             assert await within(tasks.pop(number)) == {"n": number}
             assert waiters(sender, f"a{number}") == 0
@@ -243,9 +243,9 @@ def test_those_who_wait_go_on_when_the_segment_is(make_async, prefix, start, mon
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_those_who_wait_learn_of_a_flush_from_one_who_comes_after_it(make_async, make_layer):
-    """He is there before the ring is, and hangs on the same wakeup FIFO: the others hang on nothing any more."""
+@pytest.mark.usefixtures("without_polling")
+def test_waiters_register_again_when_a_later_waiter_notices_the_flush(make_async, make_layer):
+    """A new waiter registers before the flush is noticed, on the same FIFO; the others are no longer registered."""
     layer, other = make_async(), make_layer()
 
     async def main():
@@ -262,7 +262,7 @@ def test_those_who_wait_learn_of_a_flush_from_one_who_comes_after_it(make_async,
     asyncio.run(main())
 
 
-def test_flush_drops_messages_and_members(make_async):
+def test_flush_removes_messages_and_members(make_async):
     layer = make_async()
 
     async def main():
@@ -276,8 +276,8 @@ def test_flush_drops_messages_and_members(make_async):
     asyncio.run(main())
 
 
-def test_removed_doorbell_is_replaced(make_async, prefix, monkeypatch):
-    """By somebody who tidies /dev/shm: what was rung meanwhile arrives all the same."""
+def test_a_removed_fifo_is_replaced(make_async, prefix, monkeypatch):
+    """It was removed from ``/dev/shm`` by hand; a message sent meanwhile still arrives."""
     layer = make_async()
 
     async def main():
@@ -303,9 +303,9 @@ def test_removed_doorbell_is_replaced(make_async, prefix, monkeypatch):
 # -- others die --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_holder_is_killed_while_others_wait(make_async, prefix, start):
-    """The one who repairs the segment forgets who waits, and rings everybody."""
+@pytest.mark.usefixtures("without_polling")
+def test_waiters_continue_when_a_holder_of_the_mutex_is_killed(make_async, prefix, start):
+    """The recovery discards all registrations and notifies all waiters."""
     layer = make_async()
 
     async def main():
@@ -325,22 +325,22 @@ def test_holder_is_killed_while_others_wait(make_async, prefix, start):
     asyncio.run(main())
 
 
-def sends_and_dies(talk, prefix):
-    """A child: it is killed between the commit of its message and the ring."""
+def send_and_die(talk, prefix):
+    """Run in a child: kill it between the commit of its message and the notification."""
     Notifier.notify = lambda *_: os.kill(os.getpid(), 9)
     IPCChannelLayer(prefix, **OPTIONS).send("a", {"n": 1})
 
 
-def sends_and_does_not_ring(talk, prefix):
-    """A child: the ring is lost."""
+def send_without_notifying(talk, prefix):
+    """Run in a child: send a message without notifying the waiters."""
     Notifier.notify = lambda *_: True
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
         layer.send("a", {"n": 1})
 
 
-@pytest.mark.parametrize("sends", [sends_and_dies, sends_and_does_not_ring])
+@pytest.mark.parametrize("sends", [send_and_die, send_without_notifying])
 @pytest.mark.parametrize("count", [1, 3])
-def test_message_whose_ring_was_lost_arrives(make_async, prefix, start, sends, count):
+def test_a_message_without_notification_arrives(make_async, prefix, start, sends, count):
     layer = make_async()
 
     async def main():
@@ -354,8 +354,8 @@ def test_message_whose_ring_was_lost_arrives(make_async, prefix, start, sends, c
     asyncio.run(main())
 
 
-def waits_and_dies(talk, prefix):
-    """A child: it is killed when it is called, before it takes the message."""
+def wait_and_die(talk, prefix):
+    """Run in a child: kill it when it is notified, before it takes the message."""
     from asgi_ipc.waiting.hub import Hub
 
     Hub.on_notified = lambda self: os.kill(os.getpid(), 9)
@@ -368,20 +368,20 @@ def waits_and_dies(talk, prefix):
     asyncio.run(main())
 
 
-def test_message_for_a_receiver_who_was_killed_goes_to_the_next(make_async, prefix, start):
+def test_a_message_for_a_killed_receiver_goes_to_the_next(make_async, prefix, start):
     layer = make_async()
 
     async def main():
-        child = start(waits_and_dies, prefix)
+        child = start(wait_and_die, prefix)
         await until_waiting(layer, "a", 1)
         task = asyncio.create_task(layer.receive("a"))
         await until_waiting(layer, "a", 2)
         await layer.send("a", {"n": 1})
         assert await within(task) == {"n": 1}
         assert await asyncio.to_thread(child._wait) == -9
-        await until_async(lambda: send_is_fine(layer) and fifos(layer) == 1)
+        await until_async(lambda: send(layer) and fifos(layer) == 1)
 
-    def send_is_fine(layer):  # whoever sends sweeps the dead one's FIFO away
+    def send(layer):  # every send sweeps some FIFOs of dead processes
         store_of(layer).append("b", 1 << 20, b"\x80")
         return True
 
@@ -389,7 +389,7 @@ def test_message_for_a_receiver_who_was_killed_goes_to_the_next(make_async, pref
     assert_sound(layer)
 
 
-# -- no memory, no room ------------------------------------------------------------------------------------------
+# -- full memory, full file system -------------------------------------------------------------------------------
 
 
 def test_receive_works_without_memory_for_a_waiter(make_async):
@@ -414,7 +414,7 @@ def test_receive_works_without_memory_for_a_waiter(make_async):
     asyncio.run(main())
 
 
-def test_no_room_for_a_doorbell_is_an_error_that_says_so(make_async, monkeypatch):
+def test_no_room_for_a_fifo_is_a_clear_error(make_async, monkeypatch):
     layer = make_async()
 
     def fail(*_):

@@ -1,4 +1,4 @@
-"""The rooms of the package: imports go downwards only, and what belongs in one room stays there."""
+"""The layers of the package: imports go downwards only, and some packages are imported in one place only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -15,26 +15,26 @@ import asgi_ipc
 
 PACKAGE = Path(asgi_ipc.__file__).parent
 
-#: Row by row from the ground up. A module imports modules of lower rows, none of its own row and none above.
+#: The rows of modules from bottom to top. A module imports only from lower rows, not from its own.
 ROWS = [
-    # contract: pure, no shared memory
+    # names, options and errors: no shared memory
     ["exceptions"],
     ["names", "capacity", "codec", "statistics"],
     ["options"],
-    # shm: what the operating system keeps
+    # shm: objects of the operating system
     ["shm", "shm.permissions", "shm.layout", "shm.file_locks"],
     ["shm.header"],
     ["shm.semaphores", "shm.wakeup_fifo"],
     ["shm.segment"],
-    # structures: what a segment is divided into
+    # structures: the division of a segment
     ["structures", "structures.ring", "structures.heap"],
     ["structures.live_blocks"],
     ["structures.slab", "structures.hashtable"],
-    # locking: who may change it
+    # locking: exclusive access to a segment
     ["locking", "locking.reentrancy"],
     ["locking.mutex"],
     ["locking.liveness"],
-    # stores: what is kept
+    # stores: messages and groups
     ["stores", "stores.attachment"],
     ["stores.unlink", "stores.base"],
     ["stores.messages", "stores.messages.channels", "stores.groups", "stores.groups.members"],
@@ -45,14 +45,14 @@ ROWS = [
     ["stores.messages.recovery", "stores.groups.recovery"],
     ["stores.messages.store", "stores.groups.store"],
     ["stores.messages.wakeups"],
-    # check: a second opinion on the stores
+    # check: an independent audit of the stores
     ["check", "check.heap", "check.waiters"],
     ["check.stores"],
-    # waiting: how a thread or an event loop sleeps
+    # waiting: blocking receives in threads and event loops
     ["waiting", "waiting.thread"],
     ["waiting.hub"],
     ["waiting.asyncio_loop", "waiting.twisted_reactor"],
-    # front ends: how a caller talks to it
+    # front ends: the public classes
     ["layer"],
     ["core", "aio"],
     [""],
@@ -64,19 +64,19 @@ ROWS = [
     ["cli.unlink"],
     ["cli"],
     ["__main__"],
-    # fixtures for those who test what they build on a layer
+    # pytest fixtures for projects that use the package
     ["pytest_plugin"],
 ]
-RANK: Dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
+RANK: dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
 
-#: The only packages from outside the standard library, and what only one room may touch.
+#: The only packages from outside the standard library, and the modules that may import certain packages.
 THIRD_PARTY = {"posix_ipc", "msgpack", "channels", "django", "pytest", "twisted", "zope"}
 ONLY_IN = {
     "posix_ipc": ("shm.", "locking.mutex", "stores.unlink"),
     "mmap": "shm.",
     "msgpack": "codec",
     "multiprocessing": "demo.",
-    # These are for those who have them, and are imported when they are asked for.
+    # These are optional and imported only on request.
     "channels": ("aio", "pytest_plugin"),
     "django": "pytest_plugin",
     "pytest": "pytest_plugin",
@@ -84,12 +84,12 @@ ONLY_IN = {
     "zope": "waiting.twisted_reactor",
 }
 
-#: Lines that a module may have.
+#: The maximum number of lines of a module.
 LONGEST = 350
 
 
-def modules() -> List[Tuple[str, Path]]:
-    """Every module of the package by its name below ``asgi_ipc`` (the package itself is ``""``), with its file."""
+def modules() -> list[tuple[str, Path]]:
+    """Return every module: its name below ``asgi_ipc`` (``""`` for the package itself) and its file."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -99,9 +99,9 @@ def modules() -> List[Tuple[str, Path]]:
 
 def imports(module: str, is_package: bool, source: str) -> Iterator[str]:
     """
-    The full names of what a module imports, anywhere in it, in functions and for type checkers too.
+    Yield the full names of all imports of a module, including those in functions and for type checkers.
 
-    ``from a import b`` gives ``a.b``: whether that is a module or a name in one is for the caller to find out.
+    ``from a import b`` gives ``a.b``, whether that is a module or a name in a module.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -116,15 +116,15 @@ def imports(module: str, is_package: bool, source: str) -> Iterator[str]:
 
 
 def below_package(name: str) -> str:
-    """The module of this package that an imported name is, or lies in."""
+    """Return the module of this package that an imported name is or belongs to."""
     inner = name.partition(".")[2]
     while inner and inner not in RANK:
         inner = inner.rpartition(".")[0]
     return inner
 
 
-def complaints(module: str, is_package: bool, source: str) -> List[str]:
-    """What is wrong with the imports of a module."""
+def violations(module: str, is_package: bool, source: str) -> list[str]:
+    """Return the violations of the rules by the imports of a module."""
     found = []
     for name in imports(module, is_package, source):
         root = name.partition(".")[0]
@@ -135,9 +135,9 @@ def complaints(module: str, is_package: bool, source: str) -> List[str]:
                     f"{module} (row {RANK[module]}) imports {target or 'asgi_ipc'} (row {RANK[target]})"
                 )
         elif root not in THIRD_PARTY and not in_standard_library(root):
-            found.append(f"{module} imports {root}, which is not ours to need")
+            found.append(f"{module} imports {root}, which is not a requirement of the package")
         if root in ONLY_IN and not module.startswith(ONLY_IN[root]):
-            found.append(f"{module} imports {root}, which belongs into {ONLY_IN[root]}")
+            found.append(f"{module} imports {root}, which only {ONLY_IN[root]} may import")
     return found
 
 
@@ -154,14 +154,14 @@ names_of_modules = pytest.mark.parametrize(
 )
 
 
-def test_every_module_has_its_row_and_no_other_has() -> None:
+def test_every_module_is_in_exactly_one_row() -> None:
     assert {module for module, _ in MODULES} == set(RANK)
     assert len(RANK) == sum(map(len, ROWS))
 
 
 @names_of_modules
 def test_imports_go_downwards(module: str, path: Path) -> None:
-    assert complaints(module, path.name == "__init__.py", path.read_text()) == []
+    assert violations(module, path.name == "__init__.py", path.read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_imports_go_downwards(module: str, path: Path) -> None:
     ],
 )
 def test_wrong_imports_are_found(module: str, source: str) -> None:
-    assert complaints(module, False, source)
+    assert violations(module, False, source)
 
 
 @pytest.mark.parametrize(
@@ -204,17 +204,17 @@ def test_wrong_imports_are_found(module: str, source: str) -> None:
         ("shm.segment", False, "import mmap, posix_ipc"),
     ],
 )
-def test_right_imports_are_not(module: str, is_package: bool, source: str) -> None:
-    assert complaints(module, is_package, source) == []
+def test_right_imports_are_accepted(module: str, is_package: bool, source: str) -> None:
+    assert violations(module, is_package, source) == []
 
 
 @names_of_modules
-def test_modules_are_short_enough_to_be_read(module: str, path: Path) -> None:
+def test_modules_have_a_limited_length(module: str, path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
 @names_of_modules
-def test_modules_open_with_their_contract(module: str, path: Path) -> None:
+def test_modules_have_a_docstring(module: str, path: Path) -> None:
     source = path.read_text()
     assert not source.strip() or ast.get_docstring(ast.parse(source))
 
@@ -224,7 +224,7 @@ FOREIGN = {"asgiref", "channels", "django", "twisted", "redis", "uvloop"}
 
 @pytest.mark.parametrize("statement", ["import asgi_ipc", "import asgi_ipc.cli"])
 def test_importing_the_package_imports_no_framework(statement: str, tmp_path: Path) -> None:
-    """With every framework there to be imported, none is."""
+    """Even if every framework can be imported, none is."""
     for name in FOREIGN:
         (tmp_path / f"{name}.py").touch()
     check = f"{statement}; import sys; print(*sorted(sys.modules))"
@@ -235,6 +235,6 @@ def test_importing_the_package_imports_no_framework(statement: str, tmp_path: Pa
         text=True,
         check=True,
     )
-    imported: Set[str] = {name.partition(".")[0] for name in done.stdout.split()}
+    imported: set[str] = {name.partition(".")[0] for name in done.stdout.split()}
     assert "posix_ipc" in imported
     assert imported & FOREIGN == set()

@@ -1,4 +1,4 @@
-"""The benchmark suite: every workload plays with this layer, what it writes is complete, nobody vanishes from it."""
+"""The benchmark suite: every workload runs on this layer, results are complete, and omitted peers are listed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 
@@ -20,15 +20,15 @@ from benchmarks.workloads import WORKLOADS
 
 ROOT = Path(__file__).parent.parent
 SHM = "/dev/shm"
-#: In these the layer plays alone, whatever is installed.
-ALONE = "asgi_ipc,asgi_ipc-async,floor"
+#: Peers that need no other packages.
+OWN_PEERS = "asgi_ipc,asgi_ipc-async,floor"
 
 
-def suite(*words: str, path: Optional[str] = None) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m benchmarks``; whatever it makes in shared memory must be gone afterwards."""
+def suite(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m benchmarks``, and assert that it leaves no shared memory objects."""
     variables = {**os.environ, **({} if path is None else {"PATH": path})}
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", *words],
+        [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,
         env=variables,
         stdout=subprocess.PIPE,
@@ -42,22 +42,22 @@ def suite(*words: str, path: Optional[str] = None) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def results(folder: Path, *words: str, path: Optional[str] = None) -> Dict[str, Any]:
-    done = suite("--quick", "--output", str(folder), *words, path=path)
+def results(folder: Path, *arguments: str, path: str | None = None) -> dict[str, Any]:
+    done = suite("--quick", "--output", str(folder), *arguments, path=path)
     assert done.returncode == 0, done.stderr + done.stdout
-    document: Dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
+    document: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
     return document
 
 
-def test_every_workload_plays_with_this_layer_and_writes_all_its_fields(tmp_path: Path) -> None:
-    document = results(tmp_path, "--peers", ALONE)
+def test_every_workload_runs_on_this_layer_and_writes_all_its_fields(tmp_path: Path) -> None:
+    document = results(tmp_path, "--peers", OWN_PEERS)
     machine = document["environment"]
     assert {name for name in ("cpu", "cores", "kernel", "python", "packages", "date") if not machine[name]} == set()
     assert set(machine["packages"]) >= {"posix_ipc", "msgpack"}
-    assert document["command"] == f"python -m benchmarks --peers {ALONE} --quick"
+    assert document["command"] == f"python -m benchmarks --peers {OWN_PEERS} --quick"
     assert document["peers"]["asgi_ipc"]["versions"]
-    played = {result["workload"] for result in document["results"] if result["peer"] == "asgi_ipc"}
-    assert played | excused(document, "asgi_ipc") == set(WORKLOADS)
+    measured = {result["workload"] for result in document["results"] if result["peer"] == "asgi_ipc"}
+    assert measured | left_out_without_psutil(document, "asgi_ipc") == set(WORKLOADS)
     for result in document["results"]:
         known = WORKLOADS[result["workload"]].metrics
         assert next(iter(known)) in result["metrics"] or result["workload"] == "hammer", result
@@ -68,8 +68,8 @@ def test_every_workload_plays_with_this_layer_and_writes_all_its_fields(tmp_path
     assert "asgi_ipc" in "\n".join(report.report(document))
 
 
-def excused(document: Dict[str, Any], peer: str) -> set[str]:
-    """Workloads that a peer was left out of for want of something that is not its fault here."""
+def left_out_without_psutil(document: dict[str, Any], peer: str) -> set[str]:
+    """Return the workloads that a peer was left out of because psutil is not installed."""
     return {
         entry["workload"]
         for entry in document["left_out"]
@@ -88,14 +88,14 @@ def test_a_peer_whose_server_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_peer_whose_module_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(PEERS, "nobody", Spec("nobody", "layer:Sync", "queue", ("no_module_has_this_name",)))
-    host.check(["nobody", "asgi_ipc"])
+    monkeypatch.setitem(PEERS, "no-peer", Spec("no-peer", "layer:Sync", "queue", ("no_module_has_this_name",)))
+    host.check(["no-peer", "asgi_ipc"])
     found = json.loads(capsys.readouterr().out)
-    assert "no_module_has_this_name" in found["nobody"]["reason"]
+    assert "no_module_has_this_name" in found["no-peer"]["reason"]
     assert found["asgi_ipc"]["versions"]["msgpack"]
 
 
-def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_made_raises_the_reason(tmp_path: Path) -> None:
     with pytest.raises(Unmade, match="there-is-none"):
         old_environment(str(tmp_path), str(tmp_path / "there-is-none"))
 
@@ -109,30 +109,30 @@ def test_a_peer_that_cannot_do_a_workload_is_named_with_the_reason(tmp_path: Pat
     }
 
 
-def test_queues_that_come_with_python_play(tmp_path: Path) -> None:
+def test_queues_of_the_standard_library_are_measured(tmp_path: Path) -> None:
     peers = ["mp-queue", "mp-pipe", "sqlite", "floor-fifos", "floor-fifos-async"]
     document = results(tmp_path, "roundtrip", "oneway", "--peers", ",".join(peers))
-    played = {(result["workload"], result["peer"]) for result in document["results"]}
-    assert played == {("roundtrip", peer) for peer in peers} | {("oneway", peer) for peer in peers[:3]}
+    measured = {(result["workload"], result["peer"]) for result in document["results"]}
+    assert measured == {("roundtrip", peer) for peer in peers} | {("oneway", peer) for peer in peers[:3]}
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("arguments", "named"),
     [
         (["no-workload"], "no-workload"),
-        (["--peers", "asgi_ipc,nobody"], "nobody"),
+        (["--peers", "asgi_ipc,no-peer"], "no-peer"),
         (["report", "no-file"], "no-file"),
         (["compare", "no-revision", "."], "no-revision"),
         (["compare", ".", ".", "idle"], "idle"),
     ],
 )
-def test_wrong_words_are_named(words: List[str], named: str) -> None:
-    done = suite(*words)
+def test_wrong_arguments_are_named(arguments: list[str], named: str) -> None:
+    done = suite(*arguments)
     assert done.returncode != 0
     assert named in done.stderr
 
 
-def test_two_revisions_are_compared_in_turns(tmp_path: Path) -> None:
+def test_two_revisions_are_compared_alternately(tmp_path: Path) -> None:
     file = tmp_path / "compared.json"
     done = suite("compare", ".", ".", "pair", "--rounds", "6", "--starts", "2", "--output", str(file))
     assert done.returncode == 0, done.stderr
@@ -149,7 +149,7 @@ def test_slower_than_allowed_is_a_failure() -> None:
     assert "slower than 1e-06 x: asgi_ipc, pair" in done.stdout
 
 
-def document_of(*results: Any) -> Dict[str, Any]:
+def document_of(*results: Any) -> dict[str, Any]:
     machine = {**measure.environment(), "date": "2000-01-01", "commit": "abc"}
     found = [
         {"workload": workload, "peer": peer, "params": params, "metrics": metrics}
@@ -158,11 +158,11 @@ def document_of(*results: Any) -> Dict[str, Any]:
     return {"environment": machine, "command": "python -m benchmarks", "left_out": [], "results": found}
 
 
-def figure(value: float) -> Dict[str, Any]:
+def figure(value: float) -> dict[str, Any]:
     return measure.summary([value], "µs")
 
 
-def test_pictures_are_drawn_and_alike_each_time(tmp_path: Path) -> None:
+def test_plots_are_reproducible(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from benchmarks import plots
 
@@ -177,7 +177,7 @@ def test_pictures_are_drawn_and_alike_each_time(tmp_path: Path) -> None:
         assert Path(one).read_bytes() == Path(other).read_bytes()
 
 
-def test_targets_are_judged_by_the_figures_of_the_run() -> None:
+def test_targets_are_compared_with_the_figures_of_the_run() -> None:
     document = document_of(
         ("pair", "asgi_ipc", {}, {"pair": figure(5)}),
         ("pair", "floor", {}, {"pair": figure(1)}),
@@ -189,7 +189,7 @@ def test_targets_are_judged_by_the_figures_of_the_run() -> None:
     ]
 
 
-def test_a_peer_that_was_too_slow_is_not_asked_for_more() -> None:
+def test_a_peer_that_was_too_slow_skips_larger_cases() -> None:
     less = {"members": 1000, "processes": 2, "beside": "group"}
     assert suite_module.more({**less, "members": 10_000}, less)
     assert suite_module.more(less, less)
@@ -197,6 +197,6 @@ def test_a_peer_that_was_too_slow_is_not_asked_for_more() -> None:
     assert not suite_module.more({**less, "members": 10_000, "beside": "nothing"}, less)
 
 
-def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+def test_the_confidence_interval_of_a_median_has_the_right_ranks() -> None:
     ranks = [measure.median_interval(range(count)) for count in (5, 20, 100)]
     assert ranks == [(0, 4), (5, 14), (40, 59)]

@@ -1,4 +1,6 @@
-"""Capacities: the option as users write it, its refusals, and which pattern wins."""
+"""The option ``channel_capacity``: accepted forms, errors, and the pattern that applies."""
+
+from __future__ import annotations
 
 import re
 from collections import OrderedDict
@@ -25,7 +27,7 @@ from asgi_ipc.capacity import compile_capacities, get_capacity
         ("a.websocket.send!abc", 100),
     ],
 )
-def test_the_example_of_the_old_readme(channel, expected):
+def test_the_example_of_the_readme_of_asgi_ipc_1(channel, expected):
     channel_capacity={
         "http.request": 200,
         "http.response!*": 10,
@@ -35,12 +37,12 @@ def test_the_example_of_the_old_readme(channel, expected):
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
-def test_without_patterns_the_default_holds(nothing):
+def test_without_patterns_the_default_applies(nothing):
     assert compile_capacities(nothing) == []
     assert get_capacity(compile_capacities(nothing), 7, "a") == 7
 
 
-def test_the_first_match_in_the_order_of_the_dict_wins():
+def test_the_first_match_in_the_order_of_the_dict_applies():
     broad_first = OrderedDict([("a*", 1), (re.compile("ab"), 2), ("abc", 3)])
     assert [capacity for _, capacity in compile_capacities(broad_first)] == [1, 2, 3]
     assert get_capacity(compile_capacities(broad_first), 9, "abc") == 1
@@ -63,7 +65,7 @@ def test_the_first_match_in_the_order_of_the_dict_wins():
         ("a+", ["a+"], ["aa"]),
     ],
 )
-def test_globs_match_the_full_name_and_its_case(glob, matching, others):
+def test_globs_match_the_full_name_and_are_case_sensitive(glob, matching, others):
     compiled = compile_capacities({glob: 5})
     assert {name: get_capacity(compiled, 100, name) for name in matching} == dict.fromkeys(matching, 5)
     assert {name: get_capacity(compiled, 100, name) for name in others} == dict.fromkeys(others, 100)
@@ -75,7 +77,7 @@ def test_regexes_are_anchored_at_the_start_only_and_keep_their_flags():
     assert get_capacity(compiled, 100, "xabc") == 100
 
 
-def test_subclasses_of_dict_str_and_int_are_taken():
+def test_subclasses_of_mapping_str_and_int_are_accepted():
     class Text(str):
         pass
 
@@ -88,13 +90,13 @@ def test_subclasses_of_dict_str_and_int_are_taken():
 
 
 @pytest.mark.parametrize("option", [[("a", 1)], "a", 5, {"a"}, True])
-def test_an_option_that_is_no_dict(option):
+def test_an_option_that_is_not_a_dict_is_refused(option):
     with pytest.raises(TypeError, match=r"^channel_capacity must be a dict .* not an? \w+$"):
         compile_capacities(option)
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "expected_text"),
     [
         (re.compile(rb"^http"), r"^the regex b'\^http' in channel_capacity is a bytes pattern"),
         (b"http.*", r"^the pattern b'http\.\*' in channel_capacity is a bytes; it must be a str, .* regex"),
@@ -103,14 +105,14 @@ def test_an_option_that_is_no_dict(option):
         (("a", "b"), r"^the pattern \('a', 'b'\) in channel_capacity is a tuple; it must be"),
     ],
 )
-def test_patterns_of_other_types(key, said):
-    with pytest.raises(TypeError, match=said):
+def test_patterns_of_other_types_are_refused(key, expected_text):
+    with pytest.raises(TypeError, match=expected_text):
         compile_capacities({"a": 1, key: 10})
 
 
 @pytest.mark.parametrize("capacity", [True, False, 1.0, "10", None, (10,), b"1"])
 @pytest.mark.parametrize("key", ["http.*", re.compile("http.*")])
-def test_capacities_of_other_types(key, capacity):
+def test_capacities_of_other_types_are_refused(key, capacity):
     with pytest.raises(TypeError, match=r"^the capacity of 'http\.\*' in .* be a positive int$") as caught:
         compile_capacities({"a": 1, key: capacity})
     assert repr(capacity) in str(caught.value)
@@ -118,13 +120,13 @@ def test_capacities_of_other_types(key, capacity):
 
 
 @pytest.mark.parametrize("capacity", [0, -1, -(10**30)])
-def test_capacities_below_one(capacity):
+def test_capacities_below_one_are_refused(capacity):
     with pytest.raises(ValueError, match=rf"^the capacity of 'http' in .* is {capacity}; .* at least 1$"):
         compile_capacities({"a": 1, "http": capacity})
 
 
-def test_a_glob_that_cannot_be_read_is_a_clear_error_or_matches_nothing():
-    # Some versions of fnmatch turn a reversed range into a regex that re refuses.
+def test_an_invalid_glob_is_a_clear_error_or_matches_nothing():
+    # Some versions of fnmatch turn a reversed range into a regex that re rejects.
     try:
         compiled = compile_capacities({"[z-a]": 5})
     except ValueError as error:

@@ -1,8 +1,10 @@
 """
-The codec: what goes through unchanged, what is refused and how, and bytes that are no message.
+The codec: round trips, refused values and their errors, and bytes that are not a message.
 
-The last test runs this whole file once more with msgpack's pure Python implementation.
+The last test runs this whole file again with msgpack's pure Python implementation.
 """
+
+from __future__ import annotations
 
 import collections
 import datetime
@@ -30,7 +32,7 @@ PURE = bool(os.environ.get("MSGPACK_PUREPYTHON"))
 
 
 class SafeString(str):
-    """Like Django's: says it is safe, and is made of the text."""
+    """Like Django's ``SafeString``: a ``str`` with a marker method."""
 
     def __str__(self):
         return self
@@ -39,8 +41,8 @@ class SafeString(str):
         return self
 
 
-class Liar(str):
-    """Its methods tell something else than what it is made of."""
+class OtherMethods(str):
+    """Its methods return something else than its content."""
 
     def __str__(self):
         return "lie"
@@ -52,7 +54,7 @@ class Liar(str):
         return 2**40
 
 
-class Loner(str):
+class EqualToNothing(str):
     """Equal to nothing."""
 
     __hash__ = str.__hash__
@@ -104,7 +106,7 @@ Point = collections.namedtuple("Point", "x y")
 
 
 def plain(value):
-    """What `value` is to be after a round trip, with its types, so that True is not 1 and 1.0 is not 1."""
+    """Return the expected result of a round trip, with types, so that True differs from 1 and 1.0 from 1."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -115,16 +117,16 @@ def plain(value):
 
 
 def nested(levels, innermost=None, kind="dict"):
-    """A message of `levels` containers inside one another."""
+    """Return a message of ``levels`` nested containers."""
     value = innermost
     for level in range(levels - 1):
         value = [value] if kind == "list" or (kind == "both" and level % 2) else {"a": value}
     return {"a": value}
 
 
-# -- What goes through --
+# -- round trips --
 
-SAME = {
+UNCHANGED = {
     "empty": {},
     "flat": {"text": "x" * 100},
     "scalars": {"a": b"a", "b": "b", "c": 1, "d": 1.5, "e": True, "f": False, "g": None},
@@ -148,7 +150,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("message", SAME.values(), ids=SAME)
+@pytest.mark.parametrize("message", UNCHANGED.values(), ids=UNCHANGED)
 def test_round_trip(message):
     before = plain(message)
     data = encode(message)
@@ -158,22 +160,22 @@ def test_round_trip(message):
     assert plain(message) == before
 
 
-def test_nan():
+def test_round_trip_of_nan():
     assert math.isnan(decode(encode({"a": math.nan}))["a"])
 
 
-ALIKE = {
+CONVERTED = {
     "tuples": ({"a": (1, (2, ()))}, {"a": [1, [2, []]]}),
     "SafeString": ({"a": SafeString("<p>")}, {"a": "<p>"}),
     "SafeString key": ({SafeString("a"): {SafeString("b"): 1}}, {"a": {"b": 1}}),
     "SafeString in a list": ({"a": ["x", [SafeString("<p>")]]}, {"a": ["x", ["<p>"]]}),
-    "str that tells otherwise": ({"a": Liar("truth"), Liar("b"): 1}, {"a": "truth", "b": 1}),
-    "bytes that tell otherwise": ({"a": Data(b"truth")}, {"a": b"truth"}),
-    "int that tells otherwise": ({"a": Number(7)}, {"a": 7}),
+    "str with other methods": ({"a": OtherMethods("truth"), OtherMethods("b"): 1}, {"a": "truth", "b": 1}),
+    "bytes with other methods": ({"a": Data(b"truth")}, {"a": b"truth"}),
+    "int with other methods": ({"a": Number(7)}, {"a": 7}),
     "extreme ints": ({"a": [Number(-(2**63)), Number(2**64 - 1)]}, {"a": [-(2**63), 2**64 - 1]}),
-    "float that tells otherwise": ({"a": Real(1.5)}, {"a": 1.5}),
-    "dict that tells otherwise": ({"a": Box(b=2)}, {"a": {"b": 2}}),
-    "list that tells otherwise": ({"a": Row([1, 2])}, {"a": [1, 2]}),
+    "float with other methods": ({"a": Real(1.5)}, {"a": 1.5}),
+    "dict with other methods": ({"a": Box(b=2)}, {"a": {"b": 2}}),
+    "list with other methods": ({"a": Row([1, 2])}, {"a": [1, 2]}),
     "IntEnum": ({"a": Colour.RED}, {"a": 1}),
     "str Enum": ({"a": Kind.TEXT, Kind.TEXT: 1}, {"a": "text", "text": 1}),
     "namedtuple": ({"a": Point(1, b"2")}, {"a": [1, b"2"]}),
@@ -184,7 +186,7 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize(("message", "expected"), ALIKE.values(), ids=ALIKE)
+@pytest.mark.parametrize(("message", "expected"), CONVERTED.values(), ids=CONVERTED)
 def test_tuples_and_subclasses_become_plain(message, expected):
     assert plain(decode(encode(message))) == plain(expected)
 
@@ -195,7 +197,7 @@ def test_a_reordered_ordered_dict_keeps_its_order():
     assert list(decode(encode({"a": message}))["a"]) == ["b", "c", "a"]
 
 
-def test_later_changes_do_not_show():
+def test_later_changes_have_no_effect():
     message = {"a": [1, {"b": 2}]}
     data = encode(message)
     message["a"][1]["b"] = 3
@@ -205,7 +207,7 @@ def test_later_changes_do_not_show():
 
 @pytest.mark.parametrize("kind", ["dict", "list", "both"])
 @pytest.mark.parametrize("leaf", [None, SafeString("a")], ids=["plain", "walked"])
-def test_the_deepest_message_that_is_taken(kind, leaf):
+def test_the_deepest_accepted_message(kind, leaf):
     message = nested(MAX_DEPTH, leaf, kind)
     assert plain(decode(encode(message))) == plain(nested(MAX_DEPTH, leaf and "a", kind))
 
@@ -234,7 +236,7 @@ MESSAGES = st.dictionaries(
 
 @given(MESSAGES)
 def test_round_trip_of_anything(message):
-    # plain() shows SafeString as its own type, so the expectation is made of what the text is.
+    # plain() keeps the type SafeString, so the expectation is built from plain text.
     def text(value):
         if isinstance(value, str):
             return "".join(value)
@@ -245,29 +247,29 @@ def test_round_trip_of_anything(message):
     assert plain(decode(encode(message))) == plain(text(message))
 
 
-# -- What is refused --
+# -- refused values --
 
 
-def cycle_of_dicts():
+def cyclic_dicts():
     message = {"a": {"b": {}}}
     message["a"]["b"]["c"] = message["a"]
     return message
 
 
-def cycle_of_lists():
-    ring = [1]
-    ring.append([ring, ring])
-    return {"a": ring}
+def cyclic_lists():
+    cycle = [1]
+    cycle.append([cycle, cycle])
+    return {"a": cycle}
 
 
-def cycle_of_the_whole():
+def cyclic_message():
     message = {}
     message["self"] = (message,)
     return message
 
 
 class Proxy:
-    """Claims, as lazy proxies do, to be a str."""
+    """Claims to be a ``str``, as lazy proxies do."""
 
     __class__ = str
 
@@ -328,31 +330,31 @@ REFUSED = {
         rf"""^message\["a"\] is a {__name__}\.SafeString with a lone surrogate, '\\ud800' at index 0""",
     ),
     "two keys with the same text": (
-        {Loner("a"): 1, "a": 2},
-        r'^message has two keys with the text "a"; only one can be sent$',
+        {EqualToNothing("a"): 1, "a": 2},
+        r'^message has two keys that read "a"; only one can be sent$',
     ),
-    "dicts in a circle": (
-        cycle_of_dicts(),
-        r'^message\["a"\]\["b"\]\["c"\] is message\["a"\], which contains it; a message must not contain ',
+    "cyclic dicts": (
+        cyclic_dicts(),
+        r'^message\["a"\]\["b"\]\["c"\] is message\["a"\], which contains it; a message must not hold ',
     ),
-    "lists in a circle": (
-        cycle_of_lists(),
-        r'^message\["a"\]\[1\]\[0\] is message\["a"\], which contains it; a message must not contain itself$',
+    "cyclic lists": (
+        cyclic_lists(),
+        r'^message\["a"\]\[1\]\[0\] is message\["a"\], which contains it; a message must not hold itself$',
     ),
     "message in itself": (
-        cycle_of_the_whole(),
-        r'^message\["self"\]\[0\] is message, which contains it; a message must not contain itself$',
+        cyclic_message(),
+        r'^message\["self"\]\[0\] is message, which contains it; a message must not hold itself$',
     ),
     "key with quotes": ({'a"b\n': {1}}, r'^message\["a\\"b\\n"\] is a set' + ALLOWED),
     "key beyond ASCII": ({"\xe4": {1}}, r'^message\["\\u00e4"\] is a set' + ALLOWED),
 }
 
 
-@pytest.mark.parametrize(("message", "said"), REFUSED.values(), ids=REFUSED)
-def test_refusals(message, said):
-    with pytest.raises(TypeError, match=said) as caught:
+@pytest.mark.parametrize(("message", "expected_text"), REFUSED.values(), ids=REFUSED)
+def test_refused_values_raise_a_clear_error(message, expected_text):
+    with pytest.raises(TypeError, match=expected_text) as caught:
         encode(message)
-    # Our words alone: a traceback shows no error of msgpack's in front of them.
+    # A traceback must not show an error of msgpack before this one.
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
     assert str(caught.value).isascii()
@@ -360,8 +362,8 @@ def test_refusals(message, said):
 
 @pytest.mark.parametrize("kind", ["dict", "list", "both"])
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, MAX_DEPTH * 20, 100_000])
-def test_messages_that_are_too_deep(kind, levels):
-    with pytest.raises(TypeError, match=r"^message\[.* is nested too deeply; .* at most 100 levels$") as caught:
+def test_messages_nested_too_deep_are_refused(kind, levels):
+    with pytest.raises(TypeError, match=r"^message\[.* is nested too deep; .* at most 100 levels$") as caught:
         encode(nested(levels, None, kind))
     assert len(str(caught.value)) < 300
 
@@ -372,8 +374,8 @@ def test_long_keys_are_shortened_in_the_path():
     assert len(str(caught.value)) < 400
 
 
-def test_a_value_that_msgpack_has_no_length_for():
-    # The kernel gives zeroed pages as they are touched, and nothing here touches them.
+def test_a_value_too_long_for_msgpack_is_too_large():
+    # Nothing touches the pages of these bytes, so they take no memory.
     for value in (bytes(2**32), [bytes(2**32)]):
         with pytest.raises(MessageTooLarge) as caught:
             encode({"a": value})
@@ -394,7 +396,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.dictionaries(st.text(), ANYTHING, max_size=3) | ANYTHING)
-def test_what_is_taken_comes_back_and_the_rest_is_a_type_error(message):
+def test_any_value_is_encoded_or_is_a_type_error(message):
     try:
         data = encode(message)
     except TypeError as error:
@@ -403,7 +405,7 @@ def test_what_is_taken_comes_back_and_the_rest_is_a_type_error(message):
         assert encode(decode(data)) == data
 
 
-def test_a_change_by_another_thread_is_refused_where_msgpack_sees_it(monkeypatch):
+def test_a_change_by_another_thread_is_refused_when_msgpack_finds_it(monkeypatch):
     message = {"a": [1]}
 
     def look(container, hub):
@@ -415,46 +417,46 @@ def test_a_change_by_another_thread_is_refused_where_msgpack_sees_it(monkeypatch
         encode(message)
 
 
-# -- One packer is never entered twice --
+# -- packers are not re-entered --
 
 BIG = {"rows": [{"n": number, "name": ("row", str(number))} for number in range(300)]}
 SMALL = {"text": "inside"}
 
 
-def expect_right(message):
+def assert_round_trip(message):
     assert decode(encode(message)) == decode(msgpack.packb(message))
 
 
-def test_a_finaliser_that_encodes_while_its_thread_is_encoding():
+def test_a_finaliser_may_encode_while_its_thread_encodes():
     expected_big, expected_small, wrong = encode(BIG), encode(SMALL), []
-    living = True
+    active = True
 
-    class Ring:
+    class Cycle:
         def __init__(self):
-            self.ring = self
+            self.cycle = self
 
         def __del__(self):
             if encode(SMALL) != expected_small:
                 wrong.append("inside")
-            if living:
-                Ring()
+            if active:
+                Cycle()
 
     threshold = gc.get_threshold()
-    Ring()
+    Cycle()
     gc.set_threshold(1)
     try:
         for _ in range(20):
             if encode(BIG) != expected_big:
                 wrong.append("outside")
     finally:
-        living = False
+        active = False
         gc.set_threshold(*threshold)
         gc.collect()
     assert wrong == []
 
 
-def test_a_handler_that_encodes_wherever_its_thread_is():
-    # The profiler calls it before and after each call, as a signal handler may be called.
+def test_a_signal_handler_may_encode_at_any_point():
+    # The profiler runs the handler at each call and return, where a signal handler may also run.
     expected_small, wrong, calls = encode(SMALL), [], 0
 
     def handler(frame, event, argument):
@@ -481,7 +483,7 @@ class Interrupted(BaseException):
 
 
 def is_interrupted(event_number, message):
-    """Encode, with an exception from the profiler at that event; whether it came to that."""
+    """Encode, and raise from the profiler at the given event; return True if that event occurred."""
     left = event_number
 
     def handler(frame, event, argument):
@@ -500,7 +502,7 @@ def is_interrupted(event_number, message):
     return False
 
 
-def test_an_exception_from_a_handler_leaves_nothing_behind():
+def test_an_exception_from_a_handler_leaves_no_partial_state():
     message = {"a": [1, "b"], "c": SafeString("d")}
     expected, expected_small = encode(message), encode(SMALL)
     event_number = 1
@@ -512,14 +514,14 @@ def test_an_exception_from_a_handler_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("bad", [{"a": "x" * 5000, "b": "\ud800"}, {"a": "x" * 5000, "b": 2**64}])
-def test_a_refused_message_leaves_nothing_behind(bad):
+def test_a_refused_message_leaves_no_partial_state(bad):
     for _ in range(3):
         with pytest.raises(TypeError):
             encode(bad)
-        expect_right(SMALL)
+        assert_round_trip(SMALL)
 
 
-def test_threads():
+def test_threads_encode_independently():
     wrong = []
     interval = sys.getswitchinterval()
 
@@ -543,7 +545,7 @@ def test_threads():
     assert wrong == []
 
 
-def test_packers_are_reused_and_those_with_huge_buffers_are_not_kept():
+def test_packers_are_reused_unless_their_buffer_is_huge():
     encode(SMALL)
     packers = list(codec._spare_packers)
     for _ in range(10):
@@ -555,11 +557,11 @@ def test_packers_are_reused_and_those_with_huge_buffers_are_not_kept():
     assert len(codec._spare_packers) == len(packers) - 1
 
 
-# -- Bytes that are no message --
+# -- bytes that are not a message --
 
 
 def deep_bytes(levels, opener, innermost=b"\xc0"):
-    """A map whose value is `levels - 1` containers inside one another."""
+    """Return a map whose value is ``levels - 1`` nested containers."""
     return b"\x81\xa1a" + opener * (levels - 1) + innermost
 
 
@@ -598,11 +600,11 @@ MALFORMED = {
     "surrogate in UTF-8": b"\x81\xa1a\xa3\xed\xa0\x80",
     "overlong UTF-8": b"\x81\xa1a\xa2\xc0\x80",
     "half a character": b"\x81\xa1a\xa1\xc3",
-    "long str that is not there": b"\x81\xa1a\xdb\xff\xff\xff\xff",
-    "long bytes that are not there": b"\x81\xa1a\xc6\xff\xff\xff\xff",
-    "long list that is not there": b"\x81\xa1a\xdd\xff\xff\xff\xff",
-    "long map that is not there": b"\xdf\xff\xff\xff\xff",
-    "long extension that is not there": b"\x81\xa1a\xc9\xff\xff\xff\xff\x05",
+    "long str without content": b"\x81\xa1a\xdb\xff\xff\xff\xff",
+    "long bytes without content": b"\x81\xa1a\xc6\xff\xff\xff\xff",
+    "long list without content": b"\x81\xa1a\xdd\xff\xff\xff\xff",
+    "long map without content": b"\xdf\xff\xff\xff\xff",
+    "long extension without content": b"\x81\xa1a\xc9\xff\xff\xff\xff\x05",
     "long lists in long lists": deep_bytes(50, b"\xdd\x7f\xff\xff\xff"),
     "one level too deep": deep_bytes(MAX_DEPTH + 1, b"\x91"),
     "one map too deep": deep_bytes(MAX_DEPTH + 1, b"\x81\xa1a"),
@@ -618,7 +620,7 @@ MALFORMED = {
 
 
 def refused(data):
-    """The one kind of error, and in our own words: not a UnicodeDecodeError, not one of msgpack's."""
+    """Assert that decoding raises a plain ``ValueError`` with this package's text, and return True."""
     with pytest.raises(ValueError, match=rf"^{len(data)} bytes are not a message: .") as caught:
         decode(data)
     assert type(caught.value) is ValueError
@@ -626,17 +628,17 @@ def refused(data):
 
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-def test_malformed(data):
+def test_malformed_bytes_are_refused(data):
     assert refused(data)
 
 
 @pytest.mark.parametrize("opener", [b"\x91", b"\x81\xa1a"], ids=["lists", "maps"])
-def test_the_deepest_data_that_is_taken(opener):
+def test_the_deepest_accepted_bytes(opener):
     message = decode(deep_bytes(MAX_DEPTH, opener))
     assert encode(message) == deep_bytes(MAX_DEPTH, opener)
 
 
-def fails_or_is_a_message(data):
+def assert_refused_or_message(data):
     try:
         message = decode(data)
     except ValueError as error:
@@ -663,28 +665,28 @@ def test_every_truncation_is_refused():
         assert refused(WHOLE[:length])
 
 
-def test_every_change_of_one_byte():
+def test_every_change_of_one_byte_is_refused_or_a_message():
     for index in range(len(WHOLE)):
         for value in range(256):
-            fails_or_is_a_message(WHOLE[:index] + bytes([value]) + WHOLE[index + 1 :])
+            assert_refused_or_message(WHOLE[:index] + bytes([value]) + WHOLE[index + 1 :])
 
 
 @given(st.binary())
 @example(b"\x80")
-def test_any_bytes(data):
-    fails_or_is_a_message(data)
+def test_any_bytes_are_refused_or_a_message(data):
+    assert_refused_or_message(data)
 
 
 @given(MESSAGES, st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_damaged_messages(message, draw):
+def test_damaged_messages_are_refused_or_a_message(message, draws):
     data = bytearray(encode(message))
-    for _ in range(draw.draw(st.integers(1, 4))):
-        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    fails_or_is_a_message(bytes(data))
+    for _ in range(draws.draw(st.integers(1, 4))):
+        data[draws.draw(st.integers(0, len(data) - 1))] = draws.draw(st.integers(0, 255))
+    assert_refused_or_message(bytes(data))
 
 
-def test_lack_of_memory_is_not_blamed_on_the_bytes(monkeypatch):
+def test_a_memory_error_for_valid_bytes_is_passed_on(monkeypatch):
     def unpackb(data):
         raise MemoryError
 
@@ -695,13 +697,13 @@ def test_lack_of_memory_is_not_blamed_on_the_bytes(monkeypatch):
         assert refused(data)
 
 
-def test_lengths_that_ask_for_more_memory_than_there_is():
+def test_lengths_beyond_the_available_memory_are_refused():
     pytest.importorskip("resource")
     program = """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 from asgi_ipc.codec import decode
-# 400 lists inside one another that claim as many items each as there are bytes
+# 400 nested lists that each claim as many items as there are bytes
 data = b"\\x81\\xa1a" + b"\\xdd\\x00\\x10\\x00\\x00" * 400
 data += b"\\xc0" * (2**20 - len(data))
 try:
@@ -712,8 +714,8 @@ except ValueError as error:
     assert run("-c", program).startswith(f"ValueError {2**20} bytes are not a message: ")
 
 
-@pytest.mark.skipif(PURE, reason="there msgpack itself recurses in Python")
-def test_a_caller_that_is_deep_in_its_stack_gets_its_message():
+@pytest.mark.skipif(PURE, reason="msgpack's pure Python implementation itself recurses")
+def test_a_caller_with_a_deep_stack_can_decode():
     message = nested(MAX_DEPTH)
     data = encode(message)
     frame, depth = sys._getframe(), 0
@@ -728,7 +730,7 @@ def test_a_caller_that_is_deep_in_its_stack_gets_its_message():
     assert received == message
 
 
-# -- The same again in pure Python --
+# -- with msgpack in pure Python --
 
 
 def run(*arguments, **environment):
@@ -746,8 +748,8 @@ def run(*arguments, **environment):
     return process.stdout
 
 
-@pytest.mark.skipif(PURE, reason="this is that run")
-def test_all_of_this_with_msgpack_in_pure_python():
+@pytest.mark.skipif(PURE, reason="this is already that run")
+def test_all_of_this_file_with_msgpack_in_pure_python():
     check = "import msgpack; print(msgpack.Packer.__module__, msgpack.Unpacker.__module__)"
     assert run("-c", check, MSGPACK_PUREPYTHON="1").split() == ["msgpack.fallback", "msgpack.fallback"]
     output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, MSGPACK_PUREPYTHON="1")

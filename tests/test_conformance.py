@@ -1,4 +1,4 @@
-"""The conformance suite that came with the ASGI draft (asgiref 1.1.2), whole. Later releases do not have it."""
+"""The complete conformance suite of the ASGI draft (asgiref 1.1.2). Later releases do not contain it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from asgi_ipc import IPCChannelLayer
 
 conformance: Any = pytest.importorskip(
-    "asgiref.conformance", reason="needs asgiref 1.1.2, which has the suite"
+    "asgiref.conformance", reason="needs asgiref 1.1.2, which contains the suite"
 )
 
 
 class TestConformance(conformance.ConformanceTestCase):  # type: ignore[misc]
-    """Sizes and times are those that the suite expects; it flushes the layer before each test."""
+    """The suite on this layer, with the sizes and times that it expects. It flushes the layer before each test."""
 
     expiry_delay = 1.1
     capacity_limit = 5

@@ -1,7 +1,7 @@
 """
-One contract for every front end: what ``IPCChannelLayer`` and ``AsyncIPCChannelLayer`` must do alike.
+The common contract of ``IPCChannelLayer`` and ``AsyncIPCChannelLayer``.
 
-Where the semantics agree, Channels' own in-memory layer is asked the same questions: it is the reference.
+Where the semantics agree, the same tests also run on Channels' own in-memory layer: it is the reference.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MESSAGES = [
     {"": "an empty key", "ключ": "another"},
 ]
 
-#: (what, why it cannot be sent)
+#: Values that cannot be sent, and a part of the error.
 REFUSED = [
     ({"user": {"joined": datetime.datetime(2024, 1, 1)}}, r'message\["user"\]\["joined"\] is a datetime.datetime'),
     ({"a": {1, 2}}, r'message\["a"\] is a set'),
@@ -51,7 +51,7 @@ WRONG_GROUPS = ["", "a" * 100, "a b", "a!b", "a?b", "ä", "a\n", None, 7, b"a", 
 
 @pytest.fixture
 def make(request, prefix):
-    """Makes front ends of the kind that the test is for; all are closed after it."""
+    """Return a function that makes front ends of the parametrized kind; all are closed after the test."""
     front_ends = []
 
     def make(**options):
@@ -81,7 +81,7 @@ def drain(front_end, channel):
 
 
 @every_front_end
-def test_messages_come_in_the_order_of_sending(make):
+def test_messages_are_received_in_the_order_of_sending(make):
     front_end = make()
     for number in range(50):
         front_end.send("a", {"n": number})
@@ -91,7 +91,7 @@ def test_messages_come_in_the_order_of_sending(make):
 
 
 @every_front_end
-def test_message_comes_once(make):
+def test_a_message_is_received_once(make):
     front_end = make()
     front_end.send("a", {"n": 1})
     assert front_end.receive_now("a") == {"n": 1}
@@ -100,16 +100,16 @@ def test_message_comes_once(make):
 
 @every_front_end
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: "-".join(message) or "empty")
-def test_every_type_comes_back_as_it_was(make, message):
+def test_every_type_is_received_unchanged(make, message):
     front_end = make()
     front_end.send("a", message)
     found = front_end.receive_now("a")
     assert found == message
-    assert repr(found) == repr(message), "equal is not enough: 1 is no True, and -0.0 no 0.0"
+    assert repr(found) == repr(message), "equality is not enough: 1 == True and -0.0 == 0.0"
 
 
 @every_front_end
-def test_later_changes_do_not_reach_what_was_sent(make):
+def test_later_changes_to_a_sent_message_have_no_effect(make):
     front_end = make()
     message = {"list": [1], "dict": {"a": 1}}
     front_end.send("a", message)
@@ -123,7 +123,7 @@ def test_later_changes_do_not_reach_what_was_sent(make):
 
 
 @every_front_end
-def test_receivers_of_a_group_send_do_not_share_a_message(make):
+def test_receivers_of_a_group_send_get_separate_objects(make):
     front_end = make()
     for channel in "ab":
         front_end.group_add("g", channel)
@@ -133,7 +133,7 @@ def test_receivers_of_a_group_send_do_not_share_a_message(make):
 
 
 @each_own_front_end
-def test_tuples_and_subclasses_come_back_as_what_they_stand_for(make):
+def test_tuples_and_subclasses_are_received_as_plain_types(make):
     class Text(str):
         pass
 
@@ -147,7 +147,7 @@ def test_tuples_and_subclasses_come_back_as_what_they_stand_for(make):
 
 @each_own_front_end
 @pytest.mark.parametrize(("message", "why"), REFUSED, ids=range(len(REFUSED)))
-def test_what_cannot_be_sent_is_refused_when_it_is_sent(make, message, why):
+def test_unsupported_values_are_refused_on_send(make, message, why):
     front_end = make()
     front_end.group_add("g", "b")
     for send in (lambda: front_end.send("a", message), lambda: front_end.group_send("g", message)):
@@ -158,7 +158,7 @@ def test_what_cannot_be_sent_is_refused_when_it_is_sent(make, message, why):
 
 
 @each_own_front_end
-def test_message_that_holds_itself_is_refused(make):
+def test_a_cyclic_message_is_refused(make):
     front_end = make()
     message = {}
     message["self"] = [message]
@@ -168,7 +168,7 @@ def test_message_that_holds_itself_is_refused(make):
 
 
 @each_own_front_end
-def test_message_that_never_fits_is_too_large(make):
+def test_a_message_larger_than_the_memory_is_too_large(make):
     front_end = make()
     with pytest.raises(MessageTooLarge) as large:
         front_end.send("a", {"": b"x" * (1 << 21)})
@@ -181,7 +181,7 @@ def test_message_that_never_fits_is_too_large(make):
 
 
 @each_own_front_end
-def test_message_limit_is_kept(make):
+def test_the_message_limit_is_enforced(make):
     front_end = make(message_limit=100)
     front_end.send("a", {"": b"x" * 80})
     with pytest.raises(MessageTooLarge, match="the limit is 100 bytes"):
@@ -193,7 +193,7 @@ def test_message_limit_is_kept(make):
 
 
 @every_front_end
-def test_channel_takes_no_more_than_its_capacity(make):
+def test_a_channel_holds_no_more_than_its_capacity(make):
     front_end = make(capacity=3)
     for number in range(3):
         front_end.send("a", {"n": number})
@@ -216,7 +216,7 @@ def test_default_capacity_is_a_hundred(make):
 
 
 @each_own_front_end
-def test_full_channel_says_how_full(make):
+def test_the_error_of_a_full_channel_has_count_and_capacity(make):
     front_end = make(capacity=2)
     for _ in range(2):
         front_end.send("a", {})
@@ -226,7 +226,7 @@ def test_full_channel_says_how_full(make):
 
 
 @each_own_front_end
-def test_full_memory_is_a_full_channel(make):
+def test_full_memory_raises_memory_full(make):
     front_end = make(capacity=10**6, message_memory=1 << 16)
     sent, full = until_full(lambda _: front_end.send("a", {"": b"x" * 1000}))
     assert isinstance(full, MemoryFull)
@@ -236,7 +236,7 @@ def test_full_memory_is_a_full_channel(make):
 
 
 @each_own_front_end
-def test_first_pattern_that_matches_the_full_name_counts(make):
+def test_the_first_pattern_that_matches_the_full_name_applies(make):
     patterns = {"http.request": 1, re.compile(r"^http\."): 2, "*.slow!*": 3, "*": 4}
     front_end = make(capacity=5, channel_capacity=patterns)
     for channel, capacity in {"http.request": 1, "http.requests": 2, "x.slow!1": 3, "other": 4}.items():
@@ -247,7 +247,7 @@ def test_first_pattern_that_matches_the_full_name_counts(make):
 
 
 @each_own_front_end
-def test_default_capacity_is_for_what_no_pattern_matches(make):
+def test_the_default_capacity_applies_if_no_pattern_matches(make):
     front_end = make(capacity=2, channel_capacity={"few*": 1})
     for channel, capacity in {"few": 1, "a.few": 2}.items():
         for _ in range(capacity):
@@ -260,7 +260,7 @@ def test_default_capacity_is_for_what_no_pattern_matches(make):
 
 
 @every_front_end
-def test_expired_messages_never_come(make):
+def test_expired_messages_are_not_received(make):
     front_end = make(expiry=0.05)
     for _ in range(3):
         front_end.send("a", {})
@@ -269,7 +269,7 @@ def test_expired_messages_never_come(make):
 
 
 @each_own_front_end
-def test_expired_messages_do_not_count(make):
+def test_expired_messages_take_no_capacity(make):
     front_end = make(expiry=0.05, capacity=2)
     for turn in range(3):
         for number in range(2):
@@ -279,7 +279,7 @@ def test_expired_messages_do_not_count(make):
 
 
 @each_own_front_end
-def test_each_message_lives_as_long_as_its_own_sender_says(make):
+def test_each_message_has_the_expiry_of_its_sender(make):
     short, long = make(expiry=0.05), make()
     short.send("a", {"n": 1})
     long.send("a", {"n": 2})
@@ -289,7 +289,7 @@ def test_each_message_lives_as_long_as_its_own_sender_says(make):
 
 
 @each_own_front_end
-def test_membership_ends(make):
+def test_memberships_expire(make):
     short, long = make(group_expiry=0.05), make()
     short.group_add("g", "a")
     long.group_add("g", "b")
@@ -305,7 +305,7 @@ def test_membership_ends(make):
 
 
 @every_front_end
-def test_every_member_gets_what_is_sent_to_the_group(make):
+def test_every_member_receives_the_messages_of_the_group(make):
     front_end = make()
     names = [front_end.new_channel() for _ in range(200)]
     for name in names:
@@ -317,7 +317,7 @@ def test_every_member_gets_what_is_sent_to_the_group(make):
 
 
 @every_front_end
-def test_whoever_is_no_member_gets_nothing(make):
+def test_only_members_receive_the_messages_of_the_group(make):
     front_end = make()
     front_end.group_add("g", "a")
     front_end.group_add("other", "b")
@@ -340,7 +340,7 @@ def test_adding_twice_is_one_membership(make):
 
 
 @every_front_end
-def test_discarding_who_is_no_member_is_nothing(make):
+def test_discarding_a_channel_that_is_not_a_member_does_nothing(make):
     front_end = make()
     front_end.group_discard("g", "a")
     front_end.group_add("g", "b")
@@ -349,7 +349,7 @@ def test_discarding_who_is_no_member_is_nothing(make):
 
 
 @every_front_end
-def test_group_of_nobody_can_be_sent_to(make):
+def test_a_send_to_an_empty_group_does_nothing(make):
     front_end = make()
     front_end.group_send("g", {})
     assert front_end.group_channels("g") == []
@@ -366,7 +366,7 @@ def test_full_members_are_skipped(make):
 
 
 @each_own_front_end
-def test_full_members_are_counted_in_the_log_once_a_second(make, caplog):
+def test_full_members_are_logged_at_most_once_a_second(make, caplog):
     caplog.set_level(logging.INFO, logger="asgi_ipc")
     front_end = make(capacity=1)
     for channel in "abcde":
@@ -384,7 +384,7 @@ def test_full_members_are_counted_in_the_log_once_a_second(make, caplog):
 
 
 @each_own_front_end
-def test_no_memory_for_a_member_is_an_error_that_says_so(make):
+def test_full_group_memory_raises_group_store_full(make):
     front_end = make(group_memory=1 << 16)
     added, full = until_full(lambda number: front_end.group_add("g", f"member.{number}"))
     assert isinstance(full, GroupStoreFull)
@@ -396,7 +396,7 @@ def test_no_memory_for_a_member_is_an_error_that_says_so(make):
 
 
 @every_front_end
-def test_flush_drops_messages_and_memberships(make):
+def test_flush_removes_messages_and_memberships(make):
     front_end = make()
     front_end.send("a", {})
     front_end.group_add("g", "b")
@@ -410,7 +410,7 @@ def test_flush_drops_messages_and_memberships(make):
 
 
 @each_own_front_end
-def test_flush_is_for_every_layer_of_the_prefix(make):
+def test_flush_applies_to_every_layer_of_the_prefix(make):
     one, other = make(), make()
     one.send("a", {})
     one.group_add("g", "a")
@@ -424,7 +424,7 @@ def test_flush_is_for_every_layer_of_the_prefix(make):
 
 @every_front_end
 @pytest.mark.parametrize("name", ["a", "A-b_c.9", "a" * 99, "specific.process!local"])
-def test_names_that_are_allowed(make, name):
+def test_valid_names_can_be_used(make, name):
     front_end = make()
     front_end.send(name, {"n": 1})
     front_end.group_add("g" * 99, name)
@@ -435,7 +435,7 @@ def test_names_that_are_allowed(make, name):
 
 @every_front_end
 @pytest.mark.parametrize("name", ["", "a" * 100, "a b", "a/b", "ä", "a!b!c", None, 7, b"a"])
-def test_names_that_nobody_allows(make, name):
+def test_names_that_no_layer_accepts_raise_type_error(make, name):
     front_end = make()
     for call in (
         lambda: front_end.send(name, {}),
@@ -449,14 +449,14 @@ def test_names_that_nobody_allows(make, name):
 
 @each_own_front_end
 @pytest.mark.parametrize("name", WRONG_NAMES, ids=repr)
-def test_wrong_name_is_shown_with_what_is_allowed(make, name):
+def test_the_error_for_a_wrong_name_shows_it_and_the_rule(make, name):
     front_end = make()
     calls = [
         lambda: front_end.send(name, {}),
         lambda: front_end.group_add("g", name),
         lambda: front_end.group_discard("g", name),
     ]
-    if name != "a!" or not isinstance(front_end, SyncFrontEnd):  # the synchronous layer receives from a whole inbox
+    if name != "a!" or not isinstance(front_end, SyncFrontEnd):  # the synchronous layer receives from an inbox
         calls.append(lambda: front_end.receive_now(name))
     for call in calls:
         with pytest.raises(TypeError, match="a channel name is a str of 1 to 99 characters") as refusal:
@@ -467,7 +467,7 @@ def test_wrong_name_is_shown_with_what_is_allowed(make, name):
 
 @each_own_front_end
 @pytest.mark.parametrize("name", WRONG_GROUPS, ids=repr)
-def test_wrong_group_is_shown_with_what_is_allowed(make, name):
+def test_the_error_for_a_wrong_group_shows_it_and_the_rule(make, name):
     front_end = make()
     for call in (
         lambda: front_end.group_add(name, "a"),
@@ -481,7 +481,7 @@ def test_wrong_group_is_shown_with_what_is_allowed(make, name):
 
 
 @every_front_end
-def test_new_names_differ_and_can_be_used(make):
+def test_new_names_are_unique_and_can_be_used(make):
     front_end = make()
     names = [front_end.new_channel() for _ in range(100)]
     assert len(set(names)) == 100
@@ -491,10 +491,10 @@ def test_new_names_differ_and_can_be_used(make):
         assert front_end.receive_now(name) == {"n": number}
 
 
-# -- both of ours ------------------------------------------------------------------------------------------------
+# -- both front ends ---------------------------------------------------------------------------------------------
 
 
-def test_both_faces_see_the_same(prefix):
+def test_both_front_ends_share_messages_and_groups(prefix):
     with contextlib.closing(SyncFrontEnd(prefix)) as sync, contextlib.closing(AsyncFrontEnd(prefix)) as asynchronous:
         for sender, receiver in ((sync, asynchronous), (asynchronous, sync)):
             sender.send("a", {"n": 1})

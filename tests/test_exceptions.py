@@ -1,4 +1,6 @@
-"""Errors: attributes, sentences that name the thing and the mend, and the way across a process boundary."""
+"""Errors: attributes, texts that name the object and say how to fix it, pickling and copying."""
+
+from __future__ import annotations
 
 import copy
 import inspect
@@ -24,7 +26,7 @@ from asgi_ipc.exceptions import (
     short_repr,
 )
 
-# (error, its attributes, what its sentence must contain)
+# (error, its attributes, the parts that its text must contain)
 CASES = [
     (
         ChannelFull("http.request", 101, 100),
@@ -105,7 +107,7 @@ CASES = [
 IDS = [repr(error) for error, _, _ in CASES]
 
 
-def same(one: BaseException, other: BaseException) -> bool:
+def are_same(one: BaseException, other: BaseException) -> bool:
     return (type(one), one.args, vars(one), str(one), repr(one)) == (
         type(other),
         other.args,
@@ -122,7 +124,7 @@ def test_every_class_has_a_case():
 
 
 @pytest.mark.parametrize(("error", "attributes", "parts"), CASES, ids=IDS)
-def test_attributes_and_sentence(error, attributes, parts):
+def test_attributes_and_text(error, attributes, parts):
     assert {name: getattr(error, name) for name in attributes} == attributes
     text = str(error)
     for part in parts:
@@ -132,28 +134,28 @@ def test_attributes_and_sentence(error, attributes, parts):
 
 
 @pytest.mark.parametrize(("error", "attributes", "parts"), CASES, ids=IDS)
-def test_pickle_and_copy(error, attributes, parts):
+def test_errors_can_be_pickled_and_copied(error, attributes, parts):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        assert same(pickle.loads(pickle.dumps(error, protocol)), error)
-    assert same(copy.copy(error), error)
-    assert same(copy.deepcopy(error), error)
+        assert are_same(pickle.loads(pickle.dumps(error, protocol)), error)
+    assert are_same(copy.copy(error), error)
+    assert are_same(copy.deepcopy(error), error)
 
 
 @pytest.mark.parametrize(("error", "attributes", "parts"), CASES, ids=IDS)
 def test_keywords_make_the_same_error(error, attributes, parts):
     made = type(error)(**attributes)
-    assert same(made, error)
-    assert same(pickle.loads(pickle.dumps(made)), error)
+    assert are_same(made, error)
+    assert are_same(pickle.loads(pickle.dumps(made)), error)
 
 
 @pytest.mark.parametrize(("error", "attributes", "parts"), CASES, ids=IDS)
-def test_what_a_program_adds_travels_too(error, attributes, parts):
+def test_added_attributes_are_pickled_too(error, attributes, parts):
     marked = copy.copy(error)
     marked.request_id = 17
     assert pickle.loads(pickle.dumps(marked)).request_id == 17
 
 
-def test_families():
+def test_base_classes():
     assert issubclass(MemoryFull, ChannelFull)
     assert issubclass(GroupStoreFull, ChannelFull)
     for kind in (
@@ -169,14 +171,14 @@ def test_families():
     assert not issubclass(ChannelFull, MessageTooLarge)
 
 
-def test_what_the_layer_refuses_has_one_base_and_nothing_is_raised_as_that():
+def test_refusals_share_a_private_base_class():
     assert issubclass(ChannelFull, Refusal)
     assert issubclass(MessageTooLarge, Refusal)
     assert not issubclass(SegmentError, Refusal)
     assert "Refusal" not in exceptions.__all__
 
 
-def test_a_full_memory_can_be_handled_as_any_full_channel():
+def test_full_memory_errors_have_the_attributes_of_channel_full():
     for error in (
         MemoryFull("a", "/s", 8, 8, "memory"),
         GroupStoreFull("g", "a", "/s", 8, "memory"),
@@ -184,7 +186,7 @@ def test_a_full_memory_can_be_handled_as_any_full_channel():
         assert (error.channel, error.count, error.capacity) == ("a", None, None)
 
 
-def test_a_face_may_mix_in_another_libraries_class():
+def test_a_front_end_may_mix_in_a_class_of_another_library():
     class Foreign(Exception):
         pass
 
@@ -205,24 +207,24 @@ def test_an_unknown_reason_is_refused(reason):
         GroupStoreFull("g", "a", "/s", 8, reason)
 
 
-def test_shown_is_the_repr_of_what_is_short():
+def test_short_repr_is_the_repr_of_short_values():
     for value in ("a" * 99, b"a" * 99, 10**99, "\ud800", 1, None, ["a"], "it's"):
         assert short_repr(value) == repr(value)
 
 
-class Unspeakable:
+class WithoutRepr:
     def __repr__(self):
         raise RuntimeError("no")
 
 
 @pytest.mark.parametrize(
-    "value", ["a" * 100_000, b"a" * 100_000, 10**100_000, ["a" * 100_000] * 100, Unspeakable()], ids=type
+    "value", ["a" * 100_000, b"a" * 100_000, 10**100_000, ["a" * 100_000] * 100, WithoutRepr()], ids=type
 )
-def test_shown_is_short_and_never_fails(value):
+def test_short_repr_is_short_and_never_fails(value):
     assert 0 < len(short_repr(value)) < 1000
 
 
 def test_a_type():
     assert a_type(1) == "an int"
     assert a_type({}) == "a dict"
-    assert a_type(Unspeakable()) == f"a {__name__}.Unspeakable"
+    assert a_type(WithoutRepr()) == f"a {__name__}.WithoutRepr"

@@ -1,4 +1,4 @@
-"""Capacity: how many messages may wait, for each channel, for each inbox, by pattern, and whoever sends."""
+"""Capacity: the limit of pending messages, for each channel and inbox, by pattern, and for each sender."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asgi_ipc import ChannelFull, IPCChannelLayer
 
 
 def accepted(layer, channel, most=500):
-    """How many messages a channel takes before it is full."""
+    """Send until the channel is full; return the number of accepted messages."""
     for count in range(most):
         try:
             layer.send(channel, {})
@@ -21,12 +21,12 @@ def accepted(layer, channel, most=500):
     raise AssertionError(f"{channel} took {most} messages")
 
 
-def test_the_default_is_a_hundred(layer):
+def test_the_default_capacity_is_a_hundred(layer):
     assert accepted(layer, "a") == 100
     assert accepted(layer, "b") == 100
 
 
-def test_a_full_channel_is_refused_with_both_numbers_and_nothing_changes(make_layer):
+def test_a_full_channel_is_refused_with_count_and_capacity(make_layer):
     layer = make_layer(capacity=3)
     accepted(layer, "a")
     before = state(layer)
@@ -37,7 +37,7 @@ def test_a_full_channel_is_refused_with_both_numbers_and_nothing_changes(make_la
     assert_sound(layer)
 
 
-def test_what_is_received_makes_room(make_layer):
+def test_receiving_makes_room(make_layer):
     layer = make_layer(capacity=3)
     assert accepted(layer, "a") == 3
     layer.receive(["a"])
@@ -46,7 +46,7 @@ def test_what_is_received_makes_room(make_layer):
     assert accepted(layer, "a") == 3
 
 
-def test_the_channels_of_an_inbox_count_together(make_layer):
+def test_the_channels_of_an_inbox_share_one_capacity(make_layer):
     layer = make_layer(capacity=5)
     for number in range(5):
         layer.send(f"p!{number}", {})
@@ -68,7 +68,7 @@ def test_a_pattern_is_matched_against_the_full_name(make_layer):
     assert layer.get_capacity("p!other") == 4
     assert layer.get_capacity("p") == 9
     assert accepted(layer, "p!small.1") == 2
-    assert accepted(layer, "p!other") == 2  # of the four that the inbox may have
+    assert accepted(layer, "p!other") == 2  # two of the four that the inbox may have are used
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_the_first_pattern_that_matches_wins(make_layer, patterns, expected):
     assert accepted(layer, "ab") == expected
 
 
-def test_a_layer_goes_by_its_own_capacity(make_layer):
-    """Whoever sends counts what waits, and refuses by what it was told itself."""
+def test_a_layer_applies_its_own_capacity(make_layer):
+    """Each sender counts all pending messages, but compares them with its own capacity."""
     narrow, wide = make_layer(capacity=2), make_layer(capacity=6)
     assert accepted(wide, "a") == 6
     with pytest.raises(ChannelFull) as full:
@@ -100,7 +100,7 @@ def test_a_layer_goes_by_its_own_capacity(make_layer):
     assert accepted(wide, "a") == 4
 
 
-def test_the_helpers_of_the_era_are_there(make_layer):
+def test_the_helper_methods_of_asgi_ipc_1_exist(make_layer):
     layer = make_layer(channel_capacity={"a": 5, re.compile("b"): 6})
     compiled = layer.compile_capacities({"a": 5, re.compile("b"): 6})
     assert [(bool(pattern.match("a")), capacity) for pattern, capacity in compiled] == [(True, 5), (False, 6)]
@@ -117,7 +117,7 @@ def test_the_helpers_of_the_era_are_there(make_layer):
 
 
 def send_race(talk, prefix, channel, capacity, tries):
-    """A child: whenever it is told to, send as fast as it can and count what was taken."""
+    """Run in a child: when told to, send ``tries`` messages without pause and report the accepted number."""
     with IPCChannelLayer(prefix, capacity=capacity, message_memory=1 << 20, group_memory=1 << 18) as layer:
         while True:
             talk.say("ready")

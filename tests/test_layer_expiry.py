@@ -1,4 +1,4 @@
-"""Expiry: what has expired never comes out, takes no capacity and no memory, whoever looks at it or not."""
+"""Expiry: expired messages are never received and take neither capacity nor memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUIET = [f"quiet{number}" for number in range(500)]
 
 
 def tick(layer, clock, milliseconds):
-    """Let time pass in small steps, each with one operation on a channel that nobody else uses."""
+    """Advance the clock by 1 ms at a time, each with one operation on an otherwise unused channel."""
     for _ in range(milliseconds):
         clock.forward(0.001)
         layer.receive(["ticking"])
@@ -37,7 +37,7 @@ def test_expiry_is_an_option_of_the_sender(make_layer):
     assert drain(brief, "a") == [("a", {"from": "lasting"})]
 
 
-def test_what_has_expired_between_others_never_comes_out(make_layer):
+def test_expired_messages_between_others_are_never_received(make_layer):
     brief, lasting = make_layer(expiry=5), make_layer(expiry=600)
     clock = Clock(brief, lasting)
     for number in range(9):
@@ -49,7 +49,7 @@ def test_what_has_expired_between_others_never_comes_out(make_layer):
 
 @pytest.mark.parametrize("names", [["a"], ["p!a"], ["p!a", "p!b"]], ids=["channel", "socket", "inbox"])
 @pytest.mark.parametrize("lasting_ones", [(), (0,), (4,), (0, 4)], ids=["all", "behind", "before", "between"])
-def test_what_has_expired_takes_no_capacity(make_layer, names, lasting_ones):
+def test_expired_messages_take_no_capacity(make_layer, names, lasting_ones):
     brief, lasting = make_layer(expiry=5, capacity=5), make_layer(expiry=600, capacity=5)
     clock = Clock(brief, lasting)
     for number in range(5):
@@ -63,12 +63,12 @@ def test_what_has_expired_takes_no_capacity(make_layer, names, lasting_ones):
         lasting.send(names[0], {})
     assert (full.value.count, full.value.capacity) == (5, 5)
     inbox = "p!" if "!" in names[0] else "a"
-    heard = sorted(message["n"] for _, message in drain(lasting, inbox))
-    assert heard == [*lasting_ones, *range(10, 15 - len(lasting_ones))]
+    received = sorted(message["n"] for _, message in drain(lasting, inbox))
+    assert received == [*lasting_ones, *range(10, 15 - len(lasting_ones))]
     assert_sound(lasting)
 
 
-def test_thousands_that_have_expired_hide_nothing_behind_them(make_layer):
+def test_thousands_of_expired_messages_do_not_hide_later_ones(make_layer):
     brief, lasting = make_layer(expiry=5, capacity=10_000), make_layer(expiry=600, capacity=10_000)
     clock = Clock(brief, lasting)
     for number in range(3000):
@@ -83,7 +83,7 @@ def test_thousands_that_have_expired_hide_nothing_behind_them(make_layer):
     assert_sound(lasting)
 
 
-def test_a_group_send_finds_the_room_that_expired_messages_leave(make_layer):
+def test_a_group_send_uses_the_capacity_of_expired_messages(make_layer):
     layer = make_layer(capacity=1)
     clock = Clock(layer)
     for channel in ("a", "p!b"):
@@ -94,8 +94,8 @@ def test_a_group_send_finds_the_room_that_expired_messages_leave(make_layer):
     assert sorted(drain(layer, "a", "p!")) == [("a", {"n": "new"}), ("p!b", {"n": "new"})]
 
 
-def test_expired_messages_on_channels_that_nobody_reads_are_swept(layer):
-    """Work on another channel is enough: a few hundred operations and a second."""
+def test_expired_messages_on_unread_channels_are_swept(layer):
+    """Operations on another channel are enough: a few hundred within a second."""
     clock = Clock(layer)
     for channel in QUIET:
         layer.send(channel, {"d": b"x" * 100})
@@ -118,13 +118,13 @@ def test_a_long_queue_of_expired_messages_is_swept(make_layer):
     assert after <= before - 32
 
 
-def test_a_sweep_that_was_put_off_too_far_still_comes(layer):
-    """By a process whose clock was wrong, say."""
+def test_a_sweep_that_was_postponed_too_far_still_runs(layer):
+    """For example, by a process whose clock was wrong."""
     clock = Clock(layer)
     clock.forward(1e6)
     layer.receive(["a"])
     clock.forward(-1e6)
-    layer.message_store._sweep_due = 0  # for another process, whose clock is right
+    layer.message_store._sweep_due = 0  # as in another process, whose clock is right
     for channel in QUIET:
         layer.send(channel, {})
     clock.forward(61)
@@ -132,7 +132,7 @@ def test_a_sweep_that_was_put_off_too_far_still_comes(layer):
     assert state(layer)[0] == {}
 
 
-def test_the_sweep_drops_nothing_that_lives(layer):
+def test_the_sweep_removes_no_unexpired_message(layer):
     clock = Clock(layer)
     for channel in QUIET:
         layer.send(channel, {"to": channel})
@@ -141,8 +141,8 @@ def test_the_sweep_drops_nothing_that_lives(layer):
     assert {channel: layer.receive([channel]) for channel in QUIET} == {c: (c, {"to": c}) for c in QUIET}
 
 
-def test_expired_messages_give_their_memory_back_when_it_is_needed(make_layer):
-    """At once, without waiting for the sweep to come round: also for one message as large as many of them."""
+def test_expired_messages_are_freed_when_memory_is_needed(make_layer):
+    """A send frees them at once, without the sweep, also for one message as large as many of them."""
     layer = make_layer(capacity=10**6)
     clock = Clock(layer)
     _, full = until_full(lambda number: layer.send(f"quiet{number % 50}", {"d": b"x" * 500}))
@@ -154,7 +154,7 @@ def test_expired_messages_give_their_memory_back_when_it_is_needed(make_layer):
     assert_sound(layer)
 
 
-def test_a_group_send_takes_the_memory_of_expired_messages(make_layer):
+def test_a_group_send_frees_expired_messages_when_memory_is_needed(make_layer):
     layer = make_layer(capacity=10**6)
     clock = Clock(layer)
     until_full(lambda _: layer.send("quiet", {"d": b"x" * 500}))
@@ -166,7 +166,7 @@ def test_a_group_send_takes_the_memory_of_expired_messages(make_layer):
     assert sorted(drain(layer, "a", "b")) == [("a", message), ("b", message)]
 
 
-def test_a_jump_of_the_wall_clock_neither_loses_nor_revives(layer, monkeypatch):
+def test_a_jump_of_the_wall_clock_changes_no_expiry(layer, monkeypatch):
     clock = Clock(layer)
     layer.send("a", {"n": 1})
     real = time.time()
@@ -178,7 +178,7 @@ def test_a_jump_of_the_wall_clock_neither_loses_nor_revives(layer, monkeypatch):
     assert layer.receive(["a"]) == (None, None)
 
 
-def test_the_clock_is_the_one_that_all_processes_share(layer):
+def test_the_clock_is_the_same_for_all_processes(layer):
     assert layer.message_store.clock is time.monotonic_ns
     assert layer.group_store.clock is time.monotonic_ns
 
@@ -186,7 +186,7 @@ def test_the_clock_is_the_one_that_all_processes_share(layer):
 # -- memberships --
 
 
-def test_a_membership_ends_and_a_renewed_one_goes_on(make_layer):
+def test_a_membership_expires_unless_it_is_renewed(make_layer):
     layer = make_layer(group_expiry=100)
     clock = Clock(layer)
     for channel in ("a", "b", "c"):
@@ -204,7 +204,7 @@ def test_a_membership_ends_and_a_renewed_one_goes_on(make_layer):
     assert_sound(layer)
 
 
-def test_a_membership_that_has_ended_can_begin_again(make_layer):
+def test_an_expired_membership_can_be_added_again(make_layer):
     layer = make_layer(group_expiry=100)
     clock = Clock(layer)
     layer.group_add("g", "a")
@@ -215,7 +215,7 @@ def test_a_membership_that_has_ended_can_begin_again(make_layer):
     assert layer.group_channels("g") == ["a"]
 
 
-def test_memberships_that_have_ended_are_swept(make_layer):
+def test_expired_memberships_are_swept(make_layer):
     layer = make_layer(group_expiry=100)
     clock = Clock(layer)
     for number in range(200):
@@ -228,7 +228,7 @@ def test_memberships_that_have_ended_are_swept(make_layer):
     assert_sound(layer)
 
 
-def test_memberships_that_have_ended_give_their_memory_back_when_it_is_needed(make_layer):
+def test_expired_memberships_are_freed_when_memory_is_needed(make_layer):
     layer = make_layer(group_expiry=100, group_memory=64 * 1024)
     clock = Clock(layer)
     count, _ = until_full(lambda number: layer.group_add("g", f"channel-{number}"))

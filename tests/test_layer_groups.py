@@ -1,4 +1,4 @@
-"""Groups of the synchronous layer: members, renewal, sends that skip the full ones and say so."""
+"""Groups of the synchronous layer: members, renewal, and sends that skip full members and log it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from asgi_ipc.structures.slab import TAG
 
 @pytest.fixture
 def info(caplog):
-    """What the package logs, as (level, text)."""
+    """Return a function that lists the package's log records as (level, text)."""
     caplog.set_level(logging.INFO, logger="asgi_ipc")
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "asgi_ipc"]
 
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """A clock for what the front end itself counts."""
+    """A clock for the time limits of the front end."""
     clock = Clock()
 
     class Time:
@@ -32,7 +32,7 @@ def seconds(monkeypatch):
     return clock
 
 
-def test_members_are_listed_in_the_order_in_which_they_came(layer):
+def test_members_are_listed_in_the_order_of_addition(layer):
     names = [f"c{number}" for number in (5, 3, 9, 1, 7)]
     for name in names:
         layer.group_add("g", name)
@@ -52,7 +52,7 @@ def test_adding_twice_is_one_membership(layer):
     assert drain(layer, "a") == [("a", {"n": 1})]
 
 
-def test_adding_again_renews_and_nothing_else_does(make_layer):
+def test_only_adding_again_renews_a_membership(make_layer):
     layer = make_layer(group_expiry=10)
     clock = Clock(layer)
     layer.group_add("g", "a")
@@ -65,14 +65,14 @@ def test_adding_again_renews_and_nothing_else_does(make_layer):
 
 
 @pytest.mark.parametrize(("group", "channel"), [("g", "absent"), ("absent", "a")], ids=["channel", "group"])
-def test_discarding_the_absent_changes_nothing(layer, group, channel):
+def test_discarding_an_absent_member_changes_nothing(layer, group, channel):
     layer.group_add("g", "a")
     before = state(layer)
     layer.group_discard(group, channel)
     assert state(layer) == before
 
 
-def test_groups_are_apart(layer):
+def test_groups_are_separate(layer):
     layer.group_add("g", "a")
     layer.group_add("h", "a")
     layer.group_add("h", "b")
@@ -89,21 +89,21 @@ def test_every_member_gets_the_message_once_and_in_order(layer):
         layer.group_add("g", member)
     for number in range(5):
         layer.send_group("g", {"n": number})
-    heard = drain(layer, "a", "b?c", "p!", "q!")
-    assert len(heard) == 25
+    received = drain(layer, "a", "b?c", "p!", "q!")
+    assert len(received) == 25
     for member in members:
-        assert [message["n"] for channel, message in heard if channel == member] == list(range(5))
+        assert [message["n"] for channel, message in received if channel == member] == list(range(5))
     assert_sound(layer)
 
 
-def test_a_send_to_nobody_is_fine(layer, info):
+def test_a_send_to_an_empty_group_does_nothing(layer, info):
     layer.send_group("nobody", {"n": 1})
     assert state(layer) == ({}, {})
     assert info() == []
 
 
-def test_a_group_of_hundreds_gets_a_large_message_that_is_stored_but_a_few_times(make_layer):
-    """300 times 10,000 bytes would not fit into the memory three times over: a body is stored once for each slice."""
+def test_a_large_message_to_a_large_group_is_stored_only_a_few_times(make_layer):
+    """300 copies of 10,000 bytes exceed the memory three times: a body is stored once for each slice of members."""
     layer = make_layer()
     members = [f"c{number}" for number in range(300)]
     for member in members:
@@ -128,14 +128,14 @@ def test_full_members_are_skipped_and_counted(make_layer, info):
     for member in ("a", "b", "c", "p!1", "p!2"):
         layer.group_add("g", member)
     layer.send("b", {"n": "old"})
-    layer.send_group("g", {"n": "new"})  # b is full, and the two of p! have room for one together
+    layer.send_group("g", {"n": "new"})  # b is full, and p!1 and p!2 share a capacity of one
     assert info() == [("INFO", "2 of 5 channels over capacity in group g")]
-    heard = drain(layer, "a", "b", "c", "p!")
-    assert sorted(heard) == [("a", {"n": "new"}), ("b", {"n": "old"}), ("c", {"n": "new"}), ("p!1", {"n": "new"})]
+    received = drain(layer, "a", "b", "c", "p!")
+    assert sorted(received) == [("a", {"n": "new"}), ("b", {"n": "old"}), ("c", {"n": "new"}), ("p!1", {"n": "new"})]
     assert_sound(layer)
 
 
-def test_full_members_are_logged_once_a_second_for_each_group(make_layer, info, seconds):
+def test_full_members_are_logged_at_most_once_a_second_for_each_group(make_layer, info, seconds):
     layer = make_layer(capacity=1)
     for group in ("g", "h"):
         layer.group_add(group, "a")
@@ -154,7 +154,7 @@ def test_full_members_are_logged_once_a_second_for_each_group(make_layer, info, 
     assert [text for _, text in info()] == [line + "g", line + "h", line + "g"]
 
 
-def test_groups_that_were_logged_are_not_remembered_without_end(make_layer, monkeypatch):
+def test_the_record_of_logged_groups_is_bounded(make_layer, monkeypatch):
     monkeypatch.setattr(layer_module, "REMEMBERED", 5)
     layer = make_layer(capacity=1)
     layer.send("a", {})
@@ -164,7 +164,7 @@ def test_groups_that_were_logged_are_not_remembered_without_end(make_layer, monk
     assert len(layer._logged) <= 5
 
 
-def test_members_without_memory_for_them_are_skipped_and_counted(make_layer, info):
+def test_members_are_skipped_and_counted_when_memory_is_full(make_layer, info):
     layer = make_layer(message_memory=128 * 1024, capacity=10**6)
     until_full(lambda _: layer.send("filler", {"d": b"x" * 100}))
     for member in ("a", "b", "c"):
@@ -189,7 +189,7 @@ def test_a_full_group_store_refuses_and_adds_nothing(make_layer):
         layer.group_add("another", "channel-0")
     assert state(layer) == before
     assert_sound(layer)
-    layer.group_add("g", members[0])  # renewing takes no memory
+    layer.group_add("g", members[0])  # renewal takes no memory
     assert layer.group_channels("g") == members
     for member in members:
         layer.group_discard("g", member)
@@ -202,7 +202,7 @@ def test_a_full_group_store_refuses_and_adds_nothing(make_layer):
 # -- both stores --
 
 
-def test_flush_empties_everything_for_everybody(make_layer):
+def test_flush_empties_both_stores_for_all_layers(make_layer):
     layer, other = make_layer(), make_layer()
     for channel in ("a", "p!b"):
         layer.send(channel, {"n": 1})
@@ -220,7 +220,7 @@ def test_flush_empties_everything_for_everybody(make_layer):
     assert_sound(layer)
 
 
-def test_flush_gives_all_the_memory_back(make_layer):
+def test_flush_frees_all_memory(make_layer):
     layer = make_layer(capacity=10**6)
     counts = []
     for _ in range(2):
@@ -229,8 +229,8 @@ def test_flush_gives_all_the_memory_back(make_layer):
     assert counts[0] == counts[1] > 900
 
 
-def remembers_a_channel(talk, prefix):
-    """A child: remembers where many channels lie, then goes on with the last after a flush by somebody else."""
+def send_after_flush(talk, prefix):
+    """Run in a child: use 100 channels, then send to the last one after another process has flushed the layer."""
     with IPCChannelLayer(prefix, message_memory=1 << 20, group_memory=1 << 18) as layer:
         for number in range(100):
             layer.send(f"c{number}", {"n": "old"})
@@ -240,9 +240,9 @@ def remembers_a_channel(talk, prefix):
         talk.say("sent")
 
 
-def test_nobody_uses_what_he_remembers_across_a_flush(layer, start):
-    """Not even when what lies there now looks as if it was the same channel still."""
-    child = start(remembers_a_channel, layer.prefix)
+def test_cached_offsets_of_channels_are_not_used_after_a_flush(layer, start):
+    """The cache must not be used even if the new content at the old offset looks like the same channel."""
+    child = start(send_after_flush, layer.prefix)
     child.hear()
     store = layer.message_store
 

@@ -1,4 +1,4 @@
-"""The life of a layer: opened, closed, dropped, removed under its users; and errors that cross process boundaries."""
+"""The life cycle of a layer: opening, closing, garbage collection, removal while in use; and pickled errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.layers import Clock, assert_sound, drain, state, until_full
 
 from asgi_ipc import ChannelFull, GroupStoreFull, IPCChannelLayer, MemoryFull, MessageTooLarge, SegmentMismatch
 
-LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18}
 
 #: Every operation on shared memory, with arguments that work.
@@ -38,19 +38,19 @@ operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERA
 
 
 @pytest.fixture
-def warned(caplog):
-    """What the package has warned of so far."""
+def warnings_logged(caplog):
+    """Return a function that lists the warnings which the package has logged so far."""
     caplog.set_level(logging.INFO, logger="asgi_ipc")
     return lambda: [r.getMessage() for r in caplog.records if r.name == "asgi_ipc" and r.levelno >= logging.WARNING]
 
 
 def held(prefix):
-    """The descriptors and mappings that this process has of a prefix's objects."""
+    """Return this process's descriptors and mappings of a prefix's objects."""
     descriptors = []
     for number in os.listdir("/proc/self/fd"):
         try:
             descriptors.append(os.readlink(f"/proc/self/fd/{number}"))
-        except FileNotFoundError:  # the one that listed them
+        except FileNotFoundError:  # the descriptor that listed the folder
             continue
     with open("/proc/self/maps") as maps:
         mappings = [line.split()[-1] for line in maps if prefix in line]
@@ -60,7 +60,7 @@ def held(prefix):
 # -- the layer as an object --
 
 
-def test_a_layer_says_what_it_is(layer):
+def test_repr_shows_the_prefix(layer):
     assert repr(layer) == f"IPCChannelLayer(prefix={layer.prefix!r})"
 
 
@@ -81,7 +81,7 @@ def test_a_layer_closes_when_its_block_raises(prefix):
         layer.send("a", {})
 
 
-def test_closing_twice_is_fine(make_layer):
+def test_closing_twice_does_nothing(make_layer):
     layer = make_layer()
     layer.close()
     layer.close()
@@ -91,7 +91,7 @@ def test_closing_twice_is_fine(make_layer):
 
 @operations
 @pytest.mark.filterwarnings("ignore:receive_many")
-def test_a_closed_layer_refuses_and_leaves_the_rest_alone(make_layer, operation):
+def test_a_closed_layer_raises_and_changes_nothing(make_layer, operation):
     layer, other = make_layer(), make_layer()
     other.send("a", {"n": 1})
     other.group_add("g", "a")
@@ -103,7 +103,7 @@ def test_a_closed_layer_refuses_and_leaves_the_rest_alone(make_layer, operation)
     assert other.receive(["a"]) == ("a", {"n": 1})
 
 
-def test_closing_keeps_what_waits(make_layer):
+def test_closing_keeps_messages_and_members(make_layer):
     layer = make_layer()
     layer.send("a", {"n": 1})
     layer.group_add("g", "a")
@@ -116,8 +116,8 @@ def test_closing_keeps_what_waits(make_layer):
 # -- what a layer holds --
 
 
-@LINUX
-def test_an_open_layer_holds_two_segments_however_many_objects(prefix, make_layer):
+@needs_proc
+def test_several_layers_of_a_process_share_two_segments(prefix, make_layer):
     make_layer()
     one = held(prefix)
     assert len(one[0]) >= 2
@@ -127,8 +127,8 @@ def test_an_open_layer_holds_two_segments_however_many_objects(prefix, make_laye
     assert held(prefix) == one
 
 
-@LINUX
-def test_closing_the_last_layer_gives_everything_back(prefix, make_layer):
+@needs_proc
+def test_closing_the_last_layer_releases_the_segments(prefix, make_layer):
     first, second = make_layer(), make_layer()
     first.send("a", {})
     first.close()
@@ -138,8 +138,8 @@ def test_closing_the_last_layer_gives_everything_back(prefix, make_layer):
     assert held(prefix) == ([], [])
 
 
-@LINUX
-def test_a_thousand_layers_opened_and_dropped_leave_nothing(prefix):
+@needs_proc
+def test_a_thousand_layers_in_turn_leave_nothing(prefix):
     before = len(os.listdir("/proc/self/fd"))
     for number in range(1000):
         layer = IPCChannelLayer(prefix, **OPTIONS)
@@ -151,7 +151,7 @@ def test_a_thousand_layers_opened_and_dropped_leave_nothing(prefix):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@LINUX
+@needs_proc
 def test_a_thousand_layers_at_once_leave_nothing(prefix):
     layers = [IPCChannelLayer(prefix, **OPTIONS) for _ in range(1000)]
     layers[0].send("a", {})
@@ -161,8 +161,8 @@ def test_a_thousand_layers_at_once_leave_nothing(prefix):
     assert held(prefix) == ([], [])
 
 
-@LINUX
-def test_a_layer_in_a_circle_of_garbage_leaves_nothing(prefix):
+@needs_proc
+def test_a_layer_in_a_reference_cycle_leaves_nothing(prefix):
     layer = IPCChannelLayer(prefix, **OPTIONS)
     layer.itself = layer
     layer.send("a", {})
@@ -171,9 +171,9 @@ def test_a_layer_in_a_circle_of_garbage_leaves_nothing(prefix):
     assert held(prefix) == ([], [])
 
 
-@LINUX
+@needs_proc
 def test_a_layer_that_could_not_be_made_leaves_nothing(prefix):
-    """The message segment was attached to before the group segment was refused."""
+    """The message segment is attached before the group segment is refused."""
     with open(f"/dev/shm/{prefix}-groups", "wb") as file:
         file.write(b"x" * 65536)
     before = len(os.listdir("/proc/self/fd"))
@@ -189,7 +189,7 @@ def test_a_layer_that_could_not_be_made_leaves_nothing(prefix):
 
 
 def objects(prefix):
-    """The shared memory objects of a prefix."""
+    """Return the names of a prefix's shared memory objects."""
     return [name for name in objects_of_tests() if prefix in name]
 
 
@@ -204,7 +204,7 @@ def test_unlink_removes_every_object(prefix, make_layer):
 
 @operations
 @pytest.mark.filterwarnings("ignore:receive_many")
-def test_whoever_goes_on_after_unlink_begins_with_an_empty_layer(prefix, make_layer, warned, operation):
+def test_a_layer_is_empty_after_another_one_unlinked_it(prefix, make_layer, warnings_logged, operation):
     layer, other = make_layer(), make_layer()
     layer.send("a", {"n": "old"})
     layer.group_add("g", "a")
@@ -216,15 +216,15 @@ def test_whoever_goes_on_after_unlink_begins_with_an_empty_layer(prefix, make_la
     layer.send("a", {"n": "new"})
     assert other.receive(["a"]) == ("a", {"n": "new"})
     assert_sound(layer)
-    told = [text for text in warned() if text.startswith(f"{prefix}-messages")]
-    assert len(told) <= 2  # once for each layer object
+    told = [text for text in warnings_logged() if text.startswith(f"{prefix}-messages")]
+    assert len(told) <= 2  # at most one for each layer object
     assert all("was removed while in use" in text for text in told)
     other.unlink()
     assert objects(prefix) == []
 
 
-def use_until_told(talk, prefix):
-    """A child: sends whenever it is told to, and says what it has been warned of."""
+def send_and_report_warnings(talk, prefix):
+    """Run in a child: send when told to, and report the warnings logged so far."""
     texts = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(record.getMessage()) if record.levelno >= logging.WARNING else None
@@ -242,9 +242,9 @@ def use_until_told(talk, prefix):
 
 
 @pytest.mark.parametrize("how", ["unlink", "rm"])
-def test_another_process_notices_and_attaches_anew_with_one_warning(prefix, make_layer, start, how):
+def test_another_process_notices_a_removal_and_attaches_again_with_one_warning(prefix, make_layer, start, how):
     layer = make_layer()
-    child = start(use_until_told, prefix)
+    child = start(send_and_report_warnings, prefix)
     assert child.hear() == []
     layer.send("a", {"n": "old"})
     if how == "unlink":
@@ -254,7 +254,7 @@ def test_another_process_notices_and_attaches_anew_with_one_warning(prefix, make
         layer.close()
         for kind in ("messages", "groups"):
             os.unlink(f"/dev/shm/{prefix}-{kind}")
-        seconds = 1.001  # the name is looked at once a second
+        seconds = 1.001  # the name is checked once a second
     child.say(seconds)
     expected = [f"{prefix}-{kind} was removed while in use" for kind in ("messages", "groups")]
     told = child.hear()
@@ -268,10 +268,10 @@ def test_another_process_notices_and_attaches_anew_with_one_warning(prefix, make
     child.say(None)
     child.end()
     layer.unlink()
-    assert objects(prefix) == []  # of the first segments neither
+    assert objects(prefix) == []  # also none of the first segments
 
 
-def test_a_removed_file_is_noticed_within_a_second_of_use(prefix, make_layer, warned):
+def test_a_removed_file_is_noticed_within_one_second_of_use(prefix, make_layer, warnings_logged):
     layer = make_layer()
     clock = Clock(layer)
     layer.send("a", {})
@@ -279,15 +279,15 @@ def test_a_removed_file_is_noticed_within_a_second_of_use(prefix, make_layer, wa
     for _ in range(101):
         clock.forward(0.01)
         layer.receive(["b"])
-    assert len(warned()) == 1
+    assert len(warnings_logged()) == 1
     assert os.path.exists(f"/dev/shm/{prefix}-messages")
 
 
-def test_unlink_removes_what_has_taken_the_place_of_a_removed_segment(prefix, make_layer):
+def test_unlink_removes_the_successor_of_a_removed_segment(prefix, make_layer):
     layer = make_layer()
     for kind in ("messages", "groups"):
         os.unlink(f"/dev/shm/{prefix}-{kind}")
-    Clock(layer)  # stands still: nothing makes the layer look
+    Clock(layer)  # the clock stands still, so the layer does not check the name
     with IPCChannelLayer(prefix + "x", **OPTIONS) as other:
         for kind in ("messages", "groups"):
             os.rename(f"/dev/shm/{prefix}x-{kind}", f"/dev/shm/{prefix}-{kind}")
@@ -296,19 +296,19 @@ def test_unlink_removes_what_has_taken_the_place_of_a_removed_segment(prefix, ma
         other.close()
 
 
-def test_unlinking_twice_makes_nothing_new(prefix, make_layer, warned):
+def test_unlinking_twice_creates_nothing(prefix, make_layer, warnings_logged):
     layer, other = make_layer(), make_layer()
     layer.unlink()
     layer.unlink()
     other.unlink()
     assert objects(prefix) == []
-    assert warned() == []
+    assert warnings_logged() == []
 
 
 # -- errors --
 
 
-def test_errors_of_a_layer_survive_pickling(make_layer):
+def test_errors_of_a_layer_can_be_pickled_and_copied(make_layer):
     layer = make_layer(message_memory=128 * 1024, group_memory=64 * 1024, capacity=1000, channel_capacity={"one": 1})
     layer.send("one", {})
     errors = [

@@ -1,4 +1,4 @@
-"""Messages of the synchronous layer: order, at most once, many channels, names that are made, sizes."""
+"""Messages of the synchronous layer: order, delivery at most once, several channels, new names, sizes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from helpers.layers import Clock, assert_sound, drain, heap_bytes, message_of, s
 from asgi_ipc import ChannelFull, MemoryFull, MessageTooLarge, names
 from asgi_ipc.layer import REMEMBERED
 
-#: What the memory still holds after a life of other sizes, at the least, of what it holds when it is new.
-KEPT = 0.95
+#: Minimum fraction of the heap that messages can fill after messages of other sizes have been in it.
+MIN_FILLED = 0.95
 
 
 def fill(layer, channel, message):
-    """Send until the memory is full: how many messages it took."""
+    """Send until the memory is full; return the number of messages."""
     count, full = until_full(lambda _: layer.send(channel, message))
     assert isinstance(full, MemoryFull)
     return count
 
 
-# -- order, and who gets what --
+# -- order and delivery --
 
 
-def test_a_message_comes_out_as_it_went_in(layer):
+def test_a_message_is_received_unchanged(layer):
     message = {"text": "héllo", "bytes": b"\0\xff", "n": -5, "list": [1, 2.5, None, True, {"deep": []}]}
     layer.send("a", message)
     assert layer.receive(["a"]) == ("a", message)
@@ -38,7 +38,7 @@ def test_each_channel_is_first_in_first_out(layer):
         assert [message["n"] for _, message in drain(layer, channel)] == list(range(30))
 
 
-def test_a_message_comes_out_once(layer, make_layer):
+def test_a_message_is_received_once(layer, make_layer):
     other = make_layer()
     layer.send("a", {"n": 1})
     assert other.receive(["a"]) == ("a", {"n": 1})
@@ -51,22 +51,22 @@ def test_a_message_comes_out_once(layer, make_layer):
     [["a"], ("a",), {"a"}, frozenset(["a"]), {"a": 1}.keys(), iter(["a"]), (name for name in ["b", "a"])],
     ids=["list", "tuple", "set", "frozenset", "keys", "iterator", "generator"],
 )
-def test_receive_takes_any_iterable_of_names(layer, channels):
+def test_receive_accepts_any_iterable_of_names(layer, channels):
     layer.send("a", {})
     assert layer.receive(channels) == ("a", {})
 
 
 @pytest.mark.parametrize("none", [[], (), set(), iter([])], ids=["list", "tuple", "set", "iterator"])
-def test_receive_from_no_channels_gives_nothing(layer, none):
+def test_receive_from_no_channels_returns_nothing(layer, none):
     layer.send("a", {})
     assert layer.receive(none) == (None, None)
 
 
-def test_receive_returns_at_once_when_asked_to_block_on_nothing(layer):
+def test_receive_with_block_returns_after_the_block_timeout(layer):
     assert layer.receive(["a"], block=True) == (None, None)
 
 
-def test_receive_looks_at_every_channel_of_a_long_list(layer):
+def test_receive_finds_messages_on_every_channel_of_a_long_list(layer):
     many = [f"c{number}" for number in range(200)]
     for channel in many:
         layer.send(channel, {"to": channel})
@@ -74,22 +74,22 @@ def test_receive_looks_at_every_channel_of_a_long_list(layer):
 
 
 @pytest.mark.parametrize("others", [0, 1, 2, 3], ids=lambda others: f"alternating_with_{others}")
-def test_endless_traffic_hides_no_other_channel(layer, others):
-    """Also where a caller's own rhythm would fall into step with a turn that is counted."""
+def test_continuous_traffic_does_not_starve_another_channel(layer, others):
+    """Also with call patterns that would be in phase with a simple round robin."""
     lists = [["busy", "quiet"], *([[f"x{n}", f"y{n}"] for n in range(others)])]
     for number in range(5):
         layer.send("quiet", {"n": number})
-    heard = []
+    received = []
     for _ in range(400):
         for wanted in lists:
             layer.send("busy", {})
             channel, message = layer.receive(wanted)
             if channel == "quiet":
-                heard.append(message["n"])
+                received.append(message["n"])
             layer.receive(["busy"])
-        if len(heard) == 5:
+        if len(received) == 5:
             break
-    assert heard == [0, 1, 2, 3, 4]
+    assert received == [0, 1, 2, 3, 4]
 
 
 def test_an_inbox_serves_its_channels_in_turn(layer):
@@ -101,17 +101,17 @@ def test_an_inbox_serves_its_channels_in_turn(layer):
     assert drain(layer, "p!") == [("p!busy", {"n": number}) for number in range(1, 10)]
 
 
-def test_endless_traffic_of_one_socket_hides_no_other_one(layer):
+def test_continuous_traffic_of_one_socket_does_not_starve_another(layer):
     layer.send("p!busy", {})
     layer.send("p!quiet", {"n": 0})
-    heard = []
+    received = []
     for _ in range(4):
         layer.send("p!busy", {})
-        heard.append(layer.receive(["p!"])[0])
-    assert heard.count("p!quiet") == 1
+        received.append(layer.receive(["p!"])[0])
+    assert received.count("p!quiet") == 1
 
 
-def test_an_inbox_and_a_channel_of_the_same_beginning_are_apart(layer):
+def test_an_inbox_and_channels_with_the_same_prefix_are_separate(layer):
     layer.send("p!a", {"n": 1})
     layer.send("p", {"n": 2})
     layer.send("p?a", {"n": 3})
@@ -120,7 +120,7 @@ def test_an_inbox_and_a_channel_of_the_same_beginning_are_apart(layer):
     assert layer.receive(["p!"]) == ("p!a", {"n": 1})
 
 
-def test_later_changes_to_a_sent_object_do_not_reach_the_queue(layer):
+def test_later_changes_to_a_sent_object_have_no_effect(layer):
     message = {"list": [1], "dict": {"a": 1}}
     layer.send("a", message)
     layer.group_add("g", "b")
@@ -132,7 +132,7 @@ def test_later_changes_to_a_sent_object_do_not_reach_the_queue(layer):
         assert layer.receive([channel]) == (channel, {"list": [1], "dict": {"a": 1}})
 
 
-def test_a_received_message_is_the_receivers_own(layer):
+def test_receivers_of_a_group_send_get_separate_objects(layer):
     layer.group_add("g", "a")
     layer.group_add("g", "b")
     layer.send_group("g", {"list": []})
@@ -141,7 +141,7 @@ def test_a_received_message_is_the_receivers_own(layer):
     assert layer.receive(["b"]) == ("b", {"list": []})
 
 
-def test_names_that_were_used_are_not_remembered_without_end(layer):
+def test_the_cache_of_used_names_is_bounded(layer):
     for number in range(REMEMBERED + 10):
         layer.receive([f"reply?{number}"])
     assert len(layer._receivable) <= REMEMBERED
@@ -149,7 +149,7 @@ def test_names_that_were_used_are_not_remembered_without_end(layer):
     assert layer.receive(["reply?5"]) == ("reply?5", {})
 
 
-# -- names that are deprecated, names that are made --
+# -- a deprecated method, new names --
 
 
 def test_receive_many_works_and_is_deprecated(layer):
@@ -161,13 +161,13 @@ def test_receive_many_works_and_is_deprecated(layer):
     assert "call receive" in str(caught[0].message)
 
 
-def test_new_channel_makes_names_of_a_pattern(layer):
+def test_new_channel_makes_unique_names_for_a_pattern(layer):
     made = {layer.new_channel("reply?") for _ in range(1000)}
     assert len(made) == 1000
     assert all(name.startswith("reply?") and layer.valid_channel_name(name) for name in made)
 
 
-def test_new_channel_gives_no_name_that_is_in_use(layer, monkeypatch):
+def test_new_channel_returns_no_name_in_use(layer, monkeypatch):
     parts = iter(["taken", "taken", "free"])
     monkeypatch.setattr(names, "random_local_part", lambda: next(parts))
     layer.send("reply?taken", {})
@@ -185,14 +185,14 @@ def test_a_mebibyte_is_always_accepted(prefix, make_layer):
         assert layer.receive(["a"]) == ("a", message)
 
 
-def test_by_default_a_message_may_take_an_eighth_of_the_memory(make_layer):
+def test_the_default_message_limit_is_an_eighth_of_the_memory(make_layer):
     layer = make_layer(message_memory=16 * 1024 * 1024)
     layer.send("a", message_of(2 * 1024 * 1024))
     with pytest.raises(MessageTooLarge):
         layer.send("a", message_of(2 * 1024 * 1024 + 1))
 
 
-def test_the_limit_is_an_option_and_refuses_with_both_sizes(make_layer):
+def test_the_message_limit_is_an_option_and_the_error_has_both_sizes(make_layer):
     layer = make_layer(message_limit=1000)
     layer.send("a", message_of(1000))
     before = state(layer)
@@ -209,8 +209,8 @@ def test_the_limit_is_an_option_and_refuses_with_both_sizes(make_layer):
     assert state(layer) == before
 
 
-def test_a_message_that_never_fits_into_the_memory_is_too_large_not_too_early(make_layer):
-    """A sender that waits for room, as ``ChannelFull`` asks it to, would wait for ever."""
+def test_a_message_larger_than_the_memory_is_too_large_instead_of_channel_full(make_layer):
+    """On ``ChannelFull``, a sender would retry for ever."""
     layer = make_layer(message_memory=256 * 1024)
     with pytest.raises(MessageTooLarge) as refusal:
         layer.send("a", message_of(256 * 1024))
@@ -224,7 +224,7 @@ def test_a_message_that_never_fits_into_the_memory_is_too_large_not_too_early(ma
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 1000, 1023, 1024, 4096, 70_000, 262_144, 500_000])
-def test_every_size_comes_out_whole(layer, size):
+def test_messages_of_every_size_are_complete(layer, size):
     message = {"d": bytes(number * 7 % 251 for number in range(size))}
     layer.send("a", message)
     layer.group_add("g", "b")
@@ -236,7 +236,7 @@ def test_every_size_comes_out_whole(layer, size):
 # -- full memory --
 
 
-def test_full_memory_is_channel_full_and_says_so(make_layer):
+def test_full_memory_raises_memory_full(make_layer):
     layer = make_layer(message_memory=256 * 1024, capacity=10**6)
     count, full = until_full(lambda _: layer.send("a", {"d": b"x" * 1000}))
     assert isinstance(full, MemoryFull)
@@ -258,7 +258,7 @@ def test_full_memory_is_channel_full_and_says_so(make_layer):
 
 
 @pytest.mark.parametrize("size", [10, 200, 1000, 5000, 60_000])
-def test_after_draining_everything_fits_again(make_layer, size):
+def test_drained_memory_can_be_filled_again(make_layer, size):
     layer = make_layer(capacity=10**6)
     message = {"d": b"x" * size}
     first = fill(layer, "a", message)
@@ -268,33 +268,33 @@ def test_after_draining_everything_fits_again(make_layer, size):
         assert again == first
 
 
-def test_many_sizes_over_a_life_bring_no_false_fullness(make_layer):
-    """Fill and drain with one size after the other, small and large: each finds the memory that a new segment has."""
+def test_changing_sizes_waste_no_memory(make_layer):
+    """Fill and drain with small and large sizes in turn: each fills as much memory as in a new segment."""
     sizes = [10, 90_000, 333, 5000, 25, 40_000, 1016, 1100, 20_000, 100, 2500, 3, 65_536, 700]
     layer = make_layer(capacity=10**6)
     for size in sizes * 2:
         message = {"d": b"x" * size}
         count = fill(layer, "a", message)
-        assert count * (size + 50) >= KEPT * heap_bytes(layer) - size - 8192, size
+        assert count * (size + 50) >= MIN_FILLED * heap_bytes(layer) - size - 8192, size
         assert len(drain(layer, "a")) == count
     assert_sound(layer)
 
 
-def test_sizes_that_mix_bring_no_false_fullness(make_layer):
-    """Every second message of a full memory goes; what takes their place is of other sizes."""
+def test_mixed_sizes_waste_no_memory(make_layer):
+    """Every second message of a full memory is received; messages of other sizes fill the gaps."""
     layer = make_layer(capacity=10**6)
     for size in (100, 60, 350, 2000, 900):
         sent, _ = until_full(lambda turn, size=size: layer.send("ab"[turn % 2], {"d": b"x" * size}))
         drain(layer, "a")
         count = fill(layer, "c", {"d": b"y" * (size // 3)})
-        assert count >= sent // 2  # one for each at the least
+        assert count >= sent // 2  # at least one for each
         drain(layer, "b", "c")
     assert_sound(layer)
 
 
 @pytest.mark.parametrize("pattern", ["reply?{}", "p!{}", "p{}!x"], ids=["reply", "socket", "process"])
-def test_names_that_are_used_once_do_not_fill_the_memory(make_layer, pattern):
-    """They may come faster than any sweep: 8,000 of them, and the memory holds a thousand records."""
+def test_names_used_once_do_not_fill_the_memory(make_layer, pattern):
+    """Names may come faster than the sweep: 8,000 of them, in memory for a thousand channel records."""
     layer = make_layer(message_memory=256 * 1024)
     for number in range(8000):
         channel = pattern.format(number)
@@ -303,12 +303,12 @@ def test_names_that_are_used_once_do_not_fill_the_memory(make_layer, pattern):
     assert_sound(layer)
 
 
-def test_channels_that_were_drained_make_room_for_large_messages(make_layer):
+def test_drained_channels_make_room_for_large_messages(make_layer):
     layer = make_layer()
     clock = Clock(layer)
     count, _ = until_full(lambda number: layer.send(f"c{number}", {}))
     for number in range(count):
         assert layer.receive([f"c{number}"]) == (f"c{number}", {})
-    clock.forward(1.5)  # everything is swept at most once a second
-    assert fill(layer, "large", {"d": b"x" * 50_000}) >= 18  # of 20 that a new segment takes
+    clock.forward(1.5)  # a sweep of all channels runs at most once a second
+    assert fill(layer, "large", {"d": b"x" * 50_000}) >= 18  # of the 20 that fit into a new segment
     assert_sound(layer)

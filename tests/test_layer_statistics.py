@@ -1,4 +1,4 @@
-"""The statistics extension: every figure, of all channels, of one, and of an inbox."""
+"""The statistics extension: every figure, for all channels, one channel and an inbox."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KEYS = {
 NOTHING = dict.fromkeys(KEYS, 0)
 
 
-def send_anyway(layer, channel, times):
-    """Send as often as told, whether the channel takes it or not."""
+def send_ignoring_full(layer, channel, times):
+    """Send ``times`` messages and ignore ``ChannelFull``."""
     for _ in range(times):
         with contextlib.suppress(layer.ChannelFull):
             layer.send(channel, {})
@@ -29,7 +29,7 @@ def send_anyway(layer, channel, times):
 
 @pytest.fixture
 def clock(layer):
-    """Rules the layer's stores and its rates."""
+    """A clock that controls the layer's stores and its rates."""
     clock = Clock(layer)
     layer._rates = Rates(clock.seconds)
     return clock
@@ -44,7 +44,7 @@ def test_a_layer_without_messages_reports_zeros(layer):
     assert layer.channel_statistics("r?a") == NOTHING
 
 
-def test_messages_are_counted_when_they_come_and_pend_until_they_go(layer, clock):
+def test_messages_are_counted_when_sent_and_pending_until_received(layer, clock):
     for _ in range(4):
         layer.send("a", {})
         clock.forward(2)
@@ -55,7 +55,7 @@ def test_messages_are_counted_when_they_come_and_pend_until_they_go(layer, clock
         **NOTHING,
         "messages_count": 4,
         "messages_pending": 3,
-        "messages_max_age": pytest.approx(7),  # the oldest was received, the next came two seconds later
+        "messages_max_age": pytest.approx(7),  # the first was received, the second is two seconds younger
     }
     assert layer.channel_statistics("b") == {
         **NOTHING,
@@ -71,10 +71,10 @@ def test_messages_are_counted_when_they_come_and_pend_until_they_go(layer, clock
     }
 
 
-def test_rates_are_taken_between_two_reports(layer, clock):
+def test_rates_are_computed_between_two_reports(layer, clock):
     layer.channel_statistics("a")
     layer.global_statistics()
-    send_anyway(layer, "a", 103)
+    send_ignoring_full(layer, "a", 103)
     layer.send("b", {})
     clock.forward(4)
     report = layer.channel_statistics("a")
@@ -92,13 +92,13 @@ def test_rates_are_taken_between_two_reports(layer, clock):
 
 
 @pytest.mark.usefixtures("clock")
-def test_two_reports_at_one_moment_divide_by_nothing(layer):
+def test_two_reports_at_the_same_time_do_not_divide_by_zero(layer):
     layer.global_statistics()
     layer.send("a", {})
     assert layer.global_statistics()["messages_count_per_second"] == 0
 
 
-def test_rates_belong_to_a_layer_object(make_layer, layer, clock):
+def test_rates_are_separate_for_each_layer_object(make_layer, layer, clock):
     other = make_layer()
     Clock(other)
     other.global_statistics()
@@ -107,7 +107,7 @@ def test_rates_belong_to_a_layer_object(make_layer, layer, clock):
     assert layer.global_statistics()["messages_count_per_second"] == 0
 
 
-def test_expired_messages_do_not_pend(layer, clock):
+def test_expired_messages_are_not_pending(layer, clock):
     layer.send("a", {})
     layer.send("p!b", {})
     clock.forward(30)
@@ -122,10 +122,10 @@ def test_expired_messages_do_not_pend(layer, clock):
     assert (report["messages_count"], report["messages_pending"]) == (3, 1)
 
 
-def test_an_inbox_reports_all_its_channels(layer, clock):
+def test_an_inbox_includes_all_its_channels(layer, clock):
     layer.send("p!a", {})
     clock.forward(3)
-    send_anyway(layer, "p!b", 100)
+    send_ignoring_full(layer, "p!b", 100)
     expected = {
         **NOTHING,
         "messages_count": 100,
@@ -151,13 +151,13 @@ def test_a_group_send_counts_for_every_member(layer):
     assert layer.channel_statistics("p!")["channel_full_count"] == 1
 
 
-def test_sums_outlive_the_channels_they_came_from(layer, clock):
+def test_sums_remain_after_their_channels_are_swept(layer, clock):
     for number in range(300):
         layer.send(f"c{number}", {})
         layer.receive([f"c{number}"])
-    send_anyway(layer, "p!full", 101)
+    send_ignoring_full(layer, "p!full", 101)
     drain(layer, "p!")
-    for _ in range(1500):  # time to sweep the idle channels
+    for _ in range(1500):  # time for the sweep of the idle channels
         clock.forward(0.001)
         layer.receive(["ticking"])
     assert layer.channel_statistics("c5") == NOTHING
@@ -166,7 +166,7 @@ def test_sums_outlive_the_channels_they_came_from(layer, clock):
 
 
 @pytest.mark.usefixtures("clock")
-def test_flush_begins_the_count_anew(layer):
+def test_flush_resets_the_counts(layer):
     layer.send("a", {})
     layer.flush()
     layer.send("a", {})
@@ -175,7 +175,7 @@ def test_flush_begins_the_count_anew(layer):
 
 
 @pytest.mark.usefixtures("clock")
-def test_rates_are_not_remembered_without_end(layer):
+def test_the_cache_of_rates_is_bounded(layer):
     for number in range(REMEMBERED + 10):
         layer.channel_statistics(f"c{number}")
     assert len(layer._rates._last) <= REMEMBERED

@@ -1,4 +1,6 @@
-"""Names: which are taken where, and what a refusal says."""
+"""Names: which are valid where, and the texts of the errors."""
+
+from __future__ import annotations
 
 import random
 import re
@@ -24,7 +26,7 @@ ALLOWED = set(string.ascii_letters + string.digits + "-_.")
 
 
 class SafeString(str):
-    """Stands for the str subclasses that frameworks hand around."""
+    """Represents the ``str`` subclasses that frameworks use."""
 
 
 NORMAL = ["a", "http.request", "A-b_c.9", "-", ".", "0", "a" * 99, SafeString("safe")]
@@ -33,7 +35,7 @@ SINGLE = ["a?b", "http.reply?x_.-9", "a?" + "b" * 97]
 INBOXES = ["a!", "http.response!", "a" * 98 + "!"]
 PATTERNS = ["a?", "http.reply?"]
 
-# No function takes any of these.
+# No function accepts any of these.
 BROKEN = {
     "empty": ("", "it is empty"),
     "long": ("a" * 100, "it has 100 characters"),
@@ -92,13 +94,13 @@ BROKEN_GROUPS = dict(
 
 
 def refusal(call, *arguments):
-    """The text of the TypeError that the call must raise, from us and not from Python's own machinery."""
+    """Return the text of the ``TypeError`` that the call must raise."""
     with pytest.raises(TypeError) as caught:
         call(*arguments)
     return str(caught.value)
 
 
-def is_a_refusal_of(text, name, why):
+def is_refusal_of(text, name, why):
     assert why in text
     assert "is a str of 1 to 99 characters, ASCII letters, digits," in text
     assert len(text) < 500
@@ -110,72 +112,72 @@ def is_a_refusal_of(text, name, why):
 
 
 @pytest.mark.parametrize("name", NORMAL + LOCAL + SINGLE)
-def test_names_to_send_to(name):
+def test_valid_names_for_send(name):
     assert valid_channel_name(name) is True
     check_full_name(name)
 
 
 @pytest.mark.parametrize("name", NORMAL + INBOXES + SINGLE)
-def test_names_to_receive_from(name):
+def test_valid_names_for_receive(name):
     assert valid_channel_name(name, receive=True) is True
 
 
 @pytest.mark.parametrize("name", INBOXES + PATTERNS)
-def test_one_cannot_send_to_an_inbox_or_a_pattern(name):
-    said = f'it ends in "{name[-1]}"'
-    assert is_a_refusal_of(refusal(valid_channel_name, name), name, said)
-    assert is_a_refusal_of(refusal(check_full_name, name), name, said)
+def test_inboxes_and_patterns_are_refused_for_send(name):
+    expected_text = f'it ends in "{name[-1]}"'
+    assert is_refusal_of(refusal(valid_channel_name, name), name, expected_text)
+    assert is_refusal_of(refusal(check_full_name, name), name, expected_text)
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_the_synchronous_receive_takes_inboxes_whole(name):
+def test_channels_of_an_inbox_are_refused_for_receive(name):
     text = refusal(valid_channel_name, name, True)
-    assert is_a_refusal_of(text, name, 'has a local part after its "!"')
+    assert is_refusal_of(text, name, 'goes on after its "!"')
     assert repr(str(name[: name.index("!") + 1])) in text
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_one_cannot_receive_from_a_pattern(name):
-    assert is_a_refusal_of(refusal(valid_channel_name, name, True), name, 'it ends in "?"')
+def test_patterns_are_refused_for_receive(name):
+    assert is_refusal_of(refusal(valid_channel_name, name, True), name, 'it ends in "?"')
 
 
 @pytest.mark.parametrize(("name", "why"), BROKEN.values(), ids=BROKEN)
-def test_broken_channel_names(name, why):
-    assert is_a_refusal_of(refusal(valid_channel_name, name), name, why)
-    assert is_a_refusal_of(refusal(valid_channel_name, name, True), name, why)
-    assert is_a_refusal_of(refusal(check_full_name, name), name, why)
-    assert is_a_refusal_of(refusal(check_pattern, name), name, why)
-    assert is_a_refusal_of(refusal(valid_channel_names, ["a", name]), name, why)
+def test_broken_channel_names_are_refused(name, why):
+    assert is_refusal_of(refusal(valid_channel_name, name), name, why)
+    assert is_refusal_of(refusal(valid_channel_name, name, True), name, why)
+    assert is_refusal_of(refusal(check_full_name, name), name, why)
+    assert is_refusal_of(refusal(check_pattern, name), name, why)
+    assert is_refusal_of(refusal(valid_channel_names, ["a", name]), name, why)
 
 
 @pytest.mark.parametrize("name", NORMAL)
-def test_group_names(name):
+def test_valid_group_names(name):
     assert valid_group_name(name) is True
 
 
 @pytest.mark.parametrize(("name", "why"), BROKEN_GROUPS.values(), ids=BROKEN_GROUPS)
-def test_broken_group_names(name, why):
+def test_broken_group_names_are_refused(name, why):
     text = refusal(valid_group_name, name)
-    assert is_a_refusal_of(text, name, why)
+    assert is_refusal_of(text, name, why)
     assert text.startswith("group name ")
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, "a" * 74 + "?", SafeString("a?")])
-def test_patterns(pattern):
+def test_valid_patterns(pattern):
     check_pattern(pattern)
     assert valid_channel_name(pattern + random_local_part())
 
 
 @pytest.mark.parametrize("pattern", NORMAL + LOCAL + SINGLE + INBOXES)
-def test_new_channel_takes_nothing_but_patterns(pattern):
-    assert is_a_refusal_of(refusal(check_pattern, pattern), pattern, 'must end in "?"')
+def test_new_channel_accepts_only_patterns(pattern):
+    assert is_refusal_of(refusal(check_pattern, pattern), pattern, 'must end in "?"')
 
 
 def test_a_pattern_leaves_room_for_the_random_part():
     longest = "a" * (MAX_LENGTH - len(random_local_part()) - 1) + "?"
     check_pattern(longest)
     text = refusal(check_pattern, "a" + longest)
-    assert is_a_refusal_of(text, "a" + longest, f"at most {len(longest)}")
+    assert is_refusal_of(text, "a" + longest, f"at most {len(longest)}")
 
 
 @pytest.mark.parametrize(
@@ -183,30 +185,30 @@ def test_a_pattern_leaves_room_for_the_random_part():
     [["a", "b!"], ("a", "b!"), {"a", "b!"}, frozenset(("a",)), {"a": 1}, {"a": 1}.keys(), []],
     ids=type,
 )
-def test_any_iterable_of_names(names):
+def test_any_iterable_of_names_is_accepted(names):
     assert valid_channel_names(names, receive=True) is True
 
 
-def test_an_iterator_of_names_is_checked_to_its_end():
+def test_all_names_of_an_iterator_are_checked():
     assert valid_channel_names(iter(["a", "b"])) is True
     assert "'b c'" in refusal(valid_channel_names, iter(["a", "b c"]))
 
 
-def test_receive_is_passed_on_for_each_name():
+def test_the_argument_receive_applies_to_each_name():
     assert "'b!'" in refusal(valid_channel_names, ["a", "b!"])
     assert "'b!c'" in refusal(valid_channel_names, ["a", "b!c"], True)
     assert valid_channel_names(["a", "b!c"]) is True
 
 
 @pytest.mark.parametrize("names", ["abc", SafeString("abc"), "", b"abc", bytearray(b"abc")])
-def test_one_name_in_place_of_several(names):
+def test_a_single_name_instead_of_a_list_is_refused(names):
     text = refusal(valid_channel_names, names, True)
     assert text.startswith("channels must be a list of channel names, not only ")
     assert repr(names) in text
 
 
 @pytest.mark.parametrize("names", [None, 1, valid_channel_name])
-def test_what_cannot_be_iterated_over(names):
+def test_an_object_that_is_not_iterable_is_refused(names):
     text = refusal(valid_channel_names, names, True)
     assert text.startswith("channels must be a list (or another iterable)")
     assert type(names).__name__ in text
@@ -239,25 +241,25 @@ def test_non_local_name(name, expected):
     assert non_local_name(name) == expected
 
 
-def test_local_parts_are_letters_and_digits_of_all_kinds():
+def test_local_parts_use_all_32_symbols():
     parts = [random_local_part() for _ in range(2000)]
     assert len(set(parts)) == len(parts)
     assert {len(part) for part in parts} == {24}
     seen = set("".join(parts))
-    # 48,000 characters: that one of 32 symbols does not occur has odds of 32 * (31/32)**48000, which is 0.
+    # 48,000 characters: the probability that one of 32 symbols is missing, 32 * (31/32)**48000, is about 0.
     assert len(seen) == 32
     assert seen < set(string.ascii_lowercase + string.digits)
 
 
-def test_local_parts_do_not_come_from_the_seed_of_random():
+def test_local_parts_do_not_depend_on_the_seed_of_random():
     random.seed(1)
     one = random_local_part()
     random.seed(1)
     assert random_local_part() != one
 
 
-# A second opinion, in another way than with a regex.
-def takes(name, receive):
+# An independent implementation without regular expressions.
+def is_valid(name, receive):
     if not 1 <= len(name) <= 99:
         return False
     marks = [index for index, character in enumerate(name) if character in "!?"]
@@ -283,32 +285,32 @@ NEARLY_NAMES = st.one_of(
 @given(NEARLY_NAMES, st.booleans())
 @example("a\n", False)
 @example("a!\n", True)
-def test_channel_names_against_a_second_opinion(name, receive):
+def test_channel_names_against_an_independent_check(name, receive):
     try:
-        taken = valid_channel_name(name, receive)
+        accepted = valid_channel_name(name, receive)
     except TypeError as error:
         assert "channel name" in str(error)
-        taken = False
-    assert taken == takes(name, receive)
+        accepted = False
+    assert accepted == is_valid(name, receive)
 
 
 @given(NEARLY_NAMES)
 @example("a\n")
-def test_group_names_against_a_second_opinion(name):
+def test_group_names_against_an_independent_check(name):
     try:
-        taken = valid_group_name(name)
+        accepted = valid_group_name(name)
     except TypeError as error:
         assert "group name" in str(error)
-        taken = False
-    assert taken == (1 <= len(name) <= 99 and set(name) <= ALLOWED)
+        accepted = False
+    assert accepted == (1 <= len(name) <= 99 and set(name) <= ALLOWED)
 
 
 @given(NEARLY_NAMES)
-def test_a_pattern_that_is_taken_makes_names(pattern):
+def test_accepted_patterns_make_valid_names(pattern):
     try:
         check_pattern(pattern)
     except TypeError as error:
         assert "channel name" in str(error)
         assert not re.fullmatch(r"[A-Za-z0-9_.-]{1,74}\?", pattern)
     else:
-        assert takes(pattern + random_local_part(), False)
+        assert is_valid(pattern + random_local_part(), False)

@@ -1,4 +1,4 @@
-"""What the README of asgi_ipc has always promised, as numbers."""
+"""The quantitative promises of asgi_ipc's README."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMBERSHIPS = 4000
 
 
 def block_sizes(layer, channel):
-    """The bytes that each waiting message of a channel takes from the memory, its allocator's header included."""
+    """Return the size in bytes of each pending message's block, including the allocator's header."""
 
     def section():
         attachment = layer.message_store._opened()
@@ -39,8 +39,8 @@ def block_sizes(layer, channel):
 
 
 @pytest.mark.parametrize("size", [1, *range(4, 40), 100, 127, 128, 129, 500, 1023, 1039, 1040, 1041, 2000, 10_000])
-def test_a_message_costs_at_most_fifty_bytes_beside_its_body(make_layer, size):
-    """Also when blocks are cut several at a time, and when what is left over of other sizes is used again."""
+def test_a_message_takes_at_most_fifty_bytes_besides_its_body(make_layer, size):
+    """Also when several blocks are split at once, and when freed blocks of other sizes are reused."""
     layer, message = make_layer(capacity=10**6), message_of(size)
     for _ in range(2):
         for number in range(40):
@@ -54,8 +54,8 @@ def test_a_message_costs_at_most_fifty_bytes_beside_its_body(make_layer, size):
 
 
 @pytest.mark.parametrize("size", [1, 8, 50, 200, 1000])
-def test_a_full_memory_has_at_most_fifty_bytes_beside_each_body(make_layer, size):
-    """Counted from outside: how many messages fit into a MiB of which the fixed parts take some 32 KiB."""
+def test_a_full_memory_has_at_most_fifty_bytes_besides_each_body(make_layer, size):
+    """Measured from outside: the number of messages in one MiB, of which the fixed parts take about 32 KiB."""
     layer, message = make_layer(capacity=10**6), message_of(size)
     count, full = until_full(lambda _: layer.send("a", message))
     assert isinstance(full, MemoryFull)
@@ -63,8 +63,8 @@ def test_a_full_memory_has_at_most_fifty_bytes_beside_each_body(make_layer, size
 
 
 @pytest.mark.parametrize("mebibytes", [1, 4])
-def test_messages_of_two_hundred_bytes_use_nine_tenths_of_the_memory(make_layer, mebibytes):
-    """Of all of it, the fixed parts included. The header of a message counts as used: 40 bytes."""
+def test_messages_of_200_bytes_fill_90_percent_of_the_memory(make_layer, mebibytes):
+    """Of the whole memory, including the fixed parts. The header of a message, 40 bytes, counts as used."""
     layer = make_layer(message_memory=mebibytes * MIB, capacity=10**6)
     message = message_of(200)
     for _ in range(2):
@@ -73,8 +73,8 @@ def test_messages_of_two_hundred_bytes_use_nine_tenths_of_the_memory(make_layer,
         assert len(drain(layer, "a")) == count
 
 
-def test_messages_may_have_a_mebibyte(make_layer):
-    """Also where that is an eighth of the memory."""
+def test_messages_may_have_one_mebibyte(make_layer):
+    """Also if one MiB is an eighth of the memory."""
     layer = make_layer(message_memory=8 * MIB)
     message = message_of(MIB)
     count, _ = until_full(lambda _: layer.send("a", message))
@@ -84,7 +84,7 @@ def test_messages_may_have_a_mebibyte(make_layer):
 
 @pytest.mark.parametrize("groups", [1, 100, MEMBERSHIPS])
 def test_a_mebibyte_of_group_memory_holds_four_thousand_memberships(make_layer, groups):
-    """Channels and groups have names of forty characters; in one group, in a hundred, each in a group of its own."""
+    """Names have forty characters; all memberships are in one group, in a hundred, or each in its own."""
     layer = make_layer(group_memory=MIB)
     for _ in range(2):
         for number in range(MEMBERSHIPS):
@@ -132,7 +132,7 @@ def test_the_capacities_of_an_ordered_dict_are_tried_in_its_order(make_layer):
     assert make_layer(channel_capacity=OrderedDict(reversed(patterns))).get_capacity("http.request") == 7
 
 
-def test_the_defaults_are_those_of_the_seed(prefix):
+def test_the_defaults_are_those_of_asgi_ipc_1(prefix):
     with asgi.IPCChannelLayer(prefix) as layer:
         sizes = [store._opened().segment.size for store in (layer.message_store, layer.group_store)]
         assert sizes == [100 * MIB, 20 * MIB]

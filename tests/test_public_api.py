@@ -1,4 +1,4 @@
-"""What the package shows to the world: names, signatures, types, metadata."""
+"""The public API of the package: names, signatures, types, metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Set
+from typing import Any
 
 import pytest
 
@@ -20,7 +20,7 @@ from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 ROOT = Path(__file__).parent.parent
 TYPING_API = Path(__file__).with_name("typing_api.py")
 
-#: What the two front ends share, and programs do not call.
+#: Methods that the two front ends share and that programs do not call.
 FOR_FRONT_ENDS = {"check_names", "decode"}
 
 OPTIONS = [
@@ -35,26 +35,26 @@ OPTIONS = [
 KEYWORD_OPTIONS = {"mode": 0o600, "message_limit": None, "patience": 10}
 
 
-def public_methods(front_end: type = IPCChannelLayer) -> Set[str]:
+def public_methods(front_end: type = IPCChannelLayer) -> set[str]:
     found = inspect.getmembers(front_end, inspect.isfunction)
     return {name for name, _ in found if not name.startswith("_")} - FOR_FRONT_ENDS
 
 
-def options_of(front_end: type) -> Dict[Any, Any]:
-    """The options by kind: names and defaults, in their order."""
-    found: Dict[Any, Any] = {}
+def options_of(front_end: type) -> dict[Any, Any]:
+    """Return the options by kind of parameter: names and defaults, in order."""
+    found: dict[Any, Any] = {}
     for each in inspect.signature(front_end).parameters.values():
         found.setdefault(each.kind, []).append((each.name, each.default))
     return found
 
 
-def test_all_names_are_there_and_no_others() -> None:
-    short_repr = {
+def test_the_public_names_are_exactly_those_in_all() -> None:
+    exported = {
         name
         for name, value in vars(asgi_ipc).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert short_repr - {"annotations"} == set(asgi_ipc.__all__) - {"__version__"}
+    assert exported - {"annotations"} == set(asgi_ipc.__all__) - {"__version__"}
     assert asgi_ipc.__all__ == sorted(asgi_ipc.__all__)
 
 
@@ -64,7 +64,7 @@ def test_star_import_gives_the_public_names() -> None:
     assert set(names) - {"__builtins__"} == set(asgi_ipc.__all__)
 
 
-def test_options_stand_in_the_order_of_the_old_package() -> None:
+def test_options_have_the_order_of_asgi_ipc_1() -> None:
     assert options_of(IPCChannelLayer) == {
         inspect.Parameter.POSITIONAL_OR_KEYWORD: OPTIONS,
         inspect.Parameter.KEYWORD_ONLY: [*KEYWORD_OPTIONS.items(), ("block_timeout", 5)],
@@ -168,21 +168,21 @@ def test_attributes_of_the_asynchronous_layer_are_those_of_the_contract(prefix: 
 
 
 @pytest.mark.parametrize("name", ["GroupStoreFull", "MemoryFull"])
-def test_full_stores_are_full_channels_to_whoever_catches_those(name: str) -> None:
+def test_full_stores_are_subclasses_of_channel_full(name: str) -> None:
     assert issubclass(getattr(asgi_ipc, name), asgi_ipc.ChannelFull)
 
 
-def test_every_public_thing_is_documented() -> None:
-    bare = [
+def test_every_public_name_has_a_docstring() -> None:
+    undocumented = [
         f"{front_end.__name__}.{name}"
         for front_end in (IPCChannelLayer, AsyncIPCChannelLayer)
         for name in public_methods(front_end)
         if not getattr(front_end, name).__doc__
     ]
-    bare += [
+    undocumented += [
         name for name in asgi_ipc.__all__ if not (name == "__version__" or getattr(asgi_ipc, name).__doc__)
     ]
-    assert bare == []
+    assert undocumented == []
 
 
 # -- types ---------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_nothing_is_required_but_posix_ipc_and_msgpack() -> None:
 
 
 def test_every_package_is_installed() -> None:
-    """A folder without ``__init__.py`` would be missing after an install."""
+    """A folder without ``__init__.py`` would be missing after an installation."""
     assert "packages = find:\n" in (ROOT / "setup.cfg").read_text()
     folders = {path.parent for path in Path(asgi_ipc.__file__).parent.rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
@@ -249,12 +249,12 @@ def test_changelog_has_the_version() -> None:
 
 def test_readme_names_every_option_with_its_default() -> None:
     text = (ROOT / "README.rst").read_text()
-    spelled = {
+    spellings = {
         100 * 1024 * 1024: "100 * 1024 * 1024",
         20 * 1024 * 1024: "20 * 1024 * 1024",
         "asgi": '"asgi"',
         0o600: "0o600",
     }
     for name, parameter in inspect.signature(IPCChannelLayer).parameters.items():
-        default = spelled.get(parameter.default, repr(parameter.default))
+        default = spellings.get(parameter.default, repr(parameter.default))
         assert f"\n{name} : ``{default}``\n" in text

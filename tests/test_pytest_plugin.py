@@ -1,4 +1,4 @@
-"""The fixtures that the package brings for pytest, as a project uses them that has it installed."""
+"""The pytest fixtures of the package, used as by a project that has it installed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def left_by_tests() -> list[str]:
     return [name for name in os.listdir("/dev/shm") if f"pytest-{os.getpid()}-" in name]
 
 
-def test_layers_talk_to_each_other(pytester: pytest.Pytester) -> None:
+def test_layers_exchange_messages(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import asyncio
 
-        def test_both_faces(ipc_prefix, ipc_layer, ipc_channel_layer):
+        def test_both_front_ends(ipc_prefix, ipc_layer, ipc_channel_layer):
             assert ipc_layer.prefix == ipc_channel_layer.prefix == ipc_prefix
             ipc_layer.send("to-async", {"n": 1})
             async def answer():
@@ -55,7 +55,7 @@ def test_layers_talk_to_each_other(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess().assert_outcomes(passed=2)
 
 
-def test_every_test_has_a_prefix_of_its_own(pytester: pytest.Pytester) -> None:
+def test_every_test_has_its_own_prefix(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -72,7 +72,7 @@ def test_every_test_has_a_prefix_of_its_own(pytester: pytest.Pytester) -> None:
 
 
 @needs_files
-def test_shared_memory_is_removed_whoever_has_made_it_and_however_the_test_ends(pytester: pytest.Pytester) -> None:
+def test_shared_memory_is_removed_after_every_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import os
@@ -127,13 +127,13 @@ def test_fixtures_are_described(pytester: pytest.Pytester) -> None:
         assert "pytest_plugin.py" in line
 
 
-def test_a_project_can_do_without(pytester: pytest.Pytester) -> None:
+def test_a_project_can_disable_the_plugin(pytester: pytest.Pytester) -> None:
     listed = pytester.runpytest_inprocess("-p", "no:asgi_ipc", "--fixtures").stdout.str()
     assert "ipc_prefix" not in listed
 
 
 def test_loading_the_plugin_imports_no_framework(tmp_path: Path) -> None:
-    """It is loaded by every run of pytest on the machine's Python: it must not slow those down, or change them."""
+    """Every run of pytest in this environment loads the plugin, so it must neither slow down nor change that run."""
     for name in ("channels", "django", "asgiref", "twisted"):
         (tmp_path / f"{name}.py").touch()
     paths = [str(Path(asgi_ipc.__file__).parents[1]), str(tmp_path)]

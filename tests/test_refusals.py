@@ -1,7 +1,7 @@
 """
-Every refusal of bad input: the error names the offending thing and the mend, and nothing has changed.
+Every refusal of wrong input: the error names the input and says how to fix it, and nothing has changed.
 
-Options are in ``test_refusals_options``, what is wrong with a segment itself in ``test_segments``.
+Options are tested in ``test_refusals_options``, unusable segments in ``shm/test_segments``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from asgi_ipc import ChannelFull, GroupStoreFull, MemoryFull, MessageTooLarge
 CHANNEL_RULE = "a channel name is a str of 1 to 99 characters, ASCII letters, digits"
 GROUP_RULE = "a group name is a str of 1 to 99 characters, ASCII letters, digits"
 
-#: Names that are wrong wherever a channel is named, and what the error must contain.
-NO_CHANNELS = {
+#: Names that are wrong for every method that takes a channel, and a part of the error.
+WRONG_CHANNELS = {
     "empty": ("", "'' is not valid: it is empty"),
     "too_long": ("x" * 100, "it has 100 characters"),
     "space": ("a b", "'a b' is not valid: it contains ' '"),
@@ -39,55 +39,59 @@ NO_CHANNELS = {
     "list": (["a"], "['a'] is not valid: it is a list, not a str"),
     "dict": ({"a": 1}, "{'a': 1} is not valid: it is a dict, not a str"),
 }
-#: What can be said of them in the one other way: to be received from.
-TO_SEND = {
+#: Names that are only wrong for sending, or only for receiving.
+WRONG_TO_SEND = {
     "ends_in_question_mark": ("a?", "'a?' is not valid: it ends in \"?\"; add the local part"),
     "ends_in_exclamation_mark": ("a!", "'a!' is not valid: it ends in \"!\", so it is an inbox; add the local part"),
 }
-TO_RECEIVE = {
+WRONG_TO_RECEIVE = {
     "ends_in_question_mark": ("a?", "'a?' is not valid: it ends in \"?\"; add the local part"),
     "goes_on": ("a!b", "'a!b' is not valid: it has a local part after its \"!\"; receive from the whole inbox, 'a!'"),
 }
-NO_GROUPS = {
-    name: case for name, case in NO_CHANNELS.items() if "mark" not in name
+WRONG_GROUPS = {
+    name: case for name, case in WRONG_CHANNELS.items() if "mark" not in name
 }
-NO_GROUPS.update(
+WRONG_GROUPS.update(
     exclamation_mark=("a!b", "'a!b' is not valid: it contains '!'"),
     question_mark=("a?b", "'a?b' is not valid: it contains '?'"),
 )
-NO_PATTERNS = {
-    **NO_CHANNELS,
-    "normal": ("a", "'a' is not valid: it is not a pattern for new_channel, which must end in \"?\""),
-    "inbox": ("a!", "'a!' is not valid: it is not a pattern for new_channel"),
-    "full_name": ("a?b", "'a?b' is not valid: it is not a pattern for new_channel"),
+WRONG_PATTERNS = {
+    **WRONG_CHANNELS,
+    "normal": ("a", "'a' is not valid: it is no pattern for new_channel, which must end in \"?\""),
+    "inbox": ("a!", "'a!' is not valid: it is no pattern for new_channel"),
+    "full_name": ("a?b", "'a?b' is not valid: it is no pattern for new_channel"),
     "too_long": ("x" * 80 + "?", "at most 75"),
 }
 CALLS = {
-    "send": (lambda layer, name: layer.send(name, {}), {**NO_CHANNELS, **TO_SEND}, CHANNEL_RULE),
-    "receive": (lambda layer, name: layer.receive([name]), {**NO_CHANNELS, **TO_RECEIVE}, CHANNEL_RULE),
+    "send": (lambda layer, name: layer.send(name, {}), {**WRONG_CHANNELS, **WRONG_TO_SEND}, CHANNEL_RULE),
+    "receive": (lambda layer, name: layer.receive([name]), {**WRONG_CHANNELS, **WRONG_TO_RECEIVE}, CHANNEL_RULE),
     "receive_among_others": (
         lambda layer, name: layer.receive(["full", name]),
-        {**NO_CHANNELS, **TO_RECEIVE},
+        {**WRONG_CHANNELS, **WRONG_TO_RECEIVE},
         CHANNEL_RULE,
     ),
-    "new_channel": (lambda layer, name: layer.new_channel(name), NO_PATTERNS, CHANNEL_RULE),
-    "group_add_channel": (lambda layer, name: layer.group_add("g", name), {**NO_CHANNELS, **TO_SEND}, CHANNEL_RULE),
-    "group_add_group": (lambda layer, name: layer.group_add(name, "a"), NO_GROUPS, GROUP_RULE),
+    "new_channel": (lambda layer, name: layer.new_channel(name), WRONG_PATTERNS, CHANNEL_RULE),
+    "group_add_channel": (
+        lambda layer, name: layer.group_add("g", name),
+        {**WRONG_CHANNELS, **WRONG_TO_SEND},
+        CHANNEL_RULE,
+    ),
+    "group_add_group": (lambda layer, name: layer.group_add(name, "a"), WRONG_GROUPS, GROUP_RULE),
     "group_discard_channel": (
         lambda layer, name: layer.group_discard("g", name),
-        {**NO_CHANNELS, **TO_SEND},
+        {**WRONG_CHANNELS, **WRONG_TO_SEND},
         CHANNEL_RULE,
     ),
-    "group_discard_group": (lambda layer, name: layer.group_discard(name, "a"), NO_GROUPS, GROUP_RULE),
-    "group_channels": (lambda layer, name: layer.group_channels(name), NO_GROUPS, GROUP_RULE),
-    "send_group": (lambda layer, name: layer.send_group(name, {}), NO_GROUPS, GROUP_RULE),
-    "channel_statistics": (lambda layer, name: layer.channel_statistics(name), NO_CHANNELS, CHANNEL_RULE),
+    "group_discard_group": (lambda layer, name: layer.group_discard(name, "a"), WRONG_GROUPS, GROUP_RULE),
+    "group_channels": (lambda layer, name: layer.group_channels(name), WRONG_GROUPS, GROUP_RULE),
+    "send_group": (lambda layer, name: layer.send_group(name, {}), WRONG_GROUPS, GROUP_RULE),
+    "channel_statistics": (lambda layer, name: layer.channel_statistics(name), WRONG_CHANNELS, CHANNEL_RULE),
 }
 
 
 @pytest.fixture
 def used(make_layer):
-    """A layer with something in it, so that a change would show."""
+    """A layer with messages and members, so that a change would be visible."""
     layer = make_layer(capacity=3)
     for number in range(3):
         layer.send("full", {"n": number})
@@ -98,7 +102,7 @@ def used(make_layer):
 
 
 def assert_refused(layer, call, error, *parts):
-    """The call raises ``error`` with a message that contains every part, and changes nothing in the stores."""
+    """Assert that the call raises ``error`` with all parts in its text and changes nothing; return the error."""
     before = state(layer)
     with pytest.raises(error) as refusal:
         call()
@@ -134,7 +138,7 @@ def test_wrong_names_are_refused(used, call, name, why, rule):
         pytest.param(5, "not an int", id="int"),
     ],
 )
-def test_receive_refuses_what_is_no_list_of_names(used, channels, why):
+def test_receive_refuses_channels_that_are_not_a_list(used, channels, why):
     assert_refused(used, lambda: used.receive(channels), TypeError, "channels must be a list", why)
 
 
@@ -142,16 +146,16 @@ def test_receive_refuses_what_is_no_list_of_names(used, channels, why):
 
 
 class Strange:
-    """Nothing that a message may hold."""
+    """A type that a message may not hold."""
 
 
-CIRCLE: dict = {"list": []}
-CIRCLE["list"].append(CIRCLE)
+CYCLE: dict = {"list": []}
+CYCLE["list"].append(CYCLE)
 DEEP: list = []
 for _ in range(200):
     DEEP = [DEEP]
 
-NO_MESSAGES = {
+WRONG_MESSAGES = {
     "list": ([], "message is a list; a message must be a dict with str keys"),
     "str": ("text", "message is a str; a message must be a dict"),
     "none": (None, "message is a NoneType; a message must be a dict"),
@@ -171,8 +175,8 @@ NO_MESSAGES = {
     "bytes_key": ({b"a": 2}, "message has a key that is a bytes"),
     "none_key": ({None: 2}, "message has a key that is a NoneType"),
     "nested_key": ({"a": [{"b": {3: 4}}]}, 'message["a"][0]["b"] has a key that is an int'),
-    "circle": (CIRCLE, 'message["list"][0] is message, which contains it; a message must not contain itself'),
-    "too_deep": ({"a": DEEP}, "is nested too deeply; a message may have at most"),
+    "cycle": (CYCLE, 'message["list"][0] is message, which contains it; a message must not hold itself'),
+    "too_deep": ({"a": DEEP}, "is nested too deep; a message may have at most"),
     "large_int": ({"a": 2**64}, 'message["a"] is an int of 65 bits'),
     "small_int": ({"a": -(2**63) - 1}, 'message["a"] is an int of 64 bits'),
     "lone_surrogate": ({"a": "x\ud800"}, 'message["a"] is a str with a lone surrogate'),
@@ -180,7 +184,7 @@ NO_MESSAGES = {
 }
 
 
-@pytest.mark.parametrize(("message", "why"), NO_MESSAGES.values(), ids=NO_MESSAGES)
+@pytest.mark.parametrize(("message", "why"), WRONG_MESSAGES.values(), ids=WRONG_MESSAGES)
 @pytest.mark.parametrize("call", ["send", "send_group"])
 def test_wrong_messages_are_refused(used, call, message, why):
     target = {"send": "a", "send_group": "g"}[call]
@@ -188,7 +192,7 @@ def test_wrong_messages_are_refused(used, call, message, why):
 
 
 @pytest.mark.parametrize("call", ["send", "send_group"])
-def test_messages_beyond_the_limit_are_refused(make_layer, call):
+def test_messages_above_the_limit_are_refused(make_layer, call):
     layer = make_layer(message_limit=100)
     layer.group_add("g", "a")
     target = {"send": "a", "send_group": "g"}[call]
@@ -200,7 +204,7 @@ def test_messages_beyond_the_limit_are_refused(make_layer, call):
     getattr(layer, call)(target, {"d": b"x" * 95})
 
 
-# -- what has no room --
+# -- full channels and full memory --
 
 
 def test_a_full_channel_is_refused(used):

@@ -1,4 +1,4 @@
-"""Every refusal of an option, before anything is made; and options at the edge of what is allowed."""
+"""Every refusal of an option, before any object is made; and options at the limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asgi_ipc import IPCChannelLayer
 
 HUGE = 10**5000
 
-NO_OPTIONS = {
+WRONG_OPTIONS = {
     "prefix_slash": ({"prefix": "a/b"}, ValueError, ["prefix 'a/b'", "no slash", "letters"]),
     "prefix_leading_slash": ({"prefix": "/asgi"}, ValueError, ["prefix '/asgi'", "no slash"]),
     "prefix_empty": ({"prefix": ""}, ValueError, ["prefix ''", "1 to "]),
@@ -23,9 +23,9 @@ NO_OPTIONS = {
     "prefix_bytes": ({"prefix": b"a"}, TypeError, ["prefix must be a str, not b'a'"]),
     "prefix_none": ({"prefix": None}, TypeError, ["prefix must be a str, not None"]),
     **{
-        f"{name}_{kind}": ({name: value}, error, [name, short_repr])
+        f"{name}_{kind}": ({name: value}, error, [name, expected])
         for name in ("expiry", "group_expiry", "patience")
-        for kind, value, error, short_repr in [
+        for kind, value, error, expected in [
             ("negative", -1, ValueError, "more than 0 seconds"),
             ("zero", 0, ValueError, "more than 0 seconds"),
             ("nan", float("nan"), ValueError, "not nan"),
@@ -38,9 +38,9 @@ NO_OPTIONS = {
         ]
     },
     **{
-        f"{name}_{kind}": ({name: value}, error, [name, short_repr])
+        f"{name}_{kind}": ({name: value}, error, [name, expected])
         for name in ("message_memory", "group_memory")
-        for kind, value, error, short_repr in [
+        for kind, value, error, expected in [
             ("zero", 0, ValueError, "between 65536 and"),
             ("negative", -1, ValueError, "between 65536 and"),
             ("too_little", 65535, ValueError, "bytes, not 65535"),
@@ -88,8 +88,8 @@ NO_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("options", "error", "parts"), NO_OPTIONS.values(), ids=NO_OPTIONS)
-def test_wrong_options_are_refused_before_anything_is_made(prefix, options, error, parts):
+@pytest.mark.parametrize(("options", "error", "parts"), WRONG_OPTIONS.values(), ids=WRONG_OPTIONS)
+def test_wrong_options_are_refused_before_any_object_is_made(prefix, options, error, parts):
     with pytest.raises(error) as refusal:
         IPCChannelLayer(**{"prefix": prefix, **options})
     for part in parts:
@@ -103,7 +103,7 @@ def test_unknown_options_are_refused(prefix):
     assert objects_of_tests() == []
 
 
-def test_the_seven_options_of_the_seed_come_in_its_order(prefix):
+def test_the_seven_options_of_asgi_ipc_1_keep_their_order(prefix):
     with IPCChannelLayer(prefix, 30, 40, 5, {"a*": 2}, 1 << 20, 1 << 18) as layer:
         assert (layer.prefix, layer.expiry, layer.group_expiry, layer.capacity) == (prefix, 30, 40, 5)
         assert (layer.get_capacity("ab"), layer.get_capacity("b")) == (2, 5)
@@ -117,7 +117,7 @@ def test_the_seven_options_of_the_seed_come_in_its_order(prefix):
 
 
 @pytest.mark.parametrize("extra", ["mode", "message_limit", "patience"])
-def test_further_options_are_taken_by_keyword_only(prefix, extra):
+def test_further_options_are_keyword_only(prefix, extra):
     with pytest.raises(TypeError, match="positional"):
         IPCChannelLayer(prefix, 60, 86400, 100, None, 1 << 20, 1 << 18, {"mode": 0o600}.get(extra, 5))
     assert objects_of_tests() == []
@@ -136,7 +136,7 @@ def test_further_options_are_taken_by_keyword_only(prefix, extra):
     ],
     ids=["long_prefix", "brief", "for_a_century", "small", "odd", "readable", "large_capacity"],
 )
-def test_options_at_the_edge_work(prefix, options):
+def test_options_at_the_limits_work(prefix, options):
     options = {"message_memory": 1 << 20, "group_memory": 1 << 18, **options}
     with IPCChannelLayer(**{**options, "prefix": prefix + options.get("prefix", "")}) as layer:
         layer.group_add("g", "a")

@@ -1,4 +1,4 @@
-"""Both front ends in different processes, and different Pythons, talk to each other over one prefix."""
+"""Both front ends exchange messages across processes and Python versions, over one prefix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THIS = "{}.{}".format(*sys.version_info)
 
 @pytest.fixture(scope="session")
 def python(request, tmp_path_factory):
-    """Interpreters by version, each with an environment that lives in pytest's cache, where there is one."""
+    """Return a function from a version to an interpreter; environments are kept in pytest's cache, if enabled."""
     cache = getattr(request.config, "cache", None)
     place = cache.mkdir("pythons") if cache else tmp_path_factory.mktemp("pythons")
     return lambda wanted: interpreter(wanted, place)
@@ -27,8 +27,8 @@ def python(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("first", "second"), [(THIS, THIS), ("3.9", "3.13"), ("3.13", "3.9")], ids=["this Python", "3.9 3.13", "3.13 3.9"]
 )
-def test_one_asks_and_the_others_answer(start, prefix, python, asker, first, second):
-    """Through a channel, an inbox and a group; the asker in one Python, those who answer in the other."""
+def test_one_process_asks_and_the_others_answer(start, prefix, python, asker, first, second):
+    """The messages go through a channel, an inbox and a group, between two Python versions."""
     askers, others = (sys.executable if each == THIS else python(each) for each in (first, second))
     for each, wanted in ((askers, first), (others, second)):
         child = start(version, python=each)

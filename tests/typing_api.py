@@ -1,5 +1,5 @@
 """
-The whole public API as a typed program uses it. Never run: ``mypy --strict`` checks it.
+The whole public API as a typed program uses it. It is never run, only checked by ``mypy --strict``.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ async def asynchronous_layer(options: Dict[str, Any]) -> None:
     large: Type[MessageTooLarge] = by_position.MessageTooLarge
     assert issubclass(full, Exception)
     assert issubclass(large, Exception)
-    short_repr: Tuple[str, float, float, int, List[str]] = (
+    attributes_of_layer: Tuple[str, float, float, int, List[str]] = (
         by_keyword.prefix,
         by_keyword.expiry,
         by_keyword.group_expiry,
         by_keyword.capacity,
         by_keyword.extensions,
     )
-    assert short_repr
+    assert attributes_of_layer
     for each in (by_position, by_keyword):
         await each.close()
         await each.unlink()
