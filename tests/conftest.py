@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a unique prefix, layers that are closed, and a check that no shared memory is left."""
+"""Fixtures of all tests: a unique prefix, layers that are closed, a check that no shared memory is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def objects_of_tests() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves shared memory objects, and remove them so that they do not fail the next test."""
+    """Fail a test that leaves shared memory objects, and remove them, so that the next test can pass."""
     yield
     gc.collect()
     left = objects_of_tests()
@@ -47,7 +47,7 @@ def prefix() -> Iterator[str]:
 
 @pytest.fixture
 def make_layer(prefix: str) -> Iterator[Callable[..., IPCChannelLayer]]:
-    """Return a function that makes layers with this test's prefix and small memory; all are closed afterwards."""
+    """Return a function that makes small layers with this test's prefix; all are closed afterwards."""
     made: list[IPCChannelLayer] = []
 
     def make(**options: Any) -> IPCChannelLayer:
@@ -85,7 +85,7 @@ def make_async(prefix: str) -> Iterator[Callable[..., AsyncIPCChannelLayer]]:
 
 @pytest.fixture
 def start() -> Iterator[Children]:
-    """A function that starts a child process, ``start(function, *args)``; all are killed and reaped afterwards."""
+    """Return ``start(function, *args)``, which starts a child; all are killed and reaped afterwards."""
     children = Children()
     yield children
     children.clean_up()

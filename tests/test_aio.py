@@ -25,7 +25,7 @@ def parts(name: str) -> list[str]:
     return list(match.groups())
 
 
-# -- new names ---------------------------------------------------------------------------------------------------
+# -- new names -----------------------------------------------------------------------------------------------
 
 
 def test_new_names_contain_prefix_process_and_local_part(make_async):
@@ -109,7 +109,7 @@ def test_receive_rejects_wrong_names(make_async, name):
         asyncio.run(asyncio.wait_for(make_async().receive(name), 30))
 
 
-# -- receive_async -----------------------------------------------------------------------------------------------
+# -- receive_async -------------------------------------------------------------------------------------------
 
 
 def test_receive_async_accepts_inboxes_and_any_iterable(make_layer):
@@ -144,7 +144,7 @@ def test_receive_async_serves_all_channels(make_layer):
     asyncio.run(main())
 
 
-# -- inboxes -----------------------------------------------------------------------------------------------------
+# -- inboxes -------------------------------------------------------------------------------------------------
 
 
 def test_each_socket_has_its_own_capacity_after_new_channel(make_async, make_layer):
@@ -190,7 +190,7 @@ def test_channels_of_a_synchronous_inbox_share_one_capacity(make_layer):
         layer.send("by.hand!3", {})
 
 
-# -- the exceptions of Channels ----------------------------------------------------------------------------------
+# -- the exceptions of Channels ------------------------------------------------------------------------------
 
 
 def report_exceptions(talk, prefix):

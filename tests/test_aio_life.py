@@ -53,7 +53,7 @@ def watched():
     return found
 
 
-# -- closed ------------------------------------------------------------------------------------------------------
+# -- closed --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("without_polling")
@@ -122,7 +122,7 @@ def test_layer_is_closed_by_leaving_its_block(prefix, make_async):
     asyncio.run(main())
 
 
-# -- garbage-collected -------------------------------------------------------------------------------------------
+# -- garbage-collected ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("close", [False, True], ids=["collected", "closed"])
@@ -187,7 +187,7 @@ def test_layers_of_many_loops_leave_no_fifo_and_no_descriptor(make_layer, prefix
     assert_sound(other)
 
 
-# -- the segment is removed or emptied ---------------------------------------------------------------------------
+# -- the segment is removed or emptied -----------------------------------------------------------------------
 
 
 def remove_files(prefix):
@@ -213,7 +213,7 @@ def call_in_child(talk, name, prefix):
 @pytest.mark.parametrize("action", [remove_files, unlink, flush])
 @pytest.mark.parametrize("actor", ["thread", "process"])
 def test_waiters_continue_when_the_segment_is_removed_or_flushed(make_async, prefix, start, monkeypatch, action, actor):
-    """``unlink`` and ``flush`` notify the waiters; they notice the removal of the files at their next poll."""
+    """``unlink`` and ``flush`` notify the waiters; a removal of the files is noticed at the next poll."""
     if action is not remove_files:
         never_poll(monkeypatch.setattr)
     layer = make_async()
@@ -245,7 +245,7 @@ def test_waiters_continue_when_the_segment_is_removed_or_flushed(make_async, pre
 
 @pytest.mark.usefixtures("without_polling")
 def test_waiters_register_again_when_a_later_waiter_notices_the_flush(make_async, make_layer):
-    """A new waiter registers before the flush is noticed, on the same FIFO; the others are no longer registered."""
+    """It registers before the others notice the flush, on the same FIFO; they are no longer registered."""
     layer, other = make_async(), make_layer()
 
     async def main():
@@ -300,7 +300,7 @@ def test_a_removed_fifo_is_replaced(make_async, prefix, monkeypatch):
     asyncio.run(main())
 
 
-# -- others die --------------------------------------------------------------------------------------------------
+# -- others die ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("without_polling")
@@ -389,7 +389,7 @@ def test_a_message_for_a_killed_receiver_goes_to_the_next(make_async, prefix, st
     assert_sound(layer)
 
 
-# -- full memory, full file system -------------------------------------------------------------------------------
+# -- full memory, full file system ---------------------------------------------------------------------------
 
 
 def test_receive_works_without_memory_for_a_waiter(make_async):

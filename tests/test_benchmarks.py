@@ -1,4 +1,4 @@
-"""The benchmark suite: every workload runs on this layer, results are complete, and omitted peers are listed."""
+"""The benchmark suite: every workload runs on this layer, results are complete, omitted peers are listed."""
 
 from __future__ import annotations
 

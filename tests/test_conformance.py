@@ -16,7 +16,7 @@ conformance: Any = pytest.importorskip(
 
 
 class TestConformance(conformance.ConformanceTestCase):  # type: ignore[misc]
-    """The suite on this layer, with the sizes and times that it expects. It flushes the layer before each test."""
+    """The suite, with the sizes and times that it expects. It flushes the layer before each test."""
 
     expiry_delay = 1.1
     capacity_limit = 5

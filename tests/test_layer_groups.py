@@ -97,13 +97,13 @@ def test_every_member_gets_the_message_once_and_in_order(layer):
 
 
 def test_a_send_to_an_empty_group_does_nothing(layer, info):
-    layer.send_group("nobody", {"n": 1})
+    layer.send_group("empty", {"n": 1})
     assert state(layer) == ({}, {})
     assert info() == []
 
 
 def test_a_large_message_to_a_large_group_is_stored_only_a_few_times(make_layer):
-    """300 copies of 10,000 bytes exceed the memory three times: a body is stored once for each slice of members."""
+    """300 copies of 10,000 bytes would not fit: a body is stored once for each slice of members."""
     layer = make_layer()
     members = [f"c{number}" for number in range(300)]
     for member in members:
@@ -230,7 +230,7 @@ def test_flush_frees_all_memory(make_layer):
 
 
 def send_after_flush(talk, prefix):
-    """Run in a child: use 100 channels, then send to the last one after another process has flushed the layer."""
+    """Run in a child: use 100 channels, then send to the last one after another process's flush."""
     with IPCChannelLayer(prefix, message_memory=1 << 20, group_memory=1 << 18) as layer:
         for number in range(100):
             layer.send(f"c{number}", {"n": "old"})

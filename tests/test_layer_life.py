@@ -1,4 +1,4 @@
-"""The life cycle of a layer: opening, closing, garbage collection, removal while in use; and pickled errors."""
+"""The life cycle of a layer: opening, closing, garbage collection, removal while in use; pickled errors."""
 
 from __future__ import annotations
 
@@ -216,9 +216,9 @@ def test_a_layer_is_empty_after_another_one_unlinked_it(prefix, make_layer, warn
     layer.send("a", {"n": "new"})
     assert other.receive(["a"]) == ("a", {"n": "new"})
     assert_sound(layer)
-    told = [text for text in warnings_logged() if text.startswith(f"{prefix}-messages")]
-    assert len(told) <= 2  # at most one for each layer object
-    assert all("was removed while in use" in text for text in told)
+    warnings = [text for text in warnings_logged() if text.startswith(f"{prefix}-messages")]
+    assert len(warnings) <= 2  # at most one for each layer object
+    assert all("was removed while in use" in text for text in warnings)
     other.unlink()
     assert objects(prefix) == []
 
@@ -257,13 +257,13 @@ def test_another_process_notices_a_removal_and_attaches_again_with_one_warning(p
         seconds = 1.001  # the name is checked once a second
     child.say(seconds)
     expected = [f"{prefix}-{kind} was removed while in use" for kind in ("messages", "groups")]
-    told = child.hear()
-    assert [text.partition(":")[0] for text in told] == expected
+    warnings = child.hear()
+    assert [text.partition(":")[0] for text in warnings] == expected
     layer = make_layer()
     assert drain(layer, "a") == [("a", {"from": "child"})]
     assert layer.group_channels("g") == ["child"]
     child.say(5)
-    assert child.hear() == told
+    assert child.hear() == warnings
     assert layer.receive(["a"]) == ("a", {"from": "child"})
     child.say(None)
     child.end()

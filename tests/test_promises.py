@@ -55,7 +55,7 @@ def test_a_message_takes_at_most_fifty_bytes_besides_its_body(make_layer, size):
 
 @pytest.mark.parametrize("size", [1, 8, 50, 200, 1000])
 def test_a_full_memory_has_at_most_fifty_bytes_besides_each_body(make_layer, size):
-    """Measured from outside: the number of messages in one MiB, of which the fixed parts take about 32 KiB."""
+    """Measured from outside, in one MiB of which the fixed parts take about 32 KiB."""
     layer, message = make_layer(capacity=10**6), message_of(size)
     count, full = until_full(lambda _: layer.send("a", message))
     assert isinstance(full, MemoryFull)

@@ -133,7 +133,7 @@ def test_a_project_can_disable_the_plugin(pytester: pytest.Pytester) -> None:
 
 
 def test_loading_the_plugin_imports_no_framework(tmp_path: Path) -> None:
-    """Every run of pytest in this environment loads the plugin, so it must neither slow down nor change that run."""
+    """Every run of pytest in the environment loads the plugin, so it must not slow that run down."""
     for name in ("channels", "django", "asgiref", "twisted"):
         (tmp_path / f"{name}.py").touch()
     paths = [str(Path(asgi_ipc.__file__).parents[1]), str(tmp_path)]

@@ -102,7 +102,7 @@ def used(make_layer):
 
 
 def assert_refused(layer, call, error, *parts):
-    """Assert that the call raises ``error`` with all parts in its text and changes nothing; return the error."""
+    """Assert that the call raises ``error`` with all parts in its text and changes nothing. Return it."""
     before = state(layer)
     with pytest.raises(error) as refusal:
         call()

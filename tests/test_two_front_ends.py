@@ -17,7 +17,7 @@ THIS = "{}.{}".format(*sys.version_info)
 
 @pytest.fixture(scope="session")
 def python(request, tmp_path_factory):
-    """Return a function from a version to an interpreter; environments are kept in pytest's cache, if enabled."""
+    """Return a function from a version to an interpreter; pytest's cache keeps the environments."""
     cache = getattr(request.config, "cache", None)
     place = cache.mkdir("pythons") if cache else tmp_path_factory.mktemp("pythons")
     return lambda wanted: interpreter(wanted, place)

@@ -2,8 +2,8 @@
 Sites for the tests in this folder, which are skipped if Channels 1.1.8 is not installed.
 
 These tests import nothing of the old packages: Daphne, the workers and Django's test runner are separate
-processes, as in production. Warnings of the old packages therefore stay in those processes, and warnings in the
-test process remain errors.
+processes, as in production. Warnings of the old packages therefore stay in those processes, and warnings in
+the test process remain errors.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Measure the time of one page through Daphne and one worker: ``python -m channels1.measure``, in ``tests``.
 
-``--beside PYTHON``, which may be repeated, measures another installation alternately with this one, such as one with
-asgi_ipc 1.4.2, so that both run under the same conditions. ``tox -e channels1-measure`` does that.
+``--beside PYTHON``, which may be repeated, measures another installation alternately with this one, such as
+one with asgi_ipc 1.4.2, so that both run under the same conditions. ``tox -e channels1-measure`` does that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSION = "from importlib.metadata import version; print('asgi_ipc', version('as
 
 
 def serve(python: str, stack: ExitStack) -> HTTPConnection:
-    """Start a site with one worker, warm it up, and return a connection to its Daphne. It ends with the stack."""
+    """Start a site with one worker, warm it up, and return a connection to it. It ends with ``stack``."""
     prefix = f"measure{os.getpid()}-{secrets.token_hex(4)}"
 
     def remove_objects() -> None:
@@ -59,7 +59,7 @@ def visit(connection: HTTPConnection) -> float:
 
 
 def main() -> None:
-    """Measure, and print for each installation the median, the 99th percentile and the ratio to the first median."""
+    """Measure each installation, and print its median, 99th percentile and ratio to the first median."""
     parser = argparse.ArgumentParser(description="Median HTTP request through Daphne and one worker.")
     parser.add_argument("--beside", action="append", default=[], metavar="PYTHON", help="another installation")
     parser.add_argument("--pages", type=int, default=400, help="pages of each installation (default: 400)")

@@ -103,7 +103,7 @@ class Socket:
         self._socket.send_binary(content)
 
     def receive_bytes(self) -> bytes:
-        """Return the next message, text as UTF-8. Skip Daphne's pings, which would restart the socket's timeout."""
+        """Return the next message, text as UTF-8. Skip Daphne's pings, which restart the timeout."""
         deadline = time.monotonic() + LIMIT
         while time.monotonic() < deadline:
             opcode, content = self._socket.recv_data(control_frame=True)
@@ -173,8 +173,8 @@ class Site:
     """
     The site on one prefix: starts its processes and kills them.
 
-    ``environment`` adds variables for ``site.settings``, ``options`` adds options of the layer. ``python`` is an
-    interpreter of another installation, which imports its own ``asgi_ipc``.
+    ``environment`` adds variables for ``site.settings``, ``options`` adds options of the layer. ``python`` is
+    an interpreter of another installation, which imports its own ``asgi_ipc``.
     """
 
     def __init__(

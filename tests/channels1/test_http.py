@@ -31,7 +31,7 @@ def form(content: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def assert_full_channel_gives_503(site: Site, script: IPCChannelLayer) -> None:
-    """Assert that a site with capacity 5 answers the sixth pending request with 503, and serves the others."""
+    """Assert that a site with capacity 5 answers the sixth pending request with 503 and serves the others."""
     daphne = site.daphne()
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         pages = [pool.submit(daphne.page, "/") for _ in range(5)]

@@ -63,11 +63,11 @@ def test_a_closed_socket_leaves_its_group(site: Site, script: IPCChannelLayer) -
 
 
 def test_sockets_of_a_killed_daphne_leave_their_groups(site: Site, script: IPCChannelLayer) -> None:
-    """A killed Daphne cannot discard its sockets from their groups: the layer does, and other sockets work."""
+    """A killed Daphne cannot discard its sockets from their groups: the layer does. Other sockets work."""
     daphnes = [site.daphne(), site.daphne()]
     site.worker()
-    with daphnes[0].socket("/room/red/") as doomed, daphnes[1].socket("/room/red/") as other:
-        doomed.receive()
+    with daphnes[0].socket("/room/red/") as killed, daphnes[1].socket("/room/red/") as other:
+        killed.receive()
         other.receive()
         assert len(script.group_channels("room-red")) == 2
         daphnes[0].die()

@@ -99,13 +99,13 @@ def test_a_worker_receives_again_after_a_timeout(make_site: Callable[..., Site])
 
 
 def test_killed_workers_lose_no_message(site: Site) -> None:
-    """Workers that were killed while they waited lose no message: the remaining worker answers every request."""
+    """Workers killed while they waited lose no message: the remaining worker answers every request."""
     daphne = site.daphne()
     last = site.worker()
     for _ in range(5):
-        doomed = [site.worker(), site.worker("--threads", "4")]
+        killed = [site.worker(), site.worker("--threads", "4")]
         daphne.page("/")
-        for worker in doomed:
+        for worker in killed:
             worker.die()
         for _ in range(6):
             assert daphne.page("/")["pid"] == last.pid

@@ -95,7 +95,7 @@ class Tab:
             field.send_keys(text, Keys.ENTER)
 
     def log(self) -> list[dict[str, str]]:
-        """Return the messages in the order of the page: text, name, kind, and the processes they came through."""
+        """Return the messages in page order: text, name, kind, and the processes they came through."""
         found: list[dict[str, str]] = self.run(
             "return [...document.querySelectorAll('#log li:not(.note)')].map(item => ({"
             "text: item.querySelector('.bubble').textContent, name: item.querySelector('b').textContent,"

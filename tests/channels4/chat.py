@@ -109,7 +109,7 @@ def is_alive(pid: int) -> bool:
     """
     True if any thread of a process still runs; a zombie does not run.
 
-    A process's first thread may be a zombie while other threads still end. Its locks are held until all have ended.
+    A process's first thread may be a zombie while others still end. Its locks are held until all have ended.
     """
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""Django with the layer under test, a browser, and the chat. Each module skips itself if a package is missing."""
+"""Fixtures: Django with the layer, a browser, the chat. Modules skip themselves if a package is missing."""
 
 from __future__ import annotations
 

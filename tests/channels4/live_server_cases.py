@@ -1,9 +1,9 @@
 """
-``ChannelsLiveServerTestCase``: Daphne in a separate process, and tests that exchange messages with its consumers.
+``ChannelsLiveServerTestCase``: Daphne in another process, and tests that send messages to its consumers.
 
-On this layer the tests can reach the consumers through ``get_channel_layer``; the in-memory layer cannot do that.
-``test_live_server.py`` runs this module in a separate process, since Channels forks the server off the test process,
-and the threads that asgiref has started for earlier tests would not exist after the fork.
+On this layer the tests can reach the consumers through ``get_channel_layer``; on the in-memory layer they
+cannot. ``test_live_server.py`` runs this module in a separate process, since Channels forks the server off
+the test process, and the threads that asgiref has started for earlier tests would not exist after the fork.
 """
 
 from __future__ import annotations

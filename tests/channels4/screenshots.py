@@ -47,17 +47,17 @@ def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
     grace = enter(browser, chat, "Grace", ada.worker)
     linus = enter(browser, chat, "Linus", ada.worker, grace.worker)
     enter(browser, chat, "Barbara", ada.worker, grace.worker)
-    said(ada, grace, "Morning! Which process are you on?")
-    said(grace, ada, "Look at the small numbers: in through mine, out through yours.")
-    said(grace, ada, "And there really is no broker in between?")
-    said(ada, grace, "Two files in /dev/shm, and that is all.")
+    say_and_wait(ada, grace, "Morning! Which process are you on?")
+    say_and_wait(grace, ada, "Look at the small numbers: in through mine, out through yours.")
+    say_and_wait(grace, ada, "And there really is no broker in between?")
+    say_and_wait(ada, grace, "Two files in /dev/shm, and that is all.")
     chat.post("lobby", "The backup is done: 18 GB in 4 minutes", "cron")
-    said(linus, ada, "/roll 3d6")
+    say_and_wait(linus, ada, "/roll 3d6")
     ada.wait_for("the bot answers", lambda: ada.log()[-1]["kind"] == "bot")
     take(ada, "chat.png")
     kill(grace.worker)
     grace.wait_for("it is connected again", lambda: grace.welcomes > 1 and grace.me())
-    said(grace, ada, "Somebody killed my worker with -9. Here I am again.")
+    say_and_wait(grace, ada, "Somebody killed my worker with -9. Here I am again.")
     take(grace, "chat-killed.png", "dark")
 
 
@@ -70,7 +70,7 @@ def enter(browser: webdriver.Chrome, chat: Chat, name: str, *not_on: int) -> Tab
     return tab
 
 
-def said(by: Tab, to: Tab, text: str) -> None:
+def say_and_wait(by: Tab, to: Tab, text: str) -> None:
     """Send a message from one tab and wait until another tab shows it."""
     by.say(text)
     to.wait_for_texts([text])

@@ -1,4 +1,4 @@
-"""The chat of ``examples/chat`` in a real browser, behind real servers, also while their processes are killed."""
+"""The chat of ``examples/chat`` in a real browser, behind real servers whose processes are killed."""
 
 from __future__ import annotations
 

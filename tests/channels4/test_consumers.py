@@ -76,7 +76,7 @@ async def test_an_event_ends_the_consumer(consumer: Any) -> None:
 @plain
 @in_loop
 async def test_a_cancelled_consumer_loses_no_message(consumer: Any) -> None:
-    """Its receive is pending when it is cancelled; a later message goes to the next receiver of the channel."""
+    """Its receive is pending when it is cancelled; a later message goes to the channel's next receiver."""
     layer = get_channel_layer()
     communicator = await joined(consumer)
     communicator.stop()

@@ -69,7 +69,7 @@ async def test_many_channels_each_keep_their_order() -> None:
 @in_loop
 async def test_a_receive_that_is_cancelled_at_the_end_loses_no_message(turns: int) -> None:
     """
-    The dispatch sends to the channel of the other pending receive and ends ``turns`` steps of the event loop later.
+    The dispatch sends to the channel of the other pending receive, and ends ``turns`` loop steps later.
 
     Each message must then either be the result of that receive or still be in the channel.
     """

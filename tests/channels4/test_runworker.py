@@ -98,7 +98,7 @@ def test_several_workers_share_a_channel(ipc_layer: IPCChannelLayer, start: Chil
 
 
 def test_tasks_of_a_killed_worker_go_to_the_next_worker(ipc_layer: IPCChannelLayer, start: Children) -> None:
-    """The killed worker loses at most one message for each pending receive; the next worker gets the others once."""
+    """The killed worker loses at most one message for each receive; the next worker gets the others once."""
     first = start_worker(start, ipc_layer.prefix, "tasks")
     for n in range(80):
         send_when_possible(ipc_layer, "tasks", {"type": "task", "n": n, "answer": "answers"})

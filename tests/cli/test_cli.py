@@ -1,4 +1,4 @@
-"""The command line: ``demo`` accounts for every message and detects faults, ``unlink`` removes a prefix's objects."""
+"""The command line: ``demo`` accounts for every message, ``unlink`` removes the objects of a prefix."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_ctrl_c_in_a_terminal_ends_all_processes_and_leaves_no_object() -> None:
 
 @needs_shm_files
 def test_workers_ignore_ctrl_c() -> None:
-    """Only the demo may end its workers: a worker that ends by itself counts as one that died unexpectedly."""
+    """Only the demo may end its workers: a worker that ends by itself counts as unexpectedly dead."""
     with command("demo", "--seconds", "2", "--kill", "none") as process:
         eventually(lambda: len(processes_of_session(process.pid)) >= 5, "the workers have not started")
         for worker in processes_of_session(process.pid):
@@ -370,7 +370,7 @@ def objects(prefix: str) -> list[str]:
 
 @pytest.fixture
 def old_segments(prefix: str) -> None:
-    """The objects of asgi_ipc 1.x: for each kind, a semaphore and a segment with a pickle, with the same name."""
+    """The objects of asgi_ipc 1.x: for each kind, a semaphore and, of the same name, a pickle."""
     for kind in ("messages", "groups"):
         name = f"/{prefix}-{kind}"
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
@@ -525,7 +525,7 @@ def test_unlink_keeps_objects_of_another_user(
 def test_unlink_does_not_wait_indefinitely_for_a_stopped_process(
     prefix: str, monkeypatch: pytest.MonkeyPatch, make_layer: Callable[..., IPCChannelLayer]
 ) -> None:
-    """A process that was stopped while it created or recovered holds the admin lock; its segment is removed too."""
+    """A process that was stopped while it created or recovered a segment still holds the admin lock."""
     holder = (
         "import sys, time, asgi_ipc\n"
         "layer = asgi_ipc.IPCChannelLayer(sys.argv[1])\n"

@@ -36,7 +36,7 @@ class SyncFrontEnd:
         self.layer.send(channel, message)
 
     def receive_now(self, channel: str) -> Message | None:
-        """Return the first message of a channel, or None; a process-local channel is given by its full name."""
+        """Return the first message of a channel, or None. A process-local channel needs its full name."""
         return self.layer.receive([channel])[1]
 
     def new_channel(self) -> str:

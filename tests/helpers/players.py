@@ -1,4 +1,4 @@
-"""Processes that exchange messages over both front ends. Any Python with the package can import this module."""
+"""Processes that exchange messages over both front ends. This module needs only the package."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def echo_async(talk: Talk, prefix: str, own: str) -> None:
 
 
 def ask_sync(talk: Talk, prefix: str, others: Any, rounds: int) -> None:
-    """Ask each of ``others`` by ``send`` and all of them by ``send_group``, ``rounds`` times; then end them."""
+    """Ask each of ``others`` by ``send`` and all by ``send_group``, ``rounds`` times; then end them."""
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         reply = layer.new_channel("reply?")
 

@@ -1,9 +1,10 @@
 """
 Child processes that exchange values with a test.
 
-A child is a new Python interpreter that runs one function of a test module. The function gets a ``Talk`` and the
-arguments. The two sides exchange JSON values, one a line. Every wait for a child has a limit: a child that does not
-answer fails the test with its standard error. Each child has its own session and is always killed and reaped.
+A child is a new Python interpreter that runs one function of a test module. The function gets a ``Talk`` and
+the arguments. The two sides exchange JSON values, one a line. Every wait for a child has a limit: a child
+that does not answer fails the test with its standard error. Each child has its own session and is always
+killed and reaped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import asgi_ipc
 
-#: Seconds after which a child that sends nothing counts as stuck. It bounds waits; no test measures time with it.
+#: Seconds after which a child that sends nothing counts as stuck. No test measures time with it.
 LIMIT = 60.0
 
 _BOOT = "import sys; from helpers.processes import main; main(sys.argv)"
@@ -53,7 +54,7 @@ class Child:
     """
     A process that runs ``function(talk, *args)``.
 
-    ``through`` is a command that starts it, such as ``unshare``; ``python`` is an interpreter with the requirements.
+    ``through`` is a command that starts it, such as ``unshare``. ``python`` is another interpreter.
     """
 
     def __init__(

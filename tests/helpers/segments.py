@@ -16,7 +16,7 @@ from .layers import assert_sound
 #: Some systems (macOS) show no files for shared memory.
 needs_files = pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has no files here")
 #: User ids and group ids that need not exist.
-STRANGER, COLLEAGUE, TEAM, OTHER_TEAM = 61001, 61002, 61500, 61600
+OTHER_USER, THIRD_USER, SHARED_GROUP, OTHER_GROUP = 61001, 61002, 61500, 61600
 
 SIZE, GROUP_SIZE = 1 << 20, 1 << 18
 KINDS = ("messages", "groups")

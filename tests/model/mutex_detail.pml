@@ -22,7 +22,8 @@
  * -DDROP        a void token is dropped, the old semaphore not posted (the real code does this: no waiter
  *               sleeps on a semaphore there); without it, it is passed on, to wake the next sleeper
  * -DABANDON     an exception may end a critical section (slot cleared, nothing posted; the process recovers
- *               or tries to enter again) or a recovery (the next process completes it); counts as a kill for MAXC
+ *               or tries to enter again) or a recovery (the next process completes it); counts as a kill
+ *               for MAXC
  * -DLIVE        for progress checks: process 0 never dies (use with MAXC), a wait times out only if the
  *               token is really lost (no running process owns it), plus MAXSP spurious timeouts (1)
  * -DLATECLEAR   a new owner continues before others see that its slot is zero (as in the real code)
@@ -205,7 +206,7 @@ stale:                                       /* void token of an old epoch */
   goto again;
 
 #ifdef ABANDON
-broken:                                      /* an exception in the critical section: clear, do not post, recover */
+broken:                                      /* exception in the critical section: clear, do not post, recover */
   atomic { cs[i] = 0 };
   ST(SLOTW(0));
   atomic { tok[i] = 0 };

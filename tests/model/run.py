@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
     @property
     def optimise(self) -> str:
-        """The optimisation flag. With two processes, optimising takes longer than it saves: a second a pass."""
+        """The optimisation flag. With two processes, optimising costs more time than it saves."""
         return "-O0" if self.ci and "N=2" in self.flags.split() else "-O2"
 
     @property
@@ -72,7 +72,7 @@ class Case(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The output of a verifier: ``found`` is ``HOLDS`` or the violation, ``problem`` why it proves nothing."""
+    """A verifier's output: ``found`` is ``HOLDS`` or the violation, ``problem`` why it proves nothing."""
 
     found: str
     problem: str = ""
@@ -181,7 +181,7 @@ def compiler() -> str | None:
 
 
 def missing_tools() -> str:
-    """Return why nothing can be checked here, or an empty string; another program named spin does not count."""
+    """Return why nothing can be checked here, or ``""``; another program named spin does not count."""
     if shutil.which("spin") is None:
         return "SPIN is not installed (Debian: apt-get install spin)"
     if "Spin Version" not in _run(["spin", "-V"], HERE):

@@ -1,6 +1,6 @@
 """The mutex's protocol, checked exhaustively with SPIN: the protocol holds, and each mutation is detected.
 
-The models and the table of cases are in ``tests/model``. The large cases are only run by hand, with ``run.py``.
+The models and the table of cases are in ``tests/model``. The large cases are run by hand, with ``run.py``.
 """
 
 from __future__ import annotations

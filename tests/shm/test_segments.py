@@ -1,4 +1,4 @@
-"""Files that are not a usable segment: foreign, damaged or of another version; and segments of other sizes."""
+"""Files that are not a usable segment: foreign, damaged, of another version; segments of other sizes."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from helpers.layers import drain, state
 from helpers.segments import (
     GROUP_SIZE,
     KINDS,
+    OTHER_USER,
     SIZE,
-    STRANGER,
     assert_mismatch,
     assert_works,
     kinds,
@@ -117,7 +117,7 @@ def test_unfinished_semaphores_are_removed_and_nothing_else(make_layer, make_unf
     unfinished = [make_unfinished(), make_unfinished(mode=0o660 | STICKY_MARK)]
     others = [make_unfinished(mode=0o600), make_unfinished(age=0), make_unfinished(suffix="x")]
     if os.geteuid() == 0:
-        others.append(make_unfinished(owner=STRANGER))
+        others.append(make_unfinished(owner=OTHER_USER))
     assert_works(make_layer())
     assert [path for path in unfinished if os.path.exists(path)] == []
     assert [path for path in others if os.path.exists(path)] == others
@@ -195,7 +195,7 @@ def test_lock_files_prove_liveness(prefix, make_layer, start, lock_directory):
 
 @pytest.mark.parametrize("how", ["close", "unlink"])
 def test_closing_or_unlinking_one_layer_keeps_the_locks_of_another(prefix, make_layer, start, lock_directory, how):
-    """Both layers use the same lock file, and so does a removed segment that one of them still has attached."""
+    """Both layers use the same lock file, as does a removed segment that one of them still has attached."""
     first, second = make_layer(), make_layer()
     assert_works(first)
     if how == "unlink":
@@ -232,6 +232,6 @@ def test_a_lock_file_of_another_user_is_refused(prefix, make_layer, lock_directo
     path = f"{lock_directory}/asgi_ipc-{prefix}-messages.lock"
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
-    os.chown(path, STRANGER, -1)
-    with pytest.raises(SegmentRefused, match=f"its lock file {path} belongs to user {STRANGER}"):
+    os.chown(path, OTHER_USER, -1)
+    with pytest.raises(SegmentRefused, match=f"its lock file {path} belongs to user {OTHER_USER}"):
         make_layer()

@@ -114,7 +114,7 @@ def test_groups_in_a_small_file_system(prefix, start, own_shm):
 
 
 def make_layer_without_room(talk, prefix):
-    """Run in a child: make a layer that is too large, report the error and the files, then make a small one."""
+    """Run in a child: fail to make a large layer, report the error and the files, then make a small one."""
     for memory in (100 << 20, 1 << 20):
         try:
             layer = IPCChannelLayer(prefix, message_memory=memory, group_memory=65536)
@@ -138,7 +138,7 @@ def test_a_file_system_too_small_for_a_new_segment(prefix, start, own_shm):
 
 
 def use_layer_while_full(talk, prefix):
-    """Run in a child: use a layer while another file takes every free page, and after that file is removed."""
+    """Run in a child: use a layer while another file takes every free page, and after its removal."""
     layer = IPCChannelLayer(prefix, capacity=10**9)
     layer.send("a", {"d": b"x" * 100_000})
     fill_up()

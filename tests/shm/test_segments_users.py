@@ -9,12 +9,12 @@ import time
 
 import pytest
 from helpers.segments import (
-    COLLEAGUE,
     GROUP_SIZE,
-    OTHER_TEAM,
+    OTHER_GROUP,
+    OTHER_USER,
+    SHARED_GROUP,
     SIZE,
-    STRANGER,
-    TEAM,
+    THIRD_USER,
     assert_works,
     kinds,
     needs_files,
@@ -149,13 +149,14 @@ def test_a_segment_of_another_user_is_refused(prefix, make_layer, kind):
     make_layer().close()
     for name in [name for name in objects(prefix) if kind in name]:
         path = f"/dev/shm/{name}"
-        os.chown(path, STRANGER, -1)
+        os.chown(path, OTHER_USER, -1)
         before = read(path)
         with pytest.raises(SegmentRefused) as refusal:
             assert_works(make_layer())
         assert refusal.value.segment == f"{prefix}-{kind}"
         subject = f"semaphore {path}" if name.startswith("sem.") else "it"
-        for part in (f"{subject} belongs to user {STRANGER}", "this process is user 0", "another prefix", "mode=0o660"):
+        owner = f"{subject} belongs to user {OTHER_USER}"
+        for part in (owner, "this process is user 0", "another prefix", "mode=0o660"):
             assert part in str(refusal.value)
         if not name.startswith("sem."):
             assert read(path) == before
@@ -169,8 +170,8 @@ def test_a_file_that_another_user_placed_is_refused(prefix, start, squatted_mode
     """A file that another user has put there is refused, whatever its mode."""
     write(path_of(prefix), b"")
     os.chmod(path_of(prefix), squatted_mode)
-    os.chown(path_of(prefix), STRANGER, STRANGER)
-    victim = start(serve_as_user, prefix, COLLEAGUE, TEAM, [], 0o600)
+    os.chown(path_of(prefix), OTHER_USER, OTHER_USER)
+    victim = start(serve_as_user, prefix, THIRD_USER, SHARED_GROUP, [], 0o600)
     victim.say("open")
     kind, text = victim.hear()
     assert kind == "SegmentRefused"
@@ -184,7 +185,7 @@ def test_a_file_that_another_user_placed_is_refused(prefix, start, squatted_mode
 def test_another_user_may_not_open_a_private_segment(prefix, make_layer, start):
     layer = make_layer()
     assert_works(layer)
-    other = start(serve_as_user, prefix, COLLEAGUE, TEAM, [], 0o600)
+    other = start(serve_as_user, prefix, THIRD_USER, SHARED_GROUP, [], 0o600)
     other.say("open")
     time.sleep(1.0)  # a segment as new as this might still be unfinished
     kind, text = other.hear()
@@ -199,17 +200,17 @@ def test_another_user_may_not_open_a_private_segment(prefix, make_layer, start):
 @root_only
 def test_a_layer_waits_for_a_segment_whose_mode_is_not_set_yet(prefix, start):
     """Another user of the group creates it under a narrow umask, so at first no other process may open it."""
-    other = start(serve_as_user, prefix, COLLEAGUE, TEAM, [], 0o660)
+    other = start(serve_as_user, prefix, THIRD_USER, SHARED_GROUP, [], 0o660)
     path = path_of(prefix)
     write(path, b"")
-    os.chown(path, STRANGER, TEAM)
+    os.chown(path, OTHER_USER, SHARED_GROUP)
     os.chmod(path, 0)
     other.say("open")
     time.sleep(0.3)
     os.chmod(path, 0o660)
     assert other.hear() == "opened"
     other.say("work")
-    assert other.hear() == COLLEAGUE
+    assert other.hear() == THIRD_USER
     other.say(None)
     other.end()
 
@@ -217,40 +218,42 @@ def test_a_layer_waits_for_a_segment_whose_mode_is_not_set_yet(prefix, start):
 @root_only
 @pytest.mark.parametrize("protected", [None, 1, 2], indirect=True, ids=["as_is", "protected_1", "protected_2"])
 @pytest.mark.parametrize(
-    ("group", "groups"), [(TEAM, []), (OTHER_TEAM, [TEAM])], ids=["primary_group", "supplementary_group"]
+    ("group", "groups"),
+    [(SHARED_GROUP, []), (OTHER_GROUP, [SHARED_GROUP])],
+    ids=["primary_group", "supplementary_group"],
 )
 @pytest.mark.usefixtures("protected")
 def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
-    """One is killed in the critical section, the other recovers, and a new process of the first user goes on."""
-    first = start(serve_as_user, prefix, STRANGER, TEAM, [], 0o660)
-    second = start(serve_as_user, prefix, COLLEAGUE, group, groups, 0o660)
+    """One is killed in the critical section, the other recovers, and the first user starts a new process."""
+    first = start(serve_as_user, prefix, OTHER_USER, SHARED_GROUP, [], 0o660)
+    second = start(serve_as_user, prefix, THIRD_USER, group, groups, 0o660)
     for child in (first, second):
         child.say("open")
         assert child.hear() == "opened"
-    for child, user in ((first, STRANGER), (second, COLLEAGUE), (first, STRANGER)):
+    for child, user in ((first, OTHER_USER), (second, THIRD_USER), (first, OTHER_USER)):
         child.say("work")
         assert child.hear() == user
     first.say("hold")
     assert first.hear() == "inside"
     first.die()
     second.say("work")
-    assert second.hear() == COLLEAGUE
-    successor = start(serve_as_user, prefix, STRANGER, TEAM, [], 0o660)
+    assert second.hear() == THIRD_USER
+    successor = start(serve_as_user, prefix, OTHER_USER, SHARED_GROUP, [], 0o660)
     successor.say("open")
     assert successor.hear() == "opened"
-    for child, user in ((successor, STRANGER), (second, COLLEAGUE)):
+    for child, user in ((successor, OTHER_USER), (second, THIRD_USER)):
         child.say("work")
         assert child.hear() == user
     second.say("unlink")  # permission to use a segment is no permission to remove it
     kind, text = second.hear()
     assert kind == "SegmentRefused"
-    for part in (f"belongs to user {STRANGER}, and only its owner can remove it", f"'asgi-ipc unlink {prefix}'"):
+    for part in (f"belongs to user {OTHER_USER}, who alone can remove it", f"'asgi-ipc unlink {prefix}'"):
         assert part in text
     second.say("work")
-    assert second.hear() == COLLEAGUE
+    assert second.hear() == THIRD_USER
     successor.say("unlink")
     assert successor.hear() == "unlinked"
-    left = [name for name in objects(prefix) if os.stat(f"/dev/shm/{name}").st_uid == STRANGER]
+    left = [name for name in objects(prefix) if os.stat(f"/dev/shm/{name}").st_uid == OTHER_USER]
     assert left == []
     for child in (successor, second):
         child.say(None)
@@ -258,8 +261,8 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
 
 
 def test_a_semaphore_of_a_killed_process_that_cannot_be_removed_is_skipped(prefix, start):
-    """Its creator was killed before it published the epoch. ``/dev/shm`` is sticky, so another user skips it."""
-    one, other = (start(serve_as_user, prefix, user, TEAM, [], 0o660) for user in (STRANGER, COLLEAGUE))
+    """Its creator was killed before it published the epoch; ``/dev/shm`` is sticky, so others skip it."""
+    one, other = (start(serve_as_user, prefix, user, SHARED_GROUP, [], 0o660) for user in (OTHER_USER, THIRD_USER))
     for child in (one, other):
         for command in ("open", "work"):
             child.say(command)
@@ -268,9 +271,9 @@ def test_a_semaphore_of_a_killed_process_that_cannot_be_removed_is_skipped(prefi
     stem, _, epoch = current.rpartition(".")
     stale = os.path.join("/dev/shm", f"{stem}.{int(epoch, 16) + 2:x}")
     write(stale, bytes(32))
-    os.chown(stale, STRANGER, TEAM)
+    os.chown(stale, OTHER_USER, SHARED_GROUP)
     one.say("hold")
     one.hear()
     one.die()
     other.say("work")
-    assert other.hear() == COLLEAGUE
+    assert other.hear() == THIRD_USER

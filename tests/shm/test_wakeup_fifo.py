@@ -14,7 +14,7 @@ import time
 
 import pytest
 from helpers.processes import LIMIT, reap
-from helpers.segments import STRANGER, needs_files
+from helpers.segments import OTHER_USER, needs_files
 
 from asgi_ipc import SegmentRefused
 from asgi_ipc.shm import wakeup_fifo
@@ -65,7 +65,7 @@ def files(prefix):
     return sorted(name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}.FIFO."))
 
 
-# -- notifications ------------------------------------------------------------------------------------------------
+# -- notifications -------------------------------------------------------------------------------------------
 
 
 def test_several_notifications_wake_once(fifo, notifier):
@@ -165,7 +165,7 @@ def test_a_fifo_detects_that_it_was_unlinked(fifo):
     assert not fifo.is_unlinked()
 
 
-# -- files that must not be written to -----------------------------------------------------------------------------
+# -- files that must not be written to -----------------------------------------------------------------------
 
 
 def test_a_file_that_is_not_a_fifo_is_not_written_to(prefix, notifier, tmp_path):
@@ -183,7 +183,7 @@ def test_a_file_that_is_not_a_fifo_is_not_written_to(prefix, notifier, tmp_path)
 
 @needs_root
 def test_a_fifo_of_another_user_is_not_notified(fifo, notifier):
-    os.chown(fifo.path, STRANGER, -1)
+    os.chown(fifo.path, OTHER_USER, -1)
     assert notifier.notify(fifo.token)
     assert not was_notified(fifo)
 
@@ -232,7 +232,7 @@ def test_any_other_error_is_passed_on_and_leaves_nothing(prefix, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# -- signals, threads, forks, exits ---------------------------------------------------------------------------------
+# -- signals, threads, forks, exits --------------------------------------------------------------------------
 
 
 def test_a_signal_handler_that_interrupts_notify_may_notify(make_fifo, notifier, monkeypatch):
@@ -310,7 +310,7 @@ def test_a_process_that_exits_removes_its_fifos(prefix):
     assert files(prefix) == []
 
 
-# -- all FIFOs of a segment -----------------------------------------------------------------------------------------
+# -- all FIFOs of a segment ----------------------------------------------------------------------------------
 
 
 def test_sweep_fifos_removes_fifos_without_owner(fifo, prefix):

@@ -1,8 +1,8 @@
 """
 The heap alone, checked against a model: a dict from each block in use to its expected content.
 
-``walk`` reads a heap's memory without the heap's code and checks every rule of its format. It covers what the model
-cannot see: the bits of the maps and the links of the lists.
+``walk`` reads a heap's memory without the heap's code and checks every rule of its format. It covers what the
+model cannot see: the bits of the maps and the links of the lists.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MESSAGE_PAYLOAD = BODY + body_words(MESSAGE_BYTES)
 
 
 class Memory:
-    """The parts of a segment that a heap uses, in private memory; it can reserve the first ``backed`` words."""
+    """The parts of a segment that a heap uses, in private memory; only ``backed`` words can be reserved."""
 
     def __init__(self, size: int = 256 * KIB, kind: int = KIND_MESSAGES) -> None:
         self.geometry = Geometry.of(size, kind)
@@ -68,13 +68,13 @@ def fresh_heap(size: int = 256 * KIB, kind: int = KIND_MESSAGES) -> tuple[Memory
     return memory, heap
 
 
-# -- an independent reader of the format ----------------------------------------------------------------------
+# -- an independent reader of the format ---------------------------------------------------------------------
 
 
 def walk(heap: Heap) -> tuple[dict[int, int], dict[int, int]]:
     """
-    Check every word of the heap's metadata. Return the blocks in use and the free ones, as dicts from payload offset
-    to payload words. A block in a quick list counts as free.
+    Check every word of the heap's metadata. Return the blocks in use and the free ones, as dicts from payload
+    offset to payload words. A block in a quick list counts as free.
     """
     words, start, reserved = heap.words, heap.start, heap.words[AT_RESERVED]
     used: dict[int, int] = {}
@@ -229,7 +229,7 @@ def random_payload(rng: random.Random) -> int:
     return rng.randint(1, largest)
 
 
-# -- against the model ----------------------------------------------------------------------------------------
+# -- against the model ---------------------------------------------------------------------------------------
 
 
 class HeapMachine(RuleBasedStateMachine):
@@ -327,7 +327,7 @@ def test_many_allocations_and_frees(seed: int) -> None:
     assert_empties_to_one_block(model)
 
 
-# -- guarantees -----------------------------------------------------------------------------------------------
+# -- guarantees ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [KIND_MESSAGES, KIND_GROUPS])
@@ -494,7 +494,7 @@ def test_a_cycle_in_a_quick_list_does_not_hang() -> None:
         heap.allocate(5000)
 
 
-# -- reservation of memory ------------------------------------------------------------------------------------
+# -- reservation of memory -----------------------------------------------------------------------------------
 
 
 def test_memory_is_reserved_before_use_and_only_as_needed() -> None:
@@ -537,7 +537,7 @@ def test_allocation_fails_if_no_memory_can_be_reserved() -> None:
     assert_empties_to_one_block(model)
 
 
-# -- through the store ----------------------------------------------------------------------------------------
+# -- through the store ---------------------------------------------------------------------------------------
 
 
 def fill(store: MessageStore, choose: Callable[[], tuple[str, int]]) -> int:

@@ -1,12 +1,12 @@
 """
 asgi_redis 1.4.3 on current libraries: a subclass that overrides two methods.
 
-asgi_redis unpacks with ``msgpack.unpackb(..., encoding="utf8")``. msgpack 1.0 removed this argument; ``raw=False``
-is its replacement, and ``strict_map_key=False`` still allows keys that are not text.
+asgi_redis unpacks with ``msgpack.unpackb(..., encoding="utf8")``. msgpack 1.0 removed this argument;
+``raw=False`` is its replacement, and ``strict_map_key=False`` still allows keys that are not text.
 
-asgi_redis expects its local layer to raise the same ``ChannelFull`` as itself, since both inherited it from asgiref.
-asgi_ipc 2 has its own ``ChannelFull``, which Channels and Daphne do not catch: they catch the one of the layer in
-the settings.
+asgi_redis expects its local layer to raise the same ``ChannelFull`` as itself, since both inherited it from
+asgiref. asgi_ipc 2 has its own ``ChannelFull``, which Channels and Daphne do not catch: they catch the one of
+the layer in the settings.
 """
 
 import asgi_redis

@@ -1,9 +1,9 @@
 """
 Django settings of the test site. The settings that differ between tests come from the environment:
 
-``SITE_DIR`` is the folder of the cache, ``SITE_DATABASE`` the file of the database, ``SITE_LAYER`` the options of
-the channel layer as JSON, ``SITE_SESSIONS`` a session backend. ``SITE_REDIS``, the address of a Redis, replaces
-the layer by asgi_redis's local layer.
+``SITE_DIR`` is the folder of the cache, ``SITE_DATABASE`` the file of the database, ``SITE_LAYER`` the
+options of the channel layer as JSON, ``SITE_SESSIONS`` a session backend. ``SITE_REDIS``, the address of a
+Redis, replaces the layer by asgi_redis's local layer.
 """
 
 import json
@@ -50,7 +50,7 @@ CHANNEL_LAYERS = {
         "BACKEND": "asgi_ipc.IPCChannelLayer",
         "ROUTING": "channels1.site.routing.channel_routing",
         "CONFIG": LAYER,
-        # The live server uses TEST_CONFIG, but Group("name") in a consumer uses CONFIG, and both must be one layer.
+        # The live server uses TEST_CONFIG, but Group("name") in a consumer uses CONFIG: they must be equal.
         # The live server flushes that layer, so a project should set a prefix for tests in both.
         "TEST_CONFIG": LAYER,
     }
