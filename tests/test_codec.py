@@ -331,19 +331,19 @@ REFUSED = {
     ),
     "two keys with the same text": (
         {EqualToNothing("a"): 1, "a": 2},
-        r'^message has two keys that read "a"; only one can be sent$',
+        r'^message has two keys with the text "a"; only one can be sent$',
     ),
     "cyclic dicts": (
         cyclic_dicts(),
-        r'^message\["a"\]\["b"\]\["c"\] is message\["a"\], which contains it; a message must not hold ',
+        r'^message\["a"\]\["b"\]\["c"\] is message\["a"\], which contains it; a message must not contain ',
     ),
     "cyclic lists": (
         cyclic_lists(),
-        r'^message\["a"\]\[1\]\[0\] is message\["a"\], which contains it; a message must not hold itself$',
+        r'^message\["a"\]\[1\]\[0\] is message\["a"\], which contains it; a message must not contain itself$',
     ),
     "message in itself": (
         cyclic_message(),
-        r'^message\["self"\]\[0\] is message, which contains it; a message must not hold itself$',
+        r'^message\["self"\]\[0\] is message, which contains it; a message must not contain itself$',
     ),
     "key with quotes": ({'a"b\n': {1}}, r'^message\["a\\"b\\n"\] is a set' + ALLOWED),
     "key beyond ASCII": ({"\xe4": {1}}, r'^message\["\\u00e4"\] is a set' + ALLOWED),
@@ -363,7 +363,7 @@ def test_refused_values_raise_a_clear_error(message, expected_text):
 @pytest.mark.parametrize("kind", ["dict", "list", "both"])
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, MAX_DEPTH * 20, 100_000])
 def test_messages_nested_too_deep_are_refused(kind, levels):
-    with pytest.raises(TypeError, match=r"^message\[.* is nested too deep; .* at most 100 levels$") as caught:
+    with pytest.raises(TypeError, match=r"^message\[.* is nested too deeply; .* at most 100 levels$") as caught:
         encode(nested(levels, None, kind))
     assert len(str(caught.value)) < 300
 

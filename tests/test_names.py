@@ -132,7 +132,7 @@ def test_inboxes_and_patterns_are_refused_for_send(name):
 @pytest.mark.parametrize("name", LOCAL)
 def test_channels_of_an_inbox_are_refused_for_receive(name):
     text = refusal(valid_channel_name, name, True)
-    assert is_refusal_of(text, name, 'goes on after its "!"')
+    assert is_refusal_of(text, name, 'has a local part after its "!"')
     assert repr(str(name[: name.index("!") + 1])) in text
 
 

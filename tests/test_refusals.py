@@ -57,9 +57,9 @@ WRONG_GROUPS.update(
 )
 WRONG_PATTERNS = {
     **WRONG_CHANNELS,
-    "normal": ("a", "'a' is not valid: it is no pattern for new_channel, which must end in \"?\""),
-    "inbox": ("a!", "'a!' is not valid: it is no pattern for new_channel"),
-    "full_name": ("a?b", "'a?b' is not valid: it is no pattern for new_channel"),
+    "normal": ("a", "'a' is not valid: it is not a pattern for new_channel, which must end in \"?\""),
+    "inbox": ("a!", "'a!' is not valid: it is not a pattern for new_channel"),
+    "full_name": ("a?b", "'a?b' is not valid: it is not a pattern for new_channel"),
     "too_long": ("x" * 80 + "?", "at most 75"),
 }
 CALLS = {
@@ -175,8 +175,8 @@ WRONG_MESSAGES = {
     "bytes_key": ({b"a": 2}, "message has a key that is a bytes"),
     "none_key": ({None: 2}, "message has a key that is a NoneType"),
     "nested_key": ({"a": [{"b": {3: 4}}]}, 'message["a"][0]["b"] has a key that is an int'),
-    "cycle": (CYCLE, 'message["list"][0] is message, which contains it; a message must not hold itself'),
-    "too_deep": ({"a": DEEP}, "is nested too deep; a message may have at most"),
+    "cycle": (CYCLE, 'message["list"][0] is message, which contains it; a message must not contain itself'),
+    "too_deep": ({"a": DEEP}, "is nested too deeply; a message may have at most"),
     "large_int": ({"a": 2**64}, 'message["a"] is an int of 65 bits'),
     "small_int": ({"a": -(2**63) - 1}, 'message["a"] is an int of 64 bits'),
     "lone_surrogate": ({"a": "x\ud800"}, 'message["a"] is a str with a lone surrogate'),

@@ -237,7 +237,7 @@ def dying_receiver(*args: Any) -> None:
 
 @pytest.mark.parametrize(
     ("receiver", "fault"),
-    [(duplicating_receiver, "1 doubled"), (omitting_receiver, "1 lost"), (corrupting_receiver, "1 torn")],
+    [(duplicating_receiver, "1 duplicated"), (omitting_receiver, "1 lost"), (corrupting_receiver, "1 corrupted")],
     ids=["duplicated", "lost", "inconsistent"],
 )
 def test_demo_fails_when_it_finds_a_fault(

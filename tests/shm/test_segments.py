@@ -43,10 +43,10 @@ def swap_bytes(words):
 
 #: The content of a file that is not a segment, and a part of the error that follows.
 FOREIGN = {
-    "text": (b"hello, world" * 1000, "no segment of this package"),
-    "one_byte": (b"x", "its 1 bytes are no segment"),
-    "odd_size": (bytes(65537), "its 65537 bytes are no segment"),
-    "smaller_than_a_header": (bytes(504), "its 504 bytes are no segment"),
+    "text": (b"hello, world" * 1000, "not a segment of this package"),
+    "one_byte": (b"x", "its 1 bytes are not a segment"),
+    "odd_size": (bytes(65537), "its 65537 bytes are not a segment"),
+    "smaller_than_a_header": (bytes(504), "its 504 bytes are not a segment"),
     "old_package": (
         pickle.dumps({"http.request": [(b"\x81\xa1a\x01", 1e9)]}, 2).ljust(1 << 20, b"\0"),
         "asgi_ipc 1.x or another program made it",
@@ -54,7 +54,7 @@ FOREIGN = {
 }
 #: How to damage the header of a sound segment, and a part of the error that follows.
 DAMAGE = {
-    "magic": (damage_word(layout.AT_MAGIC, lambda word: word ^ 1), "no segment of this package"),
+    "magic": (damage_word(layout.AT_MAGIC, lambda word: word ^ 1), "not a segment of this package"),
     "older_version": (damage_word(layout.AT_VERSION, 199), "layout version 199, and this asgi_ipc needs"),
     "newer_version": (damage_word(layout.AT_VERSION, 2**40), "layout version 1099511627776"),
     "kind": (damage_word(layout.AT_KIND, 77), "its header is damaged"),

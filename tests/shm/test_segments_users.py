@@ -247,7 +247,7 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
     second.say("unlink")  # permission to use a segment is no permission to remove it
     kind, text = second.hear()
     assert kind == "SegmentRefused"
-    for part in (f"belongs to user {OTHER_USER}, who alone can remove it", f"'asgi-ipc unlink {prefix}'"):
+    for part in (f"belongs to user {OTHER_USER}, and only its owner can remove it", f"'asgi-ipc unlink {prefix}'"):
         assert part in text
     second.say("work")
     assert second.hear() == THIRD_USER
