@@ -10,14 +10,15 @@ from __future__ import annotations
 __all__ = ["AsyncIPCChannelLayer"]
 
 from types import TracebackType
-from typing import Any, List, Mapping, Optional, Set, Type
+from typing import Any, List, Mapping, Optional, Type
 
 from . import codec, exceptions, names
 from .layer import Layer, Message, corrupt_error
+from .memo import Memo
 from .options import MIB
 from .waiting import asyncio_loop
 
-#: Names whose check a layer remembers; past this it forgets them all and begins anew.
+#: Names whose check a layer remembers.
 REMEMBERED = 16384
 
 
@@ -70,7 +71,7 @@ class AsyncIPCChannelLayer:
         self.group_expiry = group_expiry
         self.capacity = capacity
         self.channel_capacity = self._layer.channel_capacity
-        self._receivable: Set[str] = set()
+        self._receivable: Memo[str, None] = Memo(REMEMBERED)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(prefix={self.prefix!r})"
@@ -99,17 +100,15 @@ class AsyncIPCChannelLayer:
             known = False
         if not known:
             names.check_full_name(channel)
-            if len(self._receivable) >= REMEMBERED:
-                self._receivable.clear()
-            self._receivable.add(channel)
-        store, wanted = self._layer.message_store, [channel]
-        taken = None if store.crowded else store.pop(wanted)
+            self._receivable.remember(channel, None)
+        hubs, channels = self._layer.hubs, (channel,)
+        taken = None if hubs.crowded else hubs.store.pop(channels)
         if taken is None:
-            taken = await asyncio_loop.wait(store, wanted)
+            taken = await asyncio_loop.wait(hubs, channels)
         try:  # what ``Layer.received`` does, without the call
             return codec.decode(taken[1])
         except ValueError as error:
-            raise corrupt_error(store.name, channel, error) from error
+            raise corrupt_error(hubs.store.name, channel, error) from error
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """

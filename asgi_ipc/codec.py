@@ -72,10 +72,18 @@ def encode(message: dict[str, Any]) -> bytes:
     if type(message) is not dict or not _is_plain(message, MAX_DEPTH):
         message = _plain_message(message)
     try:
-        return _pack(message)
+        packer = _spare_packers.pop()
+    except IndexError:
+        packer = Packer()
+    try:
+        data: bytes = packer.pack(message)
     except (TypeError, ValueError, OverflowError):
-        pass  # the quick check accepts every int and str, msgpack does not
-    return _pack(_plain_message(message))  # says where and why
+        # The quick check accepts every int and str, msgpack does not: the walk says where and why.
+        data = Packer().pack(_plain_message(message))
+    else:
+        if len(data) <= _KEPT_SIZE:
+            _spare_packers.append(packer)
+    return data
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -102,17 +110,6 @@ def decode(data: bytes) -> dict[str, Any]:
         if fault:
             raise _no_message(data, fault)
     return message  # type: ignore[no-any-return, unused-ignore]
-
-
-def _pack(message: dict[str, Any]) -> bytes:
-    try:
-        packer = _spare_packers.pop()
-    except IndexError:
-        packer = Packer()
-    data: bytes = packer.pack(message)
-    if len(data) <= _KEPT_SIZE:
-        _spare_packers.append(packer)
-    return data
 
 
 def _is_plain(container: Any, levels: int) -> bool:

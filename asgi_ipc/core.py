@@ -92,14 +92,12 @@ class IPCChannelLayer(Layer):
         message, for ``block_timeout`` seconds at the most; signal handlers run meanwhile, and what they raise ends it.
         With no channels it returns at once. Raises ``TypeError`` for wrong names.
         """
-        wanted = self.check_names(channels)
-        taken = self.message_store.pop(wanted) if wanted else None
+        checked = self.check_names(channels)
+        taken = self.message_store.pop(checked) if checked else None
+        if taken is None and block and checked:
+            taken = thread.receive(self.message_store.wakeups, checked, self.block_timeout)
         if taken is None:
-            if not block or not wanted:
-                return None, None
-            taken = thread.receive(self.message_store, wanted, self.block_timeout)
-            if taken is None:
-                return None, None
+            return None, None
         return self.decode(taken)
 
     async def receive_async(self, channels: Iterable[str]) -> Tuple[Optional[str], Optional[Message]]:
@@ -108,12 +106,12 @@ class IPCChannelLayer(Layer):
 
         May be cancelled at any time: a message that was not returned is still there.
         """
-        wanted = self.check_names(channels)
-        if not wanted:
+        checked = self.check_names(channels)
+        if not checked:
             return None, None
-        taken = None if self.message_store.crowded else self.message_store.pop(wanted)
+        taken = None if self.hubs.crowded else self.message_store.pop(checked)
         if taken is None:
-            taken = await asyncio_loop.wait(self.message_store, wanted)
+            taken = await asyncio_loop.wait(self.hubs, checked)
         return self.decode(taken)
 
     def receive_twisted(self, channels: Iterable[str]) -> Any:
@@ -124,10 +122,10 @@ class IPCChannelLayer(Layer):
         """
         from .waiting import twisted_reactor
 
-        wanted = self.check_names(channels)
-        if not wanted:
+        checked = self.check_names(channels)
+        if not checked:
             return twisted_reactor.nothing()
-        return twisted_reactor.receive(self.message_store, wanted).addCallback(self.decode)
+        return twisted_reactor.receive(self.hubs, checked).addCallback(self.decode)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> Tuple[Optional[str], Optional[Message]]:
         """The old name of ``receive``, deprecated since asgi_ipc 1.0."""

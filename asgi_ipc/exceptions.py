@@ -105,24 +105,28 @@ class MemoryFull(ChannelFull):
     A message was refused because there is no memory left for it. Nothing was queued.
 
     Attributes: ``channel``; ``segment``, the name of the message segment; ``size``, the bytes that the
-    segment may hold; ``used``, how many of them are used; ``reason``, "memory" if the segment is full,
-    "filesystem" if the file system behind it is.
+    segment may hold; ``used``, how many of them are in use; ``reserved``, how many the system has reserved for
+    it; ``reason``, "memory" if the segment is full, "filesystem" if the file system behind it is.
     """
 
-    def __init__(self, channel: str, segment: str, size: int, used: int, reason: str) -> None:
+    def __init__(self, channel: str, segment: str, size: int, used: int, reserved: int, reason: str) -> None:
         _check_reason(reason)
-        Exception.__init__(self, channel, segment, size, used, reason)
+        Exception.__init__(self, channel, segment, size, used, reserved, reason)
         self.channel = channel
         self.count = None
         self.capacity = None
         self.segment = segment
         self.size = size
         self.used = used
+        self.reserved = reserved
         self.reason = reason
 
     def __str__(self) -> str:
         opening = f"no memory left for a message to channel {short_repr(self.channel)}: "
-        taken = f"{self.used} of {self.size} bytes of shared memory segment {self.segment} are used"
+        taken = (
+            f"{self.used} of {self.size} bytes of shared memory segment {self.segment} are in use "
+            f"({self.reserved} are reserved)"
+        )
         if self.reason == "filesystem":
             return f"{opening}{taken}, and {_FILESYSTEM_FULL}"
         return (

@@ -1,8 +1,8 @@
 """
-What every front end can do without waiting: the checks of names and messages, messages to bytes and back, two stores.
+What both front ends do without waiting: check names and messages, turn messages into bytes and back, keep two stores.
 
-The front ends (``core``, ``aio``) add the waiting, and nothing else: no logic is written twice.  No call here takes
-both stores' mutexes: what touches both is atomic in each.
+The front ends (``core``, ``aio``) only add the waiting, so no logic is written twice.  No call here holds both stores'
+mutexes at once: what touches both stores is atomic in each.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ __all__ = ["Layer", "Message", "corrupt_error"]
 import logging
 import random
 import time
-from collections.abc import Iterable as IterableType
-from typing import Any, Dict, Iterable, List, Set, Tuple
+from collections.abc import Iterable
+from typing import Any, Dict
 
 from . import capacity as capacities
 from . import codec, exceptions, names
+from .locking.liveness import NO_OWNER
+from .memo import Memo
 from .options import check_options
 from .stores.groups.store import GroupStore
-from .stores.messages.wakeups import WaitingStore
+from .stores.messages.receiving import Taken
+from .stores.messages.store import MessageStore
+from .waiting.hub import Hubs
 
 logger = logging.getLogger("asgi_ipc")
 
-#: Names whose check and capacity a layer remembers; past this it forgets them all and begins anew.
+#: Names whose check and capacity a layer remembers.
 REMEMBERED = 16384
 #: Seconds between two log lines about full members of one group.
 LOG_PERIOD = 1.0
@@ -32,8 +36,8 @@ Message = Dict[str, Any]
 
 
 def corrupt_error(store: str, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
-    """What to raise for bytes, taken from a store, that are no message any more."""
-    why = f"a message on channel {channel!r} is none any more ({error}); it is gone"
+    """The error for bytes, taken from a store, that are not a message any more."""
+    why = f"a message on channel {channel!r} is not a message any more ({error}); it is gone"
     return exceptions.SegmentCorrupt(store, why)
 
 
@@ -49,7 +53,7 @@ class Layer:
         self.group_expiry: float = given["group_expiry"]
         self.capacity = options.capacity
         self.channel_capacity = options.capacities
-        self.message_store = WaitingStore(
+        self.message_store = MessageStore(
             options.prefix,
             options.message_memory,
             options.expiry,
@@ -58,14 +62,18 @@ class Layer:
             options.message_limit,
         )
         self.group_store = GroupStore(
-            options.prefix, options.group_memory, options.group_expiry, options.mode, options.patience
+            options.prefix,
+            self.message_store,
+            options.group_memory,
+            options.group_expiry,
+            options.mode,
+            options.patience,
         )
-        self.group_store.find_dead = self.message_store.dead
-        self.group_store.find_orphans = self.message_store.orphans
-        self._capacities: Dict[str, int] = {}
-        self._receivable: Set[str] = set()
+        self.hubs = Hubs(self.message_store)
+        self._capacities: Memo[str, int] = Memo(REMEMBERED)
+        self._receivable: Memo[str, None] = Memo(REMEMBERED)
         self._draw = random.Random().random  # of our own: a program that seeds its generator is left alone
-        self._logged: Dict[str, float] = {}
+        self._logged: Memo[str, float] = Memo(REMEMBERED)
 
     def get_capacity(self, channel: str) -> int:
         """The capacity of a channel: that of the first pattern which matches its full name, or the default."""
@@ -95,53 +103,46 @@ class Layer:
     def _remember(self, channel: str) -> int:
         """Check the name of a channel that is sent to, and find its capacity."""
         names.valid_channel_name(channel)
-        if len(self._capacities) >= REMEMBERED:
-            self._capacities.clear()
-        found = self._capacities[channel] = self.get_capacity(channel)
-        return found
+        return self._capacities.remember(channel, self.get_capacity(channel))
 
-    def check_names(self, channels: Iterable[str]) -> List[str]:
+    def check_names(self, channels: Iterable[str]) -> list[str]:
         """
-        The channels to receive from, checked, in the order in which to look at them: none is starved by the others.
+        Check the channels to receive from; in the order in which to try them: none is starved by the others.
 
-        Any iterable of names; of a process-local channel the name must end at the ``!``. ``TypeError`` for others.
+        Takes any iterable of names, and returns a list of its own: the caller may change theirs while a receive waits.
+        The name of a process-local channel must end at the ``!``. Raises ``TypeError`` for others.
         """
         try:  # one known name first: nearly every call has just that
-            if type(channels) is list and len(channels) == 1 and channels[0] in self._receivable:
-                return channels
+            if type(channels) is list and len(channels) == 1:
+                name = channels[0]
+                if name in self._receivable:
+                    return [name]
         except TypeError:  # it is no str, nor anything else that can be looked up
             pass
-        check_names = channels if type(channels) is list else self._listed(channels)
+        if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, Iterable):
+            names.valid_channel_names(channels, receive=True)  # raises, and says what is wrong
+        found = list(channels)
         try:
-            known = self._receivable.issuperset(check_names)
-        except TypeError:
+            known = self._receivable.knows(found)
+        except TypeError:  # one is no str, nor anything else that can be looked up
             known = False
         if not known:
-            self._check_receivable(check_names)
-        if len(check_names) > 1:
-            # Where a call begins is drawn: none is starved. A count could fall into step with the caller's own rhythm.
-            first = int(self._draw() * len(check_names))
-            check_names = check_names[first:] + check_names[:first]
-        return check_names
+            names.valid_channel_names(found, receive=True)
+            for name in found:
+                self._receivable.remember(name, None)
+        if len(found) > 1:
+            # The first one is drawn, so that none is starved. A count could fall into step with the caller's rhythm.
+            first = int(self._draw() * len(found))
+            found = found[first:] + found[:first]
+        return found
 
-    def decode(self, taken: Tuple[str, bytes]) -> Tuple[str, Message]:
-        """What was taken from the store: ``(channel, message)``. Raises ``SegmentCorrupt`` if it is none any more."""
+    def decode(self, taken: Taken) -> tuple[str, Message]:
+        """What was taken from the store: ``(channel, message)``. Raises ``SegmentCorrupt`` if its bytes are damaged."""
         channel, body = taken
         try:
             return channel, codec.decode(body)
         except ValueError as error:
             raise corrupt_error(self.message_store.name, channel, error) from error
-
-    def _listed(self, channels: Iterable[str]) -> List[str]:
-        if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, IterableType):
-            names.valid_channel_names(channels, receive=True)
-        return list(channels)
-
-    def _check_receivable(self, channels: List[str]) -> None:
-        names.valid_channel_names(channels, receive=True)
-        if len(self._receivable) >= REMEMBERED:
-            self._receivable.clear()
-        self._receivable.update(channels)
 
     # -- groups -----------------------------------------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class Layer:
         names.valid_group_name(group)
         names.valid_channel_name(channel)
         # The membership ends with the process that receives from the channel, if it is known by now.
-        owner = self.message_store.owner_of(channel) if "!" in channel else (0, 0)
+        owner = self.message_store.owner_of(channel) if "!" in channel else NO_OWNER
         self.group_store.add(group, channel, owner)
 
     def group_discard(self, group: str, channel: str) -> None:
@@ -163,7 +164,7 @@ class Layer:
         names.valid_channel_name(channel)
         self.group_store.discard(group, channel)
 
-    def group_channels(self, group: str) -> List[str]:
+    def group_channels(self, group: str) -> list[str]:
         """The names of a group's members. ``TypeError`` for a wrong name."""
         names.valid_group_name(group)
         return self.group_store.channels(group)
@@ -188,9 +189,7 @@ class Layer:
     def _log_missed(self, group: str, missed: int, members: int) -> None:
         now = time.monotonic()
         if now - self._logged.get(group, -LOG_PERIOD) >= LOG_PERIOD:
-            if len(self._logged) >= REMEMBERED:
-                self._logged.clear()
-            self._logged[group] = now
+            self._logged.remember(group, now)
             logger.info("%d of %d channels over capacity in group %s", missed, members, group)
 
     # -- the layer as a whole ---------------------------------------------------------------------------------

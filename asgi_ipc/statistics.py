@@ -8,26 +8,30 @@ __all__ = ["Figures", "Rates"]
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+
+from .memo import Memo
 
 #: How many channels a layer keeps the last figures of, for the rates.
 REMEMBERED = 4096
 
 
-class Figures(Protocol):
-    """What the store counts: messages sent, waiting and refused; the age of the oldest waiting one in ns."""
+@dataclass(frozen=True)
+class Figures:
+    """Figures of one channel or, summed, of several: messages ever sent, waiting, refused; age of the oldest, in ns."""
 
-    @property
-    def sent(self) -> int: ...
+    sent: int = 0
+    pending: int = 0
+    refused: int = 0
+    oldest: int = 0
 
-    @property
-    def pending(self) -> int: ...
-
-    @property
-    def refused(self) -> int: ...
-
-    @property
-    def oldest(self) -> int: ...
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.sent + other.sent,
+            self.pending + other.pending,
+            self.refused + other.refused,
+            max(self.oldest, other.oldest),
+        )
 
 
 class Rates:
@@ -39,15 +43,13 @@ class Rates:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: dict[str | None, tuple[float, int, int]] = {}
+        self._last: Memo[str | None, tuple[float, int, int]] = Memo(REMEMBERED)
 
     def report(self, channel: str | None, figures: Figures) -> dict[str, float]:
         """Return the report on a channel, or on all channels for None. Rates are 0.0 in the first report."""
         now = self._clock()
         then, sent, refused = self._last.get(channel, (now, figures.sent, figures.refused))
-        if len(self._last) >= REMEMBERED:
-            self._last.clear()
-        self._last[channel] = (now, figures.sent, figures.refused)
+        self._last.remember(channel, (now, figures.sent, figures.refused))
         passed = now - then
         return {
             "messages_count": figures.sent,

@@ -99,7 +99,7 @@ def test_process_part_is_new_after_a_fork_and_does_not_come_from_a_seed(prefix, 
 
 @pytest.mark.parametrize("name", ["specific.process!", "a!", "reply?"])
 def test_receive_rejects_an_inbox(make_async, name):
-    with pytest.raises(TypeError, match=r'ends in "[!?]"; receive takes a full name, as new_channel made it'):
+    with pytest.raises(TypeError, match=r'ends in "[!?]"; receive takes a full name, as new_channel returns it'):
         asyncio.run(make_async().receive(name))
 
 
@@ -268,7 +268,7 @@ def test_exceptions_can_be_pickled(make_async):
         return full.value, large.value
 
     full, large = asyncio.run(main())
-    for error in (full, large, MemoryFull("a", "s", 1, 1, "memory")):
+    for error in (full, large, MemoryFull("a", "s", 1, 1, 1, "memory")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), str(copy)) == (type(error), str(error))
     assert isinstance(full, ChannelFull)

@@ -285,7 +285,7 @@ def test_a_removed_fifo_is_replaced(make_async, prefix, monkeypatch):
         await until_waiting(layer, "a", 3)
         [fifo] = files_of(prefix)
         os.unlink(f"/dev/shm/{fifo}")
-        Notifier.close(store_of(layer)._attachment.notifier)
+        Notifier.close(store_of(layer).sections.attachment.notifier)
         await layer.send("a", {"n": 1})
         done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result() for task in done] == [{"n": 1}]

@@ -18,7 +18,7 @@ PACKAGE = Path(asgi_ipc.__file__).parent
 #: The rows of modules from bottom to top. A module imports only from lower rows, not from its own.
 ROWS = [
     # names, options and errors: no shared memory
-    ["exceptions"],
+    ["exceptions", "memo"],
     ["names", "capacity", "codec", "statistics"],
     ["options"],
     # shm: objects of the operating system
@@ -30,24 +30,26 @@ ROWS = [
     ["structures", "structures.ring", "structures.heap"],
     ["structures.live_blocks"],
     ["structures.slab", "structures.hashtable"],
-    # locking: exclusive access to a segment
-    ["locking", "locking.reentrancy"],
+    # locking: exclusive access to a segment, and which processes live
+    ["locking", "locking.reentrancy", "locking.liveness"],
     ["locking.mutex"],
-    ["locking.liveness"],
     # stores: messages and groups
     ["stores", "stores.attachment"],
     ["stores.unlink", "stores.base"],
     ["stores.messages", "stores.messages.channels", "stores.groups", "stores.groups.members"],
     ["stores.messages.records", "stores.groups.dead_members"],
     ["stores.messages.waiters", "stores.messages.ownership"],
+    ["stores.messages.outcomes"],
     ["stores.messages.queues"],
-    ["stores.messages.upkeep", "stores.messages.waits", "stores.messages.fanout"],
-    ["stores.messages.recovery", "stores.groups.recovery"],
-    ["stores.messages.store", "stores.groups.store"],
+    ["stores.messages.sweep", "stores.messages.inspect", "stores.messages.receiving"],
+    ["stores.messages.recovery", "stores.messages.parts", "stores.groups.recovery"],
     ["stores.messages.wakeups"],
-    # check: an independent audit of the stores
-    ["check", "check.heap", "check.waiters"],
+    ["stores.messages.store", "stores.groups.store"],
+    # check: the integrity check of the stores, which nothing imports at run time
+    ["check.walk"],
+    ["check.heap", "check.waiters"],
     ["check.stores"],
+    ["check"],
     # waiting: blocking receives in threads and event loops
     ["waiting", "waiting.thread"],
     ["waiting.hub"],
@@ -70,7 +72,7 @@ ROWS = [
 RANK: dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module in row}
 
 #: The only packages from outside the standard library, and the modules that may import certain packages.
-THIRD_PARTY = {"posix_ipc", "msgpack", "channels", "django", "pytest", "twisted", "zope"}
+THIRD_PARTY = {"typing_extensions", "posix_ipc", "msgpack", "channels", "django", "pytest", "twisted", "zope"}
 ONLY_IN = {
     "posix_ipc": ("shm.", "locking.mutex", "stores.unlink"),
     "mmap": "shm.",

@@ -34,13 +34,13 @@ CASES = [
         ["'http.request'", "101", "100", "receive from it faster", "raise capacity", "channel_capacity"],
     ),
     (
-        MemoryFull("a", "/asgi-messages", 8192, 8001, "memory"),
-        {"channel": "a", "segment": "/asgi-messages", "size": 8192, "used": 8001, "reason": "memory"},
+        MemoryFull("a", "/asgi-messages", 8192, 8001, 8100, "memory"),
+        {"channel": "a", "segment": "/asgi-messages", "size": 8192, "used": 8001, "reserved": 8100, "reason": "memory"},
         ["'a'", "/asgi-messages", "8192", "8001", "larger message_memory", "created again"],
     ),
     (
-        MemoryFull("a", "/asgi-messages", 8192, 4096, "filesystem"),
-        {"channel": "a", "segment": "/asgi-messages", "size": 8192, "used": 4096, "reason": "filesystem"},
+        MemoryFull("a", "/asgi-messages", 8192, 4096, 4352, "filesystem"),
+        {"channel": "a", "segment": "/asgi-messages", "size": 8192, "used": 4096, "reserved": 4352, "reason": "filesystem"},
         ["'a'", "/asgi-messages", "8192", "4096", "/dev/shm", "full", "--shm-size"],
     ),
     (
@@ -180,7 +180,7 @@ def test_refusals_share_a_private_base_class():
 
 def test_full_memory_errors_have_the_attributes_of_channel_full():
     for error in (
-        MemoryFull("a", "/s", 8, 8, "memory"),
+        MemoryFull("a", "/s", 8, 8, 8, "memory"),
         GroupStoreFull("g", "a", "/s", 8, "memory"),
     ):
         assert (error.channel, error.count, error.capacity) == ("a", None, None)
@@ -202,7 +202,7 @@ def test_a_front_end_may_mix_in_a_class_of_another_library():
 @pytest.mark.parametrize("reason", ["Memory", "", "disk", None])
 def test_an_unknown_reason_is_refused(reason):
     with pytest.raises(ValueError, match="reason must be"):
-        MemoryFull("a", "/s", 8, 8, reason)
+        MemoryFull("a", "/s", 8, 8, 8, reason)
     with pytest.raises(ValueError, match="reason must be"):
         GroupStoreFull("g", "a", "/s", 8, reason)
 

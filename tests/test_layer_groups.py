@@ -247,10 +247,10 @@ def test_cached_offsets_of_channels_are_not_used_after_a_flush(layer, start):
     store = layer.message_store
 
     def tag_of_last():
-        queues = store._bound[1][0]
+        queues = store.sections.parts.queues
         return queues.words[queues.channels.find("c99") + TAG]
 
-    lookalike = struct.pack("=Q", store._exclusively(tag_of_last)) * 50_000
+    lookalike = struct.pack("=Q", store.sections.exclusively(tag_of_last)) * 50_000
     layer.flush()
     store.append("lookalike", 1, lookalike)
     child.say()

@@ -25,9 +25,9 @@ def block_sizes(layer, channel):
     """Return the size in bytes of each pending message's block, including the allocator's header."""
 
     def section():
-        attachment = layer.message_store._opened()
+        attachment = layer.message_store.sections.opened()
         words = attachment.segment.words
-        queues = layer.message_store._bound[1][0]
+        queues = layer.message_store.sections.parts.queues
         found = []
         message = words[queues.channels.find(channel) + HEAD]
         while message:
@@ -35,7 +35,7 @@ def block_sizes(layer, channel):
             message = words[message + NEXT]
         return found
 
-    return layer.message_store._exclusively(section)
+    return layer.message_store.sections.exclusively(section)
 
 
 @pytest.mark.parametrize("size", [1, *range(4, 40), 100, 127, 128, 129, 500, 1023, 1039, 1040, 1041, 2000, 10_000])
@@ -134,7 +134,7 @@ def test_the_capacities_of_an_ordered_dict_are_tried_in_its_order(make_layer):
 
 def test_the_defaults_are_those_of_asgi_ipc_1(prefix):
     with asgi.IPCChannelLayer(prefix) as layer:
-        sizes = [store._opened().segment.size for store in (layer.message_store, layer.group_store)]
+        sizes = [store.sections.opened().segment.size for store in (layer.message_store, layer.group_store)]
         assert sizes == [100 * MIB, 20 * MIB]
         assert (layer.expiry, layer.group_expiry, layer.capacity) == (60, 86400, 100)
         layer.unlink()

@@ -111,7 +111,7 @@ def test_the_seven_options_of_asgi_ipc_1_keep_their_order(prefix):
         layer.group_add("g", "a")
         assert layer.message_store.expiry == 30 * 10**9
         assert layer.group_store.expiry == 40 * 10**9
-        sizes = [store._opened().segment.size for store in (layer.message_store, layer.group_store)]
+        sizes = [store.sections.opened().segment.size for store in (layer.message_store, layer.group_store)]
         assert sizes == [1 << 20, 1 << 18]
         layer.unlink()
 

@@ -1,36 +1,44 @@
 """
-A second opinion on the heap: walk it block by block and compare it with its lists and with what is in use.
+What is wrong with the heap: walk it block by block, and compare it with its lists and with the blocks in use.
 
-Reads only.  The caller holds the mutex; ``audit`` tells what the truth reaches.
+Reads only.  The caller holds the mutex; ``check.stores`` tells what the truth reaches.
 """
 
 from __future__ import annotations
 
-__all__ = ["HeapAudit", "Reached"]
+__all__ = ["HeapCheck"]
 
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any
 
-from ..shm.layout import AT_FREE_HEADS, AT_POWER_MAP, AT_QUICK, AT_SPLIT_MAPS, POWERS, QUICK_WORDS, SPLITS
-from ..structures.heap import MIN_WORDS, QUICK_BATCH, QUICK_MOST, size_class
+from ..shm.layout import (
+    AT_FREE_HEADS,
+    AT_FREE_WORDS,
+    AT_POWER_MAP,
+    AT_QUICK,
+    AT_SPLIT_MAPS,
+    POWERS,
+    QUICK_WORDS,
+    SPLITS,
+    size_class,
+)
+from ..structures.heap import MIN_WORDS, QUICK_BATCH, QUICK_MOST
+from .walk import Reached
 
-#: Payload offset -> (payload words, what it is) of the blocks in use.
-Reached = Dict[int, Tuple[int, str]]
 
-
-class HeapAudit:
+class HeapCheck:
     """The heap block by block, its lists, and that what is used is exactly what is reached."""
 
     def __init__(self, words: Any, start: int, reserved: int, reached: Reached) -> None:
         self.words = words
         self.start, self.last = start, reserved - 1
         self.reached = reached
-        self.wrong: List[str] = []
+        self.problems: list[str] = []
         #: Header offset -> words, header included.
-        self.free: Dict[int, int] = {}
-        self.used: Dict[int, int] = {}
+        self.free: dict[int, int] = {}
+        self.used: dict[int, int] = {}
 
-    def run(self) -> List[str]:
-        """Every discrepancy of the heap."""
+    def run(self) -> list[str]:
+        """Every problem of the heap, a sentence each."""
         if self.last >= self.start:
             self._blocks()
         self._free_lists()
@@ -39,12 +47,12 @@ class HeapAudit:
             total = self.used.pop(block - 1, None)
             least = max(payload + 1, MIN_WORDS)
             if total is None or not least <= total < least + MIN_WORDS:
-                self.wrong.append(f"{what} at {block} needs a block of {least} words and has one of {total or 0}")
+                self.problems.append(f"{what} at {block} needs a block of {least} words and has one of {total or 0}")
         for header in waiting:
             if self.used.pop(header, None) is None:
-                self.wrong.append(f"the block at {header} waits in a quick list, and is none or in use")
-        self.wrong += [f"a block of {total} words at {header} is lost" for header, total in self.used.items()]
-        return self.wrong
+                self.problems.append(f"the block at {header} waits in a quick list, and is none or in use")
+        self.problems += [f"a block of {total} words at {header} is lost" for header, total in self.used.items()]
+        return self.problems
 
     def _blocks(self) -> None:
         words, last = self.words, self.last
@@ -55,29 +63,29 @@ class HeapAudit:
         while header < last:
             total, free = words[header] >> 2, bool(words[header] & 1)
             if total < MIN_WORDS or total > last - header:
-                self.wrong.append(f"the block at {header} claims to have {total} words")
+                self.problems.append(f"the block at {header} claims to have {total} words")
                 return
             self._flag(header, after_free)
             if free:
                 if after_free:
-                    self.wrong.append(f"the free block at {header} was not merged with the one before it")
+                    self.problems.append(f"the free block at {header} was not merged with the one before it")
                 if words[header + total - 1] != header:
-                    self.wrong.append(f"the free block at {header} ends in {words[header + total - 1]}")
+                    self.problems.append(f"the free block at {header} ends in {words[header + total - 1]}")
             (self.free if free else self.used)[header] = total
             header, after_free = header + total, free
         self._flag(last, after_free)
         if words[last] & ~2:
-            self.wrong.append(f"the block at {last} that ends the heap is not empty")
+            self.problems.append(f"the block at {last} that ends the heap is not empty")
 
     def _flag(self, header: int, after_free: bool) -> None:
         if bool(self.words[header] & 2) != after_free:
             says = "used" if after_free else "free"
-            self.wrong.append(f"the block at {header} says that the one before it is {says}")
+            self.problems.append(f"the block at {header} says that the one before it is {says}")
 
     def _free_lists(self) -> None:
         words = self.words
         heads = words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist()
-        found: Set[int] = set()
+        found: set[int] = set()
         for power in range(POWERS):
             map_right = 0
             for split, header in enumerate(heads[power * SPLITS : (power + 1) * SPLITS]):
@@ -89,43 +97,45 @@ class HeapAudit:
                 while header:
                     if header in found or header not in self.free:
                         why = "listed already" if header in found else "not free"
-                        self.wrong.append(f"{what} leads to {header}, which is {why}")
+                        self.problems.append(f"{what} leads to {header}, which is {why}")
                         break
                     found.add(header)
                     if size_class(self.free[header]) != (power, split):
-                        self.wrong.append(f"{what} has the block at {header} of {self.free[header]} words")
+                        self.problems.append(f"{what} has the block at {header} of {self.free[header]} words")
                     if words[header + 2] != previous:
-                        self.wrong.append(f"{what} has {words[header + 2]} before {header}, not {previous}")
+                        self.problems.append(f"{what} has {words[header + 2]} before {header}, not {previous}")
                     header, previous = words[header + 1], header
             has = words[AT_SPLIT_MAPS + power]
             if has != map_right:
-                self.wrong.append(f"the bitmap of power {power} is {has:#x}, not {map_right:#x}")
+                self.problems.append(f"the bitmap of power {power} is {has:#x}, not {map_right:#x}")
             if bool(words[AT_POWER_MAP] >> power & 1) != bool(map_right):
-                self.wrong.append(f"bit {power} of the bitmap of powers is wrong")
+                self.problems.append(f"bit {power} of the bitmap of powers is wrong")
         if words[AT_POWER_MAP] >> POWERS:
-            self.wrong.append("the bitmap of powers has bits beyond the last power")
+            self.problems.append("the bitmap of powers has bits beyond the last power")
+        if words[AT_FREE_WORDS] != sum(self.free.values()):
+            self.problems.append(f"FREE_WORDS is {words[AT_FREE_WORDS]}, not {sum(self.free.values())}")
         lost = [header for header in self.free if header not in found]
-        self.wrong += [f"the free block at {header} is in no list" for header in lost]
+        self.problems += [f"the free block at {header} is in no list" for header in lost]
 
-    def _quick_lists(self) -> List[int]:
+    def _quick_lists(self) -> list[int]:
         """The headers of the blocks that wait unmerged."""
         words = self.words
-        waiting: List[int] = []
+        waiting: list[int] = []
         for total, block in enumerate(words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()):
             if not block:
                 continue
-            mine: List[int] = []
+            mine: list[int] = []
             what = f"the quick list of {total} words"
             while block:
                 too_long = len(mine) >= max(QUICK_MOST // total, QUICK_BATCH - 1)  # a batch is taken in whole
                 if self.used.get(block - 1) != total or too_long:
                     why = "is too long" if too_long else f"leads to {block}, where no such block is"
-                    self.wrong.append(f"{what} {why}")
+                    self.problems.append(f"{what} {why}")
                     break
                 mine.append(block - 1)
                 block = words[block]
             counts = [words[header + 2] for header in mine]
             if counts != list(range(len(mine) * total, 0, -total)):
-                self.wrong.append(f"{what} counts {counts}")
+                self.problems.append(f"{what} counts {counts}")
             waiting += mine
         return waiting

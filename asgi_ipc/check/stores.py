@@ -1,32 +1,27 @@
 """
-A second opinion on a store: walk its truth and compare every derived word with what the walk finds.
+What is wrong with a store: walk its truth, and compare every derived word with what the walk finds.
 
-Each discrepancy is one sentence; a sound store gives none.  Nothing is changed, nothing in the segment is believed
-(what leads out of it, or in circles, is one more sentence), and nothing of the code that keeps the derived words is
-used, so that a mistake there cannot hide itself.  An audit is one section of the store's mutex: all others wait.
+Each problem is one sentence; a sound store has none.  Nothing is changed.  Nothing in the segment is believed: a link
+that leads out of the heap or in a circle is one more problem.  Nothing of the code that keeps the derived words is
+used, so that a mistake there cannot hide itself.  A check is one critical section: all other processes wait.
 """
 
 from __future__ import annotations
 
-__all__ = ["audit_groups", "audit_messages"]
+__all__ = ["GroupCheck", "MessageCheck", "StoreCheck"]
 
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
-
-from ..exceptions import SegmentGone
 from ..names import non_local_name
-from ..shm.layout import AT_FLUSHING, AT_PAGES, AT_RESERVED, AT_TAG, NEVER
+from ..shm.layout import AT_FLUSHING, AT_PAGES, AT_TAG, NEVER
 from ..stores.attachment import Attachment
-from ..stores.base import Store
 from ..stores.groups import members as m
-from ..stores.groups.store import GroupStore
 from ..stores.messages import channels as c
 from ..stores.messages import records as q
-from ..stores.messages.store import MessageStore
 from ..structures.hashtable import HASH, NAME_LENGTH, HashTable
 from ..structures.hashtable import NEXT as NEXT_RECORD
 from ..structures.slab import PAGE_RECORDS, TAG
-from .heap import HeapAudit, Reached
-from .waiters import WaiterAudit
+from .heap import HeapCheck
+from .waiters import WaiterCheck
+from .walk import Walk
 
 #: What a walk over a damaged segment meets.
 DAMAGE = (IndexError, ValueError, OverflowError)
@@ -34,118 +29,45 @@ DAMAGE = (IndexError, ValueError, OverflowError)
 PAGE_NEXT, PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE, PAGE_HEADER = 0, 1, 2, 3, 4
 
 
-def audit_messages(store: MessageStore) -> List[str]:
-    """What is wrong with a message store, a sentence each. Raises what any operation of the store raises."""
-    return _audit(store, _MessageAudit)
-
-
-def audit_groups(store: GroupStore) -> List[str]:
-    """What is wrong with a group store, a sentence each. Raises what any operation of the store raises."""
-    return _audit(store, _GroupAudit)
-
-
-def _audit(store: Store, kind: Callable[[Attachment], _Audit]) -> List[str]:
-    while True:
-        store._check_name()  # a closed store refuses; a removed segment is attached to anew
-        attachment = store._attachment
-        if attachment is not None:
-            try:
-                return attachment.mutex.run(lambda here: kind(here).run(), attachment)
-            except SegmentGone:  # removed since the look
-                continue
-
-
-class _Audit:
-    """The walk over one segment: what it finds wrong, and which blocks of the heap it has found in use."""
+class StoreCheck(Walk):
+    """The check of one segment. Call ``run`` in a critical section."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self.attachment = attachment
-        self.words = attachment.segment.words
-        self.start, self.end = attachment.heap.start, attachment.heap.end
-        self.reserved = self.words[AT_RESERVED]
-        self.wrong: List[str] = []
-        self.reached: Reached = {}
+        super().__init__(attachment)
+        self.heap = attachment.heap
 
-    def run(self) -> List[str]:
-        """Every discrepancy."""
+    def run(self) -> list[str]:
+        """Every problem, a sentence each."""
         self.expect("the flag of a flush", self.words[AT_FLUSHING], 0)
         if not self.start <= self.reserved <= self.end:
-            self.wrong.append(f"RESERVED is {self.reserved}, not between {self.start} and {self.end}")
-            return self.wrong
-        for part in (self.truth, self.heap):
+            self.problems.append(f"RESERVED is {self.reserved}, not between {self.start} and {self.end}")
+            return self.problems
+        for part, check in (("truth", self.check_truth), ("heap", self.check_heap)):
             try:
-                part()
+                check()
             except DAMAGE as error:
-                self.wrong.append(f"the walk over the {part.__name__} met damage: {error}")
-        return self.wrong
+                self.problems.append(f"the walk over the {part} met damage: {error}")
+        return self.problems
 
-    def truth(self) -> None:
-        """Walk the truth and compare what the stores derive from it."""
+    def check_truth(self) -> None:
+        """Walk the truth and compare what the store derives from it."""
         raise NotImplementedError
 
-    def heap(self) -> None:
+    def check_heap(self) -> None:
         """Compare the heap with what the truth has reached."""
-        self.wrong += HeapAudit(self.words, self.start, self.reserved, self.reached).run()
-
-    def expect(self, what: str, found: Any, right: Any) -> None:
-        """Note a word that is not what it must be."""
-        if found != right:
-            self.wrong.append(f"{what} is {found}, not {right}")
-
-    def reach(self, block: int, payload: int, what: str) -> bool:
-        """Note a block in use; False if it cannot be read or was found before."""
-        if not self.start < block <= self.reserved - payload:
-            self.wrong.append(f"{what} at {block} lies outside of the heap")
-            return False
-        if block in self.reached:
-            self.wrong.append(f"{what} at {block} is {self.reached[block][1]}, too")
-            return False
-        self.reached[block] = (payload, what)
-        return True
-
-    def walk(self, link: int, step: int, what: str) -> Iterator[int]:
-        """The items of a chain that begins at the word ``link`` and goes on at word ``step`` of each item."""
-        words, seen = self.words, set()
-        at = words[link]
-        while at:
-            if at in seen or not self.start < at < self.reserved - step:
-                where = "in a circle" if at in seen else "out of the heap"
-                self.wrong.append(f"{what} leads {where} to {at}")
-                return
-            seen.add(at)
-            yield at
-            at = words[at + step]
-
-    def records(self, directory: HashTable, kind: str) -> Iterator[Tuple[int, bytes]]:
-        """Each record that the buckets reach, with its name."""
-        names: Set[bytes] = set()
-        for bucket in range(directory.at, directory.at + directory.buckets):
-            for record in self.walk(bucket, NEXT_RECORD, f"the chain of bucket {bucket - directory.at}"):
-                length = self.words[record + NAME_LENGTH]
-                if length > 99:
-                    self.wrong.append(f"the {kind} at {record} has a name of {length} bytes")
-                    continue
-                name = directory.name(record)
-                hashed = directory.hash(name)
-                self.expect(f"the hash of {kind} {name!r}", self.words[record + HASH], hashed)
-                self.expect(f"the bucket of {kind} {name!r}", bucket, directory.bucket_of(hashed))
-                if name in names:
-                    self.wrong.append(f"{kind} {name!r} is there twice")
-                    continue
-                names.add(name)
-                yield record, name
+        self.problems += HeapCheck(self.words, self.start, self.reserved, self.reached).run()
 
 
-class _MessageAudit(_Audit):
+class MessageCheck(StoreCheck):
     """Channels, their queues and inboxes, and the pages of their records."""
 
-    def truth(self) -> None:
-        self.channels: Dict[str, int] = {}
-        self.counts: Dict[int, int] = {}
-        self.earliest: Dict[int, int] = {}
-        self.bodies: Dict[int, List[int]] = {}
-        self.pages: Dict[int, Set[int]] = {}
-        for record, name in self.records(HashTable(self.attachment.segment, c.NAME), "channel"):
+    def check_truth(self) -> None:
+        self.channels: dict[str, int] = {}
+        self.counts: dict[int, int] = {}
+        self.earliest: dict[int, int] = {}
+        self.bodies: dict[int, list[int]] = {}
+        self.pages: dict[int, set[int]] = {}
+        for record, name in self.records(HashTable(self.segment, c.NAME), "channel"):
             self.channels[name.decode("ascii")] = record
         for channel, record in self.channels.items():
             self._queue(record, f"channel {channel!r}")
@@ -154,7 +76,7 @@ class _MessageAudit(_Audit):
             self.expect(f"REFERENCES of {what}", self.words[body + q.REFERENCES], len(lengths))
             self.expect(f"the lengths of {what}", {self.words[body + q.BODY_LENGTH]}, set(lengths))
         self._inboxes()
-        self.wrong += WaiterAudit(self.words, self.channels, self.reach).run()
+        WaiterCheck(self, self.channels).run()
         self._tags()
         self._pages()
 
@@ -171,7 +93,7 @@ class _MessageAudit(_Audit):
             self.expect(f"TAIL of {what}", words[record + c.TAIL], last)
             if words[record + c.EARLIEST_EXPIRY] > earliest:
                 believed = words[record + c.EARLIEST_EXPIRY]
-                self.wrong.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
+                self.problems.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
 
     def _message(self, message: int, what: str) -> bool:
         words = self.words
@@ -191,13 +113,13 @@ class _MessageAudit(_Audit):
 
     def _inboxes(self) -> None:
         words = self.words
-        locals_of: Dict[int, List[int]] = {}
+        locals_of: dict[int, list[int]] = {}
         for name, record in self.channels.items():
             inbox = non_local_name(name)
             right = self.channels.get(inbox, 0) if inbox != name else 0
             self.expect(f"INBOX of channel {name!r}", words[record + c.INBOX], right)
             if inbox != name and not right:
-                self.wrong.append(f"channel {name!r} has no inbox")
+                self.problems.append(f"channel {name!r} has no inbox")
             locals_of.setdefault(right, []).append(record)
         for name, record in self.channels.items():
             what, mine = f"channel {name!r}", locals_of.get(record, [])
@@ -207,51 +129,42 @@ class _MessageAudit(_Audit):
             if name.endswith("!"):
                 self.expect(f"HEAD of {what}, which is an inbox,", words[record + c.HEAD], 0)
                 if words[record + c.INDIVIDUAL] > 1:
-                    self.wrong.append(f"INDIVIDUAL of {what} is {words[record + c.INDIVIDUAL]}")
+                    self.problems.append(f"INDIVIDUAL of {what} is {words[record + c.INDIVIDUAL]}")
             else:
                 self.expect(f"OWNER of {what}, which is no inbox,", words[record + c.OWNER], 0)
                 self.expect(f"INDIVIDUAL of {what}, which is no inbox,", words[record + c.INDIVIDUAL], 0)
             earliest = min((self.earliest[local] for local in mine), default=NEVER)
             if count and earliest < words[record + c.EARLIEST_EXPIRY]:
                 believed = words[record + c.EARLIEST_EXPIRY]
-                self.wrong.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
-            self._ring(record, what, {local for local in mine if self.counts[local]})
+                self.problems.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
+            self._ready_ring(record, what, {local for local in mine if self.counts[local]})
 
-    def _ring(self, inbox: int, what: str, ready: Set[int]) -> None:
-        words = self.words
-        first = record = words[inbox + c.READY]
-        found: Set[int] = set()
-        while record and record not in found:
-            if record not in self.counts:
-                self.wrong.append(f"the ready ring of {what} leads to {record}, which is no channel")
-                return
-            found.add(record)
-            after = words[record + c.AFTER]
-            self.expect(f"BEFORE in the ready ring of {what}", words[after + c.BEFORE], record)
-            record = after
-        self.expect(f"the end of the ready ring of {what}", record, first)
+    def _ready_ring(self, inbox: int, what: str, ready: set[int]) -> None:
+        found = self.ring(inbox + c.READY, c.AFTER, f"the ready ring of {what}")
+        for record in sorted(found - set(self.counts)):
+            self.problems.append(f"the ready ring of {what} leads to {record}, which is not a channel")
         self.expect(f"the channels in the ready ring of {what}", sorted(found), sorted(ready))
 
     def _tags(self) -> None:
         words = self.words
-        seen: Dict[int, str] = {}
+        seen: dict[int, str] = {}
         for name, record in self.channels.items():
             tag, what = words[record + TAG], f"TAG of channel {name!r}"
             if not 0 < tag <= words[AT_TAG]:
-                self.wrong.append(f"{what} is {tag}, not from 1 to {words[AT_TAG]}")
+                self.problems.append(f"{what} is {tag}, not from 1 to {words[AT_TAG]}")
             if tag in seen:
-                self.wrong.append(f"{what} is that of channel {seen[tag]!r}, too")
+                self.problems.append(f"{what} is that of channel {seen[tag]!r}, too")
             seen[tag] = name
             page = words[record + c.PAGE]
             place, off = divmod(record - page - PAGE_HEADER, c.RECORD_WORDS)
             if off or not 0 <= place < PAGE_RECORDS:
-                self.wrong.append(f"PAGE of channel {name!r} is {page}, where it has no place")
+                self.problems.append(f"PAGE of channel {name!r} is {page}, where it has no place")
             else:
                 self.pages.setdefault(page, set()).add(record)
 
     def _pages(self) -> None:
         words, previous = self.words, 0
-        with_room: Set[int] = set()
+        with_room: set[int] = set()
         for page in self.walk(AT_PAGES, PAGE_NEXT, "the list of pages with room"):
             with_room.add(page)
             self.expect(f"the page before page {page}", words[page + PAGE_PREVIOUS], previous)
@@ -271,12 +184,12 @@ class _MessageAudit(_Audit):
                 self.expect(f"TAG of the free record at {record}", words[record + TAG], 0)
 
 
-class _GroupAudit(_Audit):
+class GroupCheck(StoreCheck):
     """Groups, their members, and the index of these."""
 
-    def truth(self) -> None:
-        self.members: Dict[int, str] = {}
-        ours = m.Members(self.attachment.segment, self.attachment.heap)
+    def check_truth(self) -> None:
+        self.members: dict[int, str] = {}
+        ours = m.Members(self.segment, self.heap)
         for record, name in self.records(ours.groups, "group"):
             if self.reach(record, m.GROUP_NAME + m.name_words(len(name)), "a group"):
                 self._chain(ours, record, name)
@@ -285,18 +198,18 @@ class _GroupAudit(_Audit):
     def _chain(self, ours: m.Members, record: int, group: bytes) -> None:
         words, what = self.words, f"group {group.decode('ascii')!r}"
         before, earliest = 0, NEVER
-        names: Set[bytes] = set()
+        names: set[bytes] = set()
         for member in self.walk(record + m.FIRST, m.NEXT, f"the chain of {what}"):
             length = words[member + NAME_LENGTH]
             if length > 99:
-                self.wrong.append(f"the member at {member} of {what} has a name of {length} bytes")
+                self.problems.append(f"the member at {member} of {what} has a name of {length} bytes")
                 break
             if not self.reach(member, m.MEMBER_NAME + m.name_words(length), f"a member of {what}"):
                 break
             name = ours.index.name(member)
             called = f"member {name.decode('ascii')!r} of {what}"
             if name in names:
-                self.wrong.append(f"{called} is there twice")
+                self.problems.append(f"{called} is there twice")
             names.add(name)
             self.members[member] = called
             self.expect(f"GROUP of {called}", words[member + m.GROUP], record)
@@ -307,20 +220,20 @@ class _GroupAudit(_Audit):
         self.expect(f"COUNT of {what}", words[record + m.COUNT], len(names))
         if words[record + m.EARLIEST_EXPIRY] > earliest:
             believed = words[record + m.EARLIEST_EXPIRY]
-            self.wrong.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
+            self.problems.append(f"EARLIEST_EXPIRY of {what} is {believed}, later than {earliest}")
         if not names:
-            self.wrong.append(f"{what} has no members")
+            self.problems.append(f"{what} has no members")
 
     def _index(self, index: HashTable) -> None:
-        found: Set[int] = set()
+        found: set[int] = set()
         for bucket in range(index.at, index.at + index.buckets):
             for member in self.walk(bucket, NEXT_RECORD, f"the chain of index bucket {bucket - index.at}"):
                 if member in found or member not in self.members:
                     why = "there twice" if member in found else "no member"
-                    self.wrong.append(f"the index leads to {member}, which is {why}")
+                    self.problems.append(f"the index leads to {member}, which is {why}")
                     continue
                 found.add(member)
                 right = index.bucket_of(self.words[member + HASH])
                 self.expect(f"the index bucket of {self.members[member]}", bucket, right)
         for member in sorted(set(self.members) - found):
-            self.wrong.append(f"{self.members[member]} is not in the index")
+            self.problems.append(f"{self.members[member]} is not in the index")

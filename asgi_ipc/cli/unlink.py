@@ -11,9 +11,8 @@ __all__ = ["remove", "unlink"]
 
 import sys
 
-from ..shm.layout import KIND_GROUPS, KIND_MESSAGES
-from ..stores.groups.recovery import GroupRecovery
-from ..stores.messages.recovery import MessageRecovery
+from ..stores.groups.store import GROUPS
+from ..stores.messages.store import MESSAGES
 from ..stores.unlink import Removal, remove_segment
 
 
@@ -42,6 +41,6 @@ def remove(prefix: str) -> Removal:
 
     Returns two lists of lines: what was removed; and what was not, with the reason.
     """
-    removed, kept = remove_segment(f"{prefix}-messages", KIND_MESSAGES, MessageRecovery)
-    more_removed, more_kept = remove_segment(f"{prefix}-groups", KIND_GROUPS, GroupRecovery)
+    removed, kept = remove_segment(f"{prefix}-messages", MESSAGES)
+    more_removed, more_kept = remove_segment(f"{prefix}-groups", GROUPS)
     return removed + more_removed, kept + more_kept

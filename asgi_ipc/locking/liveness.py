@@ -1,64 +1,122 @@
 """
-Who lives: owners of things in a segment, and the proof that one is dead.
+Slots and owners: which processes use a segment, and the proof that one of them is dead.
 
-An owner is a process in one life of its slot: ``incarnation << SLOT_BITS | slot``, in one word.  Whoever has died has
-dropped the byte lock of its slot, or another process has the slot by now and the slot counts one incarnation more.
-Death is permanent, and nothing but this proves it: unknown means alive.
+A process has one slot of the segment for as long as it uses it.  The byte lock of the slot is the proof of life: the
+kernel drops it when the process ends, however it ends.  An *owner* is a process in one life of its slot,
+``incarnation << SLOT_BITS | slot``, in one word.  It is dead when the byte lock of its slot is free, or when another
+process has the slot by now, so that the slot counts one incarnation more.  Death is permanent.  Nothing else proves it:
+unknown means alive.
 """
 
 from __future__ import annotations
 
-__all__ = ["NOBODY", "SEVERAL", "Liveness"]
+__all__ = ["NOBODY", "NO_OWNER", "SEVERAL", "Liveness", "OwnedInbox", "Owner"]
 
-from typing import Dict
+from typing import NamedTuple
 
-from ..shm.layout import AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS
+from ..exceptions import TooManyProcesses
+from ..memo import Memo
+from ..shm.layout import AT_EPOCH, AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS
 from ..shm.segment import Segment
-from .mutex import RobustMutex
 
 SLOT_BITS = 10
 #: No owner is known.
 NOBODY = 0
-#: Several processes are: that these are dead is never proven.
+#: Several processes are the owners. It is never proven that they are dead.
 SEVERAL = 2**64 - 1
-#: ns for which a process that was seen alive is taken to be so where a late answer does no harm.
+#: ns for which a process that was seen alive counts as alive where a late answer does no harm.
 ALIVE_FOR = 50_000_000
 #: Owners that a process remembers to have seen alive.
 REMEMBERED = 4096
 
 
-class Liveness:
-    """Which of the processes that use one segment live."""
+class Owner(NamedTuple):
+    """A process, and the nonce of the message segment in whose slots it is counted."""
 
-    def __init__(self, segment: Segment, mutex: RobustMutex) -> None:
+    process: int
+    nonce: int
+
+
+class OwnedInbox(NamedTuple):
+    """An inbox, ``prefix!``, and a process that owns or owned it."""
+
+    prefix: str
+    owner: Owner
+
+
+#: Stands for the owner where none is known.
+NO_OWNER = Owner(NOBODY, 0)
+
+
+class Liveness:
+    """
+    The slots of one segment, as one process sees them. ``slot`` is its own, -1 while it has none.
+
+    Nothing here needs the mutex, but the segment must stay open: the caller holds the in-process lock, or is inside a
+    critical section.
+    """
+
+    def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.words = segment.words
-        self.mutex = mutex
-        self._alive_until: Dict[int, int] = {}
+        self.slot = -1
+        self._alive_until: Memo[int, int] = Memo(REMEMBERED)
+
+    def lock_slot(self) -> int:
+        """
+        Acquire a slot for this process: its number. Raises ``TooManyProcesses``.
+
+        The caller sets ``slot`` when it is ready to have one: a slot that was not set is acquired again.
+        """
+        words = self.words
+        epoch = words[AT_EPOCH] & ~1
+        for slot in range(SLOTS):
+            slot_at = AT_SLOTS + slot * SLOT_WORDS
+            # Not the slot of a process that is inside, or died there: an exception between locking its byte and
+            # clearing its word would leave a live process that seems to hold the token.
+            if words[slot_at] != epoch and self.segment.locks.lock(1 + slot):
+                words[slot_at] = 0
+                words[slot_at + 1] = (words[slot_at + 1] + 1) % COUNTED
+                return slot
+        raise TooManyProcesses(self.segment.name, SLOTS)
+
+    def release_slot(self) -> None:
+        """Have no slot any more: the segment is being closed, or this is a forked child."""
+        self.slot = -1
+
+    def live_holder(self, epoch: int) -> int | None:
+        """The pid (0: in another PID namespace) of another live process that holds a token of the epoch, or None."""
+        held = self.words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS].tolist()
+        for slot, token in enumerate(held):
+            if token == epoch and slot != self.slot:
+                pid = self.segment.locks.holder(1 + slot)
+                if pid is not None:
+                    return pid
+        return None
 
     def me(self) -> int:
-        """This process as an owner. The caller holds the mutex, and so has a slot."""
-        slot = self.mutex.slot
-        return int(self.words[AT_SLOTS + slot * SLOT_WORDS + 1] % (COUNTED >> SLOT_BITS) << SLOT_BITS | slot)
+        """This process as an owner. It has a slot."""
+        return self._incarnation(self.slot) << SLOT_BITS | self.slot
 
     def is_dead(self, owner: int) -> bool:
-        """Whether it is proven that ``owner`` is dead. Needs no mutex."""
+        """True if it is proven that ``owner`` is dead."""
         if owner in (NOBODY, SEVERAL):
             return False
         slot = owner & (SLOTS - 1)
-        incarnation = self.words[AT_SLOTS + slot * SLOT_WORDS + 1] % (COUNTED >> SLOT_BITS)
-        if incarnation != owner >> SLOT_BITS:
+        if self._incarnation(slot) != owner >> SLOT_BITS:
             return True
-        # A process never asks for its own byte: its own lock does not stand in its way.
-        return slot != self.mutex.slot and self.segment.locks.holder(1 + slot) is None
+        # A process never asks for its own byte: its own lock does not conflict, so the kernel says "free".
+        return slot != self.slot and self.segment.locks.holder(1 + slot) is None
 
     def was_dead(self, owner: int, now: int) -> bool:
-        """The same, asked of the kernel once in 50 ms at the most for each owner."""
+        """The same, but the kernel is asked once in 50 ms at most for each owner."""
         if now < self._alive_until.get(owner, 0):
             return False
         if self.is_dead(owner):
             return True
-        if len(self._alive_until) >= REMEMBERED:
-            self._alive_until.clear()
-        self._alive_until[owner] = now + ALIVE_FOR
+        self._alive_until.remember(owner, now + ALIVE_FOR)
         return False
+
+    def _incarnation(self, slot: int) -> int:
+        """How many processes have had a slot, as far as it fits into an owner."""
+        return int(self.words[AT_SLOTS + slot * SLOT_WORDS + 1] % (COUNTED >> SLOT_BITS))

@@ -1,44 +1,55 @@
 """
 What a call of the mutex can tell from the stack that it stands on.
 
-A call marks itself with a list of its own in its local variable ``mine``: so a mark says whose frame it is.  One that
-goes on behind its section, and may enter others, sets it to ``OUTSIDE`` first.
+A frame that runs the mutex's protocol keeps an ``Entry`` in a local variable until it has left the critical section
+and the in-process lock.  Frames are recognised by the type of that value, whatever the variable is called:
+``NOT_INSIDE`` before the lock is acquired, the mutex's own entry inside.
 """
 
 from __future__ import annotations
 
-__all__ = ["OUTSIDE", "is_nested", "is_ours", "stands_on"]
+__all__ = ["NOT_INSIDE", "Entry", "holds", "is_nested", "is_ours"]
 
-from typing import Any, List
-
-#: The mark of a call that has left its section, and the lock.
-OUTSIDE: List[None] = []
+from types import FrameType
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
 
-def stands_on(frame: Any, mark: Any) -> bool:
-    """Whether the call with this mark is further up the stack, or ``frame`` itself."""
+class Entry:
+    """
+    The mark of a call that runs the protocol of a mutex.
+
+    Each mutex has one, which its calls use in turn: at most one of them is inside.
+    """
+
+    __slots__ = ()
+
+
+#: The mark of a call that is not inside yet. It may hold the in-process lock already.
+NOT_INSIDE = Entry()
+
+
+def holds(frame: FrameType | None, entry: Entry | None) -> bool:
+    """True if ``frame`` or one that called it, directly or not, is inside with this entry."""
     while frame is not None:
-        if frame.f_locals.get("mine") is mark:
+        if any(value is entry for value in frame.f_locals.values()):
             return True
         frame = frame.f_back
     return False
 
 
-def is_nested(frame: Any) -> bool:
-    """Whether a call of a section (its frame) has interrupted another one of its thread, which may hold the lock."""
-    frame = frame.f_back
-    while frame is not None:
-        ours = frame.f_globals.get("__name__", "").startswith(_PACKAGE)
-        if ours and "mine" in frame.f_code.co_varnames and frame.f_locals.get("mine") is not OUTSIDE:
+def is_nested(frame: FrameType) -> bool:
+    """True if the protocol's call in ``frame`` has interrupted another one of its thread, which may hold the lock."""
+    above = frame.f_back
+    while above is not None:
+        if any(type(value) is Entry for value in above.f_locals.values()):
             return True
-        frame = frame.f_back
+        above = above.f_back
     return False
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package, not by a signal handler that ran in between."""
+    """True if this package raised the error, False if a signal handler that ran in between did."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -23,7 +23,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
               messages    the buckets and the chains of channel records; HEAD of a channel, NEXT of a message;
                           OWNER and INDIVIDUAL of an inbox
               groups      the buckets and the chains of group records; FIRST of a group, NEXT of a member;
-                          EXPIRES, OWNER and HOME of a member
+                          EXPIRES, OWNER and NONCE of a member
               fixed       fields that are written once, before the commit that makes them reachable: of a
                           channel record, its name, hash, tag and page; of a message, LENGTH, EXPIRES, CAME and
                           BODY; of a shared body, its length and bytes; of a group, its name and hash; of a
@@ -31,7 +31,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
     counters  only grow, so that no value is used twice: TAG, GENERATION, WAIT_GENERATION, CHANGES, the second
               word of a slot. Statistics, which a recovery keeps, although they may lack the change during
               which a process was killed: TAKEN, REFUSED, GONE_SENT, GONE_REFUSED
-    derived   header      PAGES, SWEEP_CURSOR, SWEEP_DUE, FULL_SWEEP, FIFOS
+    derived   header      PAGES, FREE_WORDS, SWEEP_CURSOR, SWEEP_DUE, FULL_SWEEP, FIFOS
               heap        headers of blocks, free lists, quick lists, bitmaps
               messages    TAIL, SENT, EARLIEST_EXPIRY, INBOX, READY, AFTER, BEFORE, LOCALS, IDLE, WAITERS and
                           WAITING of a channel; REFERENCES of a shared body; headers of pages; FIFOs and waiters
@@ -42,7 +42,7 @@ EPOCH, SEQ, NAPS and the slots belong to ``locking.mutex``.
 
 from __future__ import annotations
 
-__all__ = ["WORD", "MAGIC", "VERSION", "NEVER", "COUNTED", "TOMBSTONE", "Geometry", "fixed_checksum"]
+__all__ = ["WORD", "MAGIC", "VERSION", "NEVER", "COUNTED", "TOMBSTONE", "Geometry", "fixed_checksum", "size_class"]
 
 import zlib
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ WORD = 8
 #: Spells "asgi_ipc" when the bytes are in the order of the machine that wrote it.
 MAGIC = int.from_bytes(b"asgi_ipc", "big")
 #: Changes with every change of the layout that this module defines.
-VERSION = 202
+VERSION = 203
 #: A time (ns of the monotonic clock) that is never reached.
 NEVER = 2**63 - 1
 #: A counter never gets this high by counting: a larger value means that the word was overwritten.
@@ -85,6 +85,7 @@ AT_FULL_SWEEP = 29  # ns: when everything was last swept because memory was shor
 AT_FIFOS = 30  # one of the FIFO records, which form a ring
 AT_WAIT_GENERATION = 31  # incremented when registered FIFOs and waiters become invalid (flush, recovery)
 AT_CHANGES = 32  # incremented when a group's members change: makes remembered lists invalid
+AT_FREE_WORDS = 34  # words of the blocks in the heap's free lists, without those in quick lists
 AT_NAPS = 33  # roughly counts the naps of processes that wait for the mutex: long operations yield to them
 AT_SCRATCH = 63  # stands in for the slot word of a process that has no slot yet
 HEADER_WORDS = 64
@@ -112,6 +113,14 @@ AT_SPLIT_MAPS = AT_POWER_MAP + 1
 AT_FREE_HEADS = AT_SPLIT_MAPS + POWERS
 AT_QUICK = AT_FREE_HEADS + POWERS * SPLITS
 AT_BUCKETS = AT_QUICK + QUICK_WORDS + 1
+
+
+def size_class(total: int) -> tuple[int, int]:
+    """Return the class (power, split) of a free block of ``total`` words."""
+    power = total.bit_length() - 1 - SPLIT_BITS
+    if power < 0:
+        return 0, total
+    return power + 1, (total >> power) & (SPLITS - 1)
 
 
 @dataclass(frozen=True)

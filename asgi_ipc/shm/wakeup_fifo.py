@@ -51,7 +51,7 @@ _notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
 
 def _path(segment: str, token: int) -> str:
-    return os.path.join(DIRECTORY, f"{segment}.FIFO.{token:x}")
+    return os.path.join(DIRECTORY, f"{segment}.wakeup.{token:x}")
 
 
 def live_fifos(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> list[WakeupFifo]:
@@ -271,7 +271,7 @@ def _write_shielded(fd: int) -> bool:
 
 def _files(segment: str) -> Iterator[tuple[str, str]]:
     """Yield (path, token in hexadecimal) of each wakeup FIFO; the token of an unfinished one ends in "~"."""
-    pattern = re.compile(rf"{re.escape(segment)}\.FIFO\.([0-9a-f]+~?)", re.ASCII)
+    pattern = re.compile(rf"{re.escape(segment)}\.wakeup\.([0-9a-f]+~?)", re.ASCII)
     with os.scandir(DIRECTORY) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)

@@ -1,19 +1,21 @@
 """
-One segment as one process uses it: mapped once, protected once, shared by every layer object that names it.
+One segment as one process uses it: mapped once, locked once, shared by every layer object that names it.
 
 A process must not map a segment twice: closing the second descriptor would drop the byte locks that prove it alive
-(``locks``), and two mutexes would each take a slot.  So the arenas of a process are kept by name here and counted.
+(``shm.file_locks``), and two mutexes would each acquire a slot.  So the attachments of a process are kept by name here,
+and their users are counted.
 """
 
 from __future__ import annotations
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "Kind"]
 
 import logging
 import os
 import threading
 from collections import deque
-from typing import Callable, Deque, Dict
+from collections.abc import Iterable
+from typing import Callable, NamedTuple
 
 from ..locking.liveness import Liveness
 from ..locking.mutex import RobustMutex
@@ -24,45 +26,50 @@ from ..structures.heap import Heap
 
 logger = logging.getLogger("asgi_ipc")
 
-#: Makes the function that repairs a segment of one kind after a holder has died.
-MakeRecovery = Callable[[Segment, Heap], Callable[[], None]]
+
+class Kind(NamedTuple):
+    """A kind of segment: its number in the header, and what makes the function that recovers one."""
+
+    number: int
+    recovery: Callable[[Segment, Heap, Liveness], Callable[[], None]]
 
 
 class Attachment:
-    """A segment with its mutex and heap. Made by ``Attachment.open``, given back with ``release``."""
+    """A segment with its heap, liveness, mutex and notifier. ``open`` makes it, ``release`` gives it back."""
 
-    _open: Dict[str, Attachment] = {}
-    #: Re-entrant only so that it tells its owner: a signal handler that interrupts him must not wait for him.
+    _open: dict[str, Attachment] = {}
+    #: Re-entrant only so that it tells its owner: a signal handler that interrupts the owner must not wait for it.
     _lock = threading.RLock()
-    #: Arenas whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
-    _dropped: Deque[Attachment] = deque()
+    #: Attachments whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
+    _dropped: deque[Attachment] = deque()
 
-    def __init__(self, segment: Segment, recovery: MakeRecovery, patience: float) -> None:
+    def __init__(self, segment: Segment, kind: Kind, patience: float) -> None:
         self.segment = segment
         self.heap = Heap(segment)
-        self.mutex = RobustMutex(segment, recovery(segment, self.heap), patience)
-        self.liveness = Liveness(segment, self.mutex)
+        self.liveness = Liveness(segment)
+        self.mutex = RobustMutex(segment, self.liveness, kind.recovery(segment, self.heap, self.liveness), patience)
         self.notifier = Notifier(segment.name, segment.mode)
         self.users = 0
 
     @classmethod
-    def open(cls, name: str, kind: int, size: int, mode: int, patience: float, recovery: MakeRecovery) -> Attachment:
+    def open(cls, name: str, kind: Kind, size: int, mode: int, patience: float) -> Attachment:
         """
-        The arena of the segment ``name``, created with ``size`` bytes if there is none. Raises what ``Segment`` raises.
+        Return the attachment of the segment ``name``, which is created with ``size`` bytes if there is none.
 
-        A segment that exists keeps its size: one warning names both. Give the arena back with ``release``.
+        A segment that exists keeps its size: one warning names both. Give the attachment back with ``release``. Raises
+        what ``Segment.attach`` raises, and ``RuntimeError`` in a signal handler that has interrupted a call in here.
         """
         cls._check_handler(f"opening {name}")
         with cls._lock:
             cls._close_dropped()
             attachment = cls._open.get(name)
             if attachment is None or attachment.is_gone():
-                segment = Segment.attach(name, kind, size, mode, patience, lambda new: Heap(new).rebuild([]))
-                attachment = cls._open[name] = cls(segment, recovery, patience)
+                segment = Segment.attach(name, kind.number, size, mode, patience, lambda new: Heap(new).rebuild([]))
+                attachment = cls._open[name] = cls(segment, kind, patience)
             attachment.users += 1
         if attachment.segment.size != size:
             logger.warning(
-                "%s has %d bytes, not the %d asked for: who comes first sets the size, until 'asgi-ipc unlink'",
+                "%s has %d bytes, not the %d asked for: the first process sets the size, until 'asgi-ipc unlink'",
                 name,
                 attachment.segment.size,
                 size,
@@ -78,18 +85,30 @@ class Attachment:
                 "not make, close or unlink a layer"
             )
 
+    def dead_processes(self, processes: Iterable[int]) -> set[int]:
+        """
+        Return those owners that are proven dead. Needs no critical section.
+
+        The in-process lock keeps other threads from closing the segment meanwhile: a question to a descriptor that
+        stands for another file by then would look like proof of death.
+        """
+        with self.mutex.lock:
+            if self.segment.fd < 0:  # closed by another thread: unknown means alive
+                return set()
+            return {process for process in processes if self.liveness.is_dead(process)}
+
     def remove(self) -> None:
         """
-        Take the segment away from every process that uses it.
+        Remove the segment for every process that uses it.
 
-        Nobody of this process attaches meanwhile: file locks do not keep threads of one process apart.
+        No thread of this process attaches meanwhile: file locks do not keep threads of one process apart.
         """
         self._check_handler(f"removing {self.segment.name}")
         with self._lock:
             self.mutex.remove()
 
     def is_gone(self) -> bool:
-        """Whether the segment was removed, its name leads to another one now, or it is closed here already."""
+        """True if the segment was removed, its name leads to another one now, or it is closed here already."""
         segment = self.segment
         try:
             return segment.fd < 0 or segment.words[AT_EPOCH] == TOMBSTONE or not segment.still_named()
@@ -100,11 +119,11 @@ class Attachment:
         """
         Give up one use; the last one unmaps the segment.
 
-        Finalisers call this, and they can run anywhere: so it waits for nobody, and where another thread is opening or
-        closing an arena just now, that thread does it on its way out or the next one does.
+        Finalisers call this, and they can run anywhere, so it never waits. Where another thread is opening or closing
+        an attachment just now, that thread does the work on its way out, or the next one does.
         """
         self._dropped.append(self)
-        # Looked at again after the lock was given back: somebody may have dropped one in between.
+        # Checked again after the lock was given back: another thread may have dropped one in between.
         while self._dropped and not self._lock._is_owned() and self._lock.acquire(False):  # type: ignore[attr-defined]
             try:
                 self._close_dropped()

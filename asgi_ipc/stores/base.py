@@ -1,168 +1,198 @@
 """
-What both stores have in common: a segment of their own, attached anew when somebody has removed it.
+Critical sections: how a store runs its operations on a segment, and goes on with a new one when that was removed.
 
 A removed segment shows a tombstone, which the mutex reports at the next operation.  Where only the file was removed
-(``rm``, systemd's RemoveIPC), nothing in memory tells: so the name is looked at once a second.
+(``rm``, systemd's RemoveIPC), nothing in memory tells, so the name is checked once a second.
 """
 
 from __future__ import annotations
 
-__all__ = ["Store"]
+__all__ = ["CriticalSections", "Parts"]
 
 import logging
 import os
 import threading
 import weakref
-from typing import Any, Callable, Dict, Optional, Tuple
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
 
 from ..exceptions import SegmentGone
 from ..locking.mutex import RobustMutex
 from ..shm.permissions import named_identity
-from .attachment import Attachment, MakeRecovery
+from .attachment import Attachment, Kind
+
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
 
 logger = logging.getLogger("asgi_ipc")
 
-#: ns between two looks whether the segment's name still leads to the segment.
+R = TypeVar("R")
+
+#: ns between two checks that the segment's name still leads to the segment.
 CHECK_PERIOD = 1_000_000_000
 LONG_AGO = -(2**63)
 
 
-class Store:
+class Parts:
     """
-    A dict in the segment ``name``, of ``size`` bytes if it has to be created, with permissions ``mode``.
+    The objects that work on one attachment, by name. Subclasses have a slot for each.
 
-    ``patience`` is how many seconds to wait for a process that was stopped inside; ``clock`` gives machine-wide
-    monotonic nanoseconds.
+    (Not a NamedTuple: its fields take three times as long to read, and the hot path reads one for each message.)
     """
 
-    kind: int
-    recovery: MakeRecovery
+    __slots__: tuple[str, ...] = ()
 
-    #: Held while a store attaches anew: several threads notice at once that their segment is gone.
+
+PartsT = TypeVar("PartsT", bound=Parts)
+
+
+class CriticalSections(Generic[PartsT]):
+    """
+    Runs critical sections on the segment ``name``.
+
+    ``size`` (bytes) and ``mode`` (permissions) count if it has to be created; ``patience`` is how many seconds to wait
+    for a process that was stopped inside; ``clock`` gives machine-wide monotonic nanoseconds. ``build`` makes the parts
+    whose methods are the critical sections, for each attachment anew; ``attached`` is called after that.
+    """
+
+    #: Held while any store attaches anew: several threads notice at once that their segment is gone.
     _attaching = threading.RLock()
 
-    def __init__(self, name: str, size: int, mode: int, patience: float, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        size: int,
+        mode: int,
+        patience: float,
+        clock: Callable[[], int],
+        build: Callable[[Attachment], PartsT],
+        attached: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.clock = clock
-        self._size, self._mode, self._patience = size, mode, patience
-        self._check_due = clock() + CHECK_PERIOD
-        self._attachment: Optional[Attachment] = None
+        self._kind, self._size, self._mode, self._patience = kind, size, mode, patience
+        self._build, self._attached = build, attached
+        self.check_due = clock() + CHECK_PERIOD
+        #: None once this was closed.
+        self.attachment: Attachment | None = None
         #: The segment is gone and given back, and attaching to another one has failed so far.
         self._lost = False
-        self._bound: Tuple[RobustMutex, Tuple[Any, ...]]
-        #: Methods of those parts that were asked for, by name.
-        self._sections: Tuple[Tuple[Any, ...], Dict[str, Callable[..., Any]]] = (), {}
+        #: The mutex, the parts, and for each critical section the part that it belongs to. One tuple, so that it is
+        #: read at once: another thread may attach anew between two reads.
+        self.bound: tuple[RobustMutex, PartsT, dict[Callable[..., Any], Any]]
         self._attach()
 
+    @property
+    def parts(self) -> PartsT:
+        """The parts of the present attachment. Another thread may attach anew at any time."""
+        return self.bound[1]
+
     def _attach(self) -> None:
-        """Open the segment and make what works on it."""
+        """Open the segment and make the parts that work on it."""
         while True:
-            attachment = Attachment.open(
-                self.name, self.kind, self._size, self._mode, self._patience, type(self).recovery
-            )
-            #: Gives the arena back when the store is garbage-collected; ``close`` calls it earlier.
+            attachment = Attachment.open(self.name, self._kind, self._size, self._mode, self._patience)
+            #: Gives the attachment back when the store is garbage-collected; ``close`` calls it earlier.
             self._finalizer = weakref.finalize(self, attachment.release)
             self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
-            self._attachment = attachment
-            self._bound = attachment.mutex, self._parts(attachment)
+            self.attachment = attachment
             try:
-                self._attached(attachment)
+                parts = self._build(attachment)
+                self.bound = attachment.mutex, parts, _part_of_each_section(parts)
+                attachment.mutex.run(_nothing)  # acquires a slot: one process too many gets its error at once
+                self._attached()
             except BaseException as error:
                 self._finalizer()
-                if isinstance(error, SegmentGone):  # removed between the two lines: come again
+                if isinstance(error, SegmentGone):  # removed meanwhile: try again
                     continue
                 raise
             return
 
-    def _parts(self, attachment: Attachment) -> Tuple[Any, ...]:
-        """The objects whose methods are this store's sections."""
-        raise NotImplementedError
-
-    def _attached(self, attachment: Attachment) -> None:
-        """Called whenever a segment has been attached to."""
-
-    def _run(self, section: str, *args: Any) -> Any:
+    def run(self, section: Callable[Concatenate[Any, P], R], *args: P.args, **named: P.kwargs) -> R:
         """
-        Run a section, by the name of the method that it is; once more on a new segment if this one was removed.
+        Run a critical section, a method of a part's class such as ``Sweep.step``, on the part of this attachment.
 
-        By name, because the method belongs to the segment.
+        It is run once more on a new segment if this one was removed. Raises what ``RobustMutex.run`` raises, but for
+        ``SegmentGone``, and ``RuntimeError`` after ``close``.
         """
-        if self.clock() >= self._check_due:
-            self._check_name()
+        if self.clock() >= self.check_due:
+            self.check_name()
         while True:
+            mutex, _, part_of = self.bound
             try:
-                return self._run_here(section, args)
+                return mutex.run(section, part_of[section], *args, **named)
             except SegmentGone:
-                self._attach_anew()
+                self.attach_anew()
 
-    def _run_here(self, section: str, args: Tuple[Any, ...]) -> Any:
-        mutex, parts = self._bound  # in one read: another thread may attach anew between two
-        of_parts, sections = self._sections
-        if of_parts is not parts:
-            sections = {}
-            self._sections = parts, sections
-        method = sections.get(section)
-        if method is None:
-            method = next(getattr(part, section) for part in parts if hasattr(part, section))
-            sections[section] = method
-        return mutex.run(method, *args)
+    def exclusively(self, function: Callable[..., R], *args: Any) -> R:
+        """Run any function as a critical section: for code that reads the segment's words itself (checks, tests)."""
+        return self.bound[0].run(function, *args)
 
-    def _give_way(self) -> None:
-        """Between two slices: let others in (``RobustMutex.give_way``)."""
-        self._bound[0].give_way()
+    def give_way(self) -> None:
+        """Let other processes in, between two slices of a long operation (``RobustMutex.give_way``)."""
+        self.bound[0].give_way()
 
-    def _exclusively(self, section: Callable[..., Any], *args: Any) -> Any:
-        """Run any function as a section: for whoever looks at the segment's words itself (audits, tests)."""
-        return self._bound[0].run(section, *args)
-
-    def _opened(self) -> Attachment:
-        attachment = self._attachment
+    def opened(self) -> Attachment:
+        """The attachment. Raises ``RuntimeError`` after ``close``."""
+        attachment = self.attachment
         if attachment is None:
             raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
         return attachment
 
-    def _check_name(self) -> None:
-        """The once-a-second look whether the name still leads to this segment."""
-        attachment = self._opened()
-        self._check_due = self.clock() + CHECK_PERIOD
+    def check_name(self) -> None:
+        """Check, once a second, that the name still leads to this segment; attach anew if it does not."""
+        attachment = self.opened()
+        self.check_due = self.clock() + CHECK_PERIOD
         if self._lost or attachment.is_gone():
-            self._attach_anew()
+            self.attach_anew()
 
-    def _attach_anew(self) -> None:
+    def attach_anew(self) -> None:
+        """Attach to the segment that has the name now, or to a new one, unless another thread has done it."""
         with self._attaching:
-            if not self._lost and not self._opened().is_gone():  # another thread has done it
+            if not self._lost and not self.opened().is_gone():
                 return
             if not self._lost:
                 logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
-            self._lost, self._check_due = True, LONG_AGO  # should it fail, every operation looks first, and tries again
+            self._lost, self.check_due = True, LONG_AGO  # should it fail, every operation checks first, and tries again
             self._finalizer()
             self._attach()
-            self._lost, self._check_due = False, self.clock() + CHECK_PERIOD
-
-    # -- the whole store --------------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Empty the store, for every process."""
-        self._run("flush")
+            self._lost, self.check_due = False, self.clock() + CHECK_PERIOD
 
     def unlink(self) -> None:
         """Remove the segment for every process; those that go on using the store make a new one."""
-        attachment = self._opened()
+        attachment = self.opened()
         if self._lost or (attachment.is_gone() and named_identity(self.name) is not None):
-            self._attach_anew()  # to the one that has taken its place: that is the one to remove
-        self._opened().remove()
+            self.attach_anew()  # to the one that has taken its place: that is the one to remove
+        self.opened().remove()
 
     def close(self) -> None:
         """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
         with self._attaching:
-            if self._attachment is not None:
-                self._attachment = None
-                self._check_due = LONG_AGO  # every operation looks first, and finds that it is closed
+            if self.attachment is not None:
+                self.attachment = None
+                self.check_due = LONG_AGO  # every operation checks first, and finds that it is closed
                 self._finalizer()
 
 
+def _part_of_each_section(parts: Parts) -> dict[Callable[..., Any], Any]:
+    """The part that each method of a part's class belongs to."""
+    return {
+        method: part
+        for part in (getattr(parts, name) for name in parts.__slots__)
+        for of in reversed(type(part).__mro__)
+        for method in vars(of).values()
+        if isinstance(method, FunctionType)
+    }
+
+
+def _nothing() -> None:
+    """The critical section of an attachment that only needs its slot."""
+
+
 def _after_fork_in_child() -> None:
-    Store._attaching = threading.RLock()
+    CriticalSections._attaching = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -19,7 +19,7 @@ import posix_ipc
 
 from ..exceptions import SegmentError
 from ..shm.permissions import SHM_DIRECTORY, discard_name
-from .attachment import Attachment, MakeRecovery
+from .attachment import Attachment, Kind
 
 #: Seconds to wait for whoever is creating, repairing or removing the segment just now.
 PATIENCE = 2.0
@@ -30,7 +30,7 @@ SMALLEST = 64 * 1024
 Removal = Tuple[List[str], List[str]]
 
 
-def leftovers(beginning: str) -> List[str]:
+def leftovers(beginning: str) -> list[str]:
     """
     The file names of all shared memory objects, semaphores included, that begin with ``beginning``, sorted.
 
@@ -41,18 +41,18 @@ def leftovers(beginning: str) -> List[str]:
     return sorted(name for name in os.listdir(SHM_DIRECTORY) if name.startswith((beginning, "sem." + beginning)))
 
 
-def remove_segment(name: str, kind: int, recovery: MakeRecovery) -> Removal:
+def remove_segment(name: str, kind: Kind) -> Removal:
     """
     Remove the segment ``name`` and its semaphores, those of asgi_ipc 1.x and of lost segments of that name
     included.
 
-    ``kind`` and ``recovery`` are those of the store that keeps its data there. Returns two lists of lines: what
+    ``kind`` is that of the store that keeps its data there. Returns two lists of lines: what
     was removed, and what was not, with the reason. Both are empty if there was nothing.
     """
-    removed: List[str] = []
-    kept: List[str] = []
+    removed: list[str] = []
+    kept: list[str] = []
     if SHM_DIRECTORY is None:
-        _remove_unseen(name, kind, recovery, removed, kept)
+        _remove_unseen(name, kind, removed, kept)
         return removed, kept
     # Listed before anything is removed: whoever notices the tombstone makes a new segment, which is not ours
     # to take.
@@ -61,7 +61,7 @@ def remove_segment(name: str, kind: int, recovery: MakeRecovery) -> Removal:
         if ours.fullmatch(found):
             what = f"{'semaphore' if found.startswith('sem.') else 'segment'} {found}"
             try:
-                _remove_file(os.path.join(SHM_DIRECTORY, found), found == name, kind, recovery)
+                _remove_file(os.path.join(SHM_DIRECTORY, found), found == name, kind)
             except OSError as error:
                 kept.append(f"{what}: {error.strerror or error}")
                 if found == name:  # then its semaphores are still in use
@@ -71,7 +71,7 @@ def remove_segment(name: str, kind: int, recovery: MakeRecovery) -> Removal:
     return removed, kept
 
 
-def _remove_file(path: str, is_segment: bool, kind: int, recovery: MakeRecovery) -> None:
+def _remove_file(path: str, is_segment: bool, kind: Kind) -> None:
     """Remove one object by the file that shows it; ``OSError`` if that cannot be, or must not."""
     try:
         found = os.lstat(path)
@@ -79,7 +79,7 @@ def _remove_file(path: str, is_segment: bool, kind: int, recovery: MakeRecovery)
         return
     _check_owner(found.st_uid)
     if is_segment:
-        _remove_attached(os.path.basename(path), kind, recovery, found)
+        _remove_attached(os.path.basename(path), kind, found)
     with contextlib.suppress(FileNotFoundError):
         left = os.lstat(path)
         if (left.st_dev, left.st_ino) == (found.st_dev, found.st_ino):
@@ -92,18 +92,18 @@ def _check_owner(owner: int) -> None:
         raise PermissionError(f"it belongs to user {owner}, and you are user {me}: run this as its owner")
 
 
-def _remove_attached(name: str, kind: int, recovery: MakeRecovery, found: os.stat_result) -> None:
+def _remove_attached(name: str, kind: Kind, found: os.stat_result) -> None:
     """Remove a segment with a tombstone, if it is one that can be attached to."""
     with contextlib.suppress(SegmentError, posix_ipc.Error, OSError):
         mode = stat.S_IMODE(found.st_mode) & 0o666
-        attachment = Attachment.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE, recovery)
+        attachment = Attachment.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE)
         try:
             attachment.remove()
         finally:
             attachment.release()
 
 
-def _remove_unseen(name: str, kind: int, recovery: MakeRecovery, removed: List[str], kept: List[str]) -> None:
+def _remove_unseen(name: str, kind: Kind, removed: list[str], kept: list[str]) -> None:
     """The same where objects have no files: what they are called is all one can know."""
     segment, semaphore = f"segment /{name}", f"semaphore /{name} (of asgi_ipc 1.x)"
     try:
@@ -111,7 +111,7 @@ def _remove_unseen(name: str, kind: int, recovery: MakeRecovery, removed: List[s
         found = os.fstat(fd)
         os.close(fd)
         _check_owner(found.st_uid)
-        _remove_attached(name, kind, recovery, found)
+        _remove_attached(name, kind, found)
         discard_name(name)
         removed.append(segment)
     except posix_ipc.ExistentialError:

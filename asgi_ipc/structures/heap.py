@@ -8,12 +8,11 @@ the order of stores in this module does not matter, and the contents of free mem
     free block    | header | next free | previous free | ... | own header's offset |
                              ^ what offsets point to
 
-Sizes are in words and include the header; a block has at least four words. Free blocks are in lists by size
-class (two-level segregated fit: Masmano et al., ECRTS 2004), neighbouring free blocks are merged at once, and
-every operation takes constant time. Splitting and merging on every message would cost as much as the rest of
-its section, so freed blocks of up to ``QUICK_WORDS`` words are not merged: they stay marked as used in a
-*quick list* of their exact size, at most ``QUICK_MOST`` words in each. They are merged before memory is
-reported to be full.
+Sizes are in words and include the header; a block has at least four words. Free blocks are in lists by size class
+(two-level segregated fit: Masmano et al., ECRTS 2004), neighbouring free blocks are merged at once, and every operation
+takes constant time. Splitting and merging on every message would double the cost of its critical section. So freed
+blocks of up to ``QUICK_WORDS`` words are not merged until memory is short: they stay marked as used in a *quick list*
+of their exact size.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from collections.abc import Callable
 
 from ..shm.layout import (
     AT_FREE_HEADS,
+    AT_FREE_WORDS,
     AT_POWER_MAP,
     AT_QUICK,
     AT_RESERVED,
@@ -33,14 +33,14 @@ from ..shm.layout import (
     SPLIT_BITS,
     SPLITS,
     WORD,
+    size_class,
 )
 from ..shm.segment import Segment
 
 _FREE = 1
 _AFTER_FREE = 2
 MIN_WORDS = 4
-#: The most words in one quick list (64 KiB): enough for a group send to a thousand members, or a few full
-#: channels.
+#: The most words in one quick list (64 KiB): enough for a group send to a thousand members.
 QUICK_MOST = 64 * 1024 // WORD
 #: How many blocks are cut at once for an empty quick list.
 QUICK_BATCH = 16
@@ -48,14 +48,6 @@ QUICK_BATCH = 16
 PIECE = 256 * 1024 // WORD
 #: How many blocks of the size's own class are tried when the larger classes are empty.
 LAST_RESORT = 64
-
-
-def size_class(total: int) -> tuple[int, int]:
-    """Return the class (power, split) of a free block of ``total`` words."""
-    power = total.bit_length() - 1 - SPLIT_BITS
-    if power < 0:
-        return 0, total
-    return power + 1, (total >> power) & (SPLITS - 1)
 
 
 class Heap:
@@ -119,6 +111,12 @@ class Heap:
                 words[AT_QUICK + total] = block
                 return
         self._merge(block - 1, total)
+
+    def free_words(self) -> int:
+        """The words of all free blocks, headers included."""
+        words = self.words
+        heads = words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()
+        return int(words[AT_FREE_WORDS]) + sum(words[block + 1] for block in heads if block)
 
     # -- quick lists ------------------------------------------------------------------------------------------
 
@@ -228,12 +226,15 @@ class Heap:
         words[head_at] = header
         words[AT_SPLIT_MAPS + power] |= 1 << split
         words[AT_POWER_MAP] |= 1 << power
+        words[AT_FREE_WORDS] += total
         words[header + total] |= _AFTER_FREE
 
     def _unlink(self, header: int) -> None:
         """Take a free block out of its list."""
         words = self.words
-        power, split = size_class(words[header] >> 2)
+        total = words[header] >> 2
+        power, split = size_class(total)
+        words[AT_FREE_WORDS] -= total
         following, previous = words[header + 1], words[header + 2]
         if following:
             words[following + 2] = previous
@@ -346,3 +347,4 @@ class Heap:
         words = self.words
         for at in range(AT_POWER_MAP, AT_QUICK + QUICK_WORDS + 1):
             words[at] = 0
+        words[AT_FREE_WORDS] = 0

@@ -32,17 +32,18 @@ def append(words: Words, head_at: int, item: int, at: int) -> None:
 
 
 def extend(words: Words, head_at: int, items: Sequence[int], at: int) -> None:
-    """Append several items to a ring, in their order."""
-    if not items:
-        return
-    first = words[head_at] or items[0]
-    last = words[first + at + 1] if words[head_at] else 0
-    words[head_at] = first
-    for item in items:
-        if last:
-            words[last + at] = item
-        words[item + at + 1] = last
-        last = item
+    """Append several items, at least one, to a ring, in their order."""
+    first = words[head_at]
+    if first:
+        last = words[first + at + 1]
+        for item in items:
+            words[last + at], words[item + at + 1] = item, last
+            last = item
+    else:
+        words[head_at] = first = last = items[0]
+        for item in items[1:]:
+            words[last + at], words[item + at + 1] = item, last
+            last = item
     words[last + at], words[first + at + 1] = first, last
 
 

@@ -8,22 +8,26 @@ __all__ = ["wait"]
 
 import asyncio
 import weakref
-from typing import Callable, Optional, Sequence
+from collections.abc import Sequence
+from typing import Callable
 
-from ..stores.messages.waits import Taken
-from ..stores.messages.wakeups import WaitingStore
-from .hub import Hub, PendingReceive
+from ..stores.messages.receiving import Taken
+from .hub import Hub, Hubs, PendingReceive, Wake
 
 
 class AsyncioHub(Hub):
-    """The room of one asyncio event loop."""
+    """The hub of one asyncio event loop."""
 
-    def __init__(self, store: WaitingStore, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(store)
+    def __init__(self, hubs: Hubs, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(hubs)
         self._loop = weakref.ref(loop)
 
-    def is_over(self) -> bool:
-        """Whether its loop was closed, or is gone: nobody will ever wake in it."""
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """True if this is the hub of that loop, not of an earlier one with the same address."""
+        return self._loop() is loop
+
+    def is_closed(self) -> bool:
+        """True if its loop was closed, or is gone: nothing will ever run in it."""
         loop = self._loop()
         return loop is None or loop.is_closed()
 
@@ -53,40 +57,40 @@ class AsyncioHub(Hub):
         return True
 
     def clear(self) -> None:
-        """The loop is over: take down what still hangs, wake nobody."""
-        self._pending.clear()
+        """The loop was closed: unregister what is left, wake nothing."""
+        self.pending.clear()
         self._by_waiter.clear()
         self._abandoned.clear()
         self.reset()
 
 
-def hub_of(store: WaitingStore, loop: asyncio.AbstractEventLoop) -> AsyncioHub:
-    """The room of a running loop. The rooms of loops that are over are cleared when another loop comes."""
-    hub = store.hubs.get(id(loop))
-    if hub is not None and hub._loop() is loop:
-        return hub  # type: ignore[no-any-return]
-    with store.hubs_lock:
-        for key, other in list(store.hubs.items()):
-            if isinstance(other, AsyncioHub) and other.is_over():
-                del store.hubs[key]
+def hub_of(hubs: Hubs, loop: asyncio.AbstractEventLoop) -> AsyncioHub:
+    """The hub of a running loop. The hubs of loops that were closed are cleared when another loop comes."""
+    hub = hubs.by_loop.get(id(loop))
+    if isinstance(hub, AsyncioHub) and hub.is_of(loop):
+        return hub
+    with hubs.lock:
+        for key, other in list(hubs.by_loop.items()):
+            if isinstance(other, AsyncioHub) and other.is_closed():
+                del hubs.by_loop[key]
                 other.clear()
-        hub = store.hubs[id(loop)] = AsyncioHub(store, loop)
+        hub = hubs.by_loop[id(loop)] = AsyncioHub(hubs, loop)
     return hub
 
 
-async def wait(store: WaitingStore, channels: Sequence[str]) -> Taken:
+async def wait(hubs: Hubs, channels: Sequence[str]) -> Taken:
     """
     Take a message from one of the channels, waiting for it as long as it takes.
 
     However this is cancelled, no message is lost: it is taken in the last step, which nothing interrupts.
     """
-    loop = asyncio.get_running_loop()
-    hub = hub_of(store, loop)
-    if hub.is_empty():
-        store.spin(channels)  # with others waiting, this loop has better things to do
+    store, loop = hubs.store, asyncio.get_running_loop()
+    hub = hub_of(hubs, loop)
+    if not hub.pending:
+        store.wakeups.spin(channels)  # with others pending, this loop has better things to do
     while True:
         future: asyncio.Future[None] = loop.create_future()
-        pending = hub.receive_or_wait(channels, _waker(future))
+        pending = hub.pop_or_wait(channels, _waker(future))
         if not isinstance(pending, PendingReceive):
             return pending
         try:
@@ -104,8 +108,8 @@ async def wait(store: WaitingStore, channels: Sequence[str]) -> Taken:
             return taken
 
 
-def _waker(future: asyncio.Future[None]) -> Callable[[Optional[BaseException]], None]:
-    def wake(error: Optional[BaseException]) -> None:
+def _waker(future: asyncio.Future[None]) -> Wake:
+    def wake(error: BaseException | None) -> None:
         if not future.done():
             if error is None:
                 future.set_result(None)

@@ -1,61 +1,84 @@
 """
-Waiting in an event loop: any number of calls wait at one wakeup FIFO, and cost one look a second together.
+Waiting in event loops: a hub holds the pending receives of one loop, at one FIFO, and polls once a second for all.
 
-A ring only wakes those who were called; each takes its own message when it runs, so that one which is cancelled in
-between has taken nothing, and passes the call on.  What an event loop must provide is four small methods; ``loops``
-has them for asyncio, ``twisted`` for Twisted.  A room belongs to the thread of its loop.
+A notification only wakes the receives that were notified.  Each takes its own message when it runs, so that a receive
+which is cancelled in between has taken nothing, and passes the notification on.  What an event loop must provide is
+four small methods: ``asyncio_loop`` has them for asyncio, ``twisted_reactor`` for Twisted.  A hub belongs to the thread
+of its loop.
 """
 
 from __future__ import annotations
 
-__all__ = ["Hub", "PendingReceive", "Wake"]
+__all__ = ["Hub", "Hubs", "PendingReceive", "Wake"]
 
+import os
+import threading
 import weakref
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
 
 from ..exceptions import SegmentError
 from ..shm.wakeup_fifo import WakeupFifo
+from ..stores.messages.receiving import Registered, Taken
+from ..stores.messages.store import MessageStore
 from ..stores.messages.waiters import POLL_SLICE
-from ..stores.messages.waits import Taken
-from ..stores.messages.wakeups import Registered, WaitingStore
+from ..stores.messages.wakeups import Wakeups
 from .thread import POLL_PERIOD, SHORT_POLL_PERIOD
 
 #: Called once, when there may be a message, or with the error that has ended the waiting.
 Wake = Callable[[Optional[BaseException]], None]
+#: With more receives than this pending in a loop, the next one will most likely wait, too.
+CROWD = 8
+
+_all_hubs: weakref.WeakSet[Hubs] = weakref.WeakSet()
+
+
+class Hubs:
+    """The hubs of one message store in this process, one for each event loop. A layer owns them."""
+
+    def __init__(self, store: MessageStore) -> None:
+        self.store = store
+        self.forget()
+        _all_hubs.add(self)
+
+    def forget(self) -> None:
+        """Have no hubs: as at birth, and in a forked child, whose parent runs the loops."""
+        #: By what identifies an event loop.
+        self.by_loop: dict[Any, Hub] = {}
+        self.lock = threading.RLock()
+        #: Many receives are pending: taking a message and registering a waiter are then better done in one go.
+        self.crowded = False
 
 
 class PendingReceive:
-    """One call that waits: its waiters with their channels, and the channels that it was called for."""
+    """One receive that waits: its waiters with their channels, and the channels that it was notified for."""
 
     __slots__ = ("fifo", "notified_for", "registration", "waiters", "wake")
 
-    def __init__(self, fifo: WakeupFifo, registration: int, waiters: Dict[int, str], wake: Wake) -> None:
+    def __init__(self, fifo: WakeupFifo, registration: int, waiters: dict[int, str], wake: Wake) -> None:
         self.fifo = fifo
         self.registration = registration
         self.waiters = waiters
-        self.notified_for: List[str] = []
+        self.notified_for: list[str] = []
         self.wake = wake
-
-#: With more calls than this waiting in a loop, the next one will most likely wait, too.
-CROWD = 8
 
 
 class Hub:
-    """Where the calls in one event loop wait for messages of one store."""
+    """The pending receives of one event loop, for the messages of one store."""
 
-    def __init__(self, store: WaitingStore) -> None:
-        self._store = weakref.ref(store, self._lost_store)
-        self._fifo: Optional[WakeupFifo] = None
+    def __init__(self, hubs: Hubs) -> None:
+        self._hubs = weakref.ref(hubs, self._lost_hubs)
+        self._fifo: WakeupFifo | None = None
         self._registration = -1
-        #: Everybody who waits, whether waiters hang for him or there was no memory for them.
-        self._pending: Dict[PendingReceive, None] = {}
-        self._by_waiter: Dict[int, PendingReceive] = {}
-        #: Those who have left, but may have waiters: a finaliser must not enter the mutex, and others could not.
-        self._abandoned: Deque[PendingReceive] = deque()
+        #: Every receive that waits, whether it has waiters or there was no memory for them.
+        self.pending: dict[PendingReceive, None] = {}
+        self._by_waiter: dict[int, PendingReceive] = {}
+        #: Receives that were given up, but may have waiters: finalisers must not enter the mutex, and others failed.
+        self._abandoned: deque[PendingReceive] = deque()
         self._poll_scheduled = False
-        #: Set while the segment and this room may not agree on who waits. An exception that comes just then (from a
-        #: signal handler) leaves it set, and whoever uses the room next begins anew with an empty one.
+        #: Set while the segment and this hub may not agree on what is registered. An exception that comes just then
+        #: (from a signal handler) leaves it set, and the next use of the hub begins anew with an empty one.
         self._inconsistent = False
 
     # -- what an event loop provides --------------------------------------------------------------------------
@@ -65,7 +88,7 @@ class Hub:
         raise NotImplementedError
 
     def unwatch(self, fd: int) -> None:
-        """Do that no longer."""
+        """Stop that."""
         raise NotImplementedError
 
     def call_later(self, seconds: float) -> None:
@@ -73,26 +96,26 @@ class Hub:
         raise NotImplementedError
 
     def call_soon(self, reset: Callable[[], None]) -> bool:
-        """Call ``reset`` in the thread of the loop, from any thread; False if the loop is over."""
+        """Call ``reset`` in the thread of the loop, from any thread; False if the loop was closed."""
         raise NotImplementedError
 
-    # -- for those who wait -----------------------------------------------------------------------------------
+    # -- for receives -----------------------------------------------------------------------------------------
 
-    def receive_or_wait(self, channels: Sequence[str], wake: Wake) -> Union[Taken, PendingReceive]:
+    def pop_or_wait(self, channels: Sequence[str], wake: Wake) -> Taken | PendingReceive:
         """
         Take a message from one of the channels, or wait: ``wake`` is called when it is time to try again.
 
-        Whoever was woken has left already; whoever gives up before calls ``cancel``.
+        A receive that was woken is no longer pending; one that gives up before calls ``cancel``.
         """
-        store = self._open_store()
+        wakeups = self._open_wakeups()
         if self._inconsistent:
             self.reset()
         self._cancel_abandoned()
-        fifo = self._fifo or self._open_fifo(store)
+        fifo = self._fifo or self._open_fifo(wakeups)
         self._inconsistent = True
         try:
-            outcome = store.pop_or_register(channels, fifo)
-        except SegmentError:  # then nothing was hung up, or all waiters are gone
+            outcome = wakeups.pop_or_register(channels, fifo)
+        except SegmentError:  # then nothing was registered, or all waiters are gone
             self._inconsistent = False
             raise
         if isinstance(outcome, Registered):
@@ -101,16 +124,16 @@ class Hub:
         return outcome
 
     def _add(self, fifo: WakeupFifo, registered: Registered, channels: Sequence[str], wake: Wake) -> PendingReceive:
-        """Note somebody whose waiters were hung up."""
+        """Note a receive whose waiters were registered."""
         if registered.registration != self._registration:
-            self._wake_all()  # what they had hung up is gone
+            self._wake_all()  # their waiters are gone
             self._registration = registered.registration
         waiters = dict(zip(registered.waiters, dict.fromkeys(channels)))
         pending = PendingReceive(fifo, registered.registration, waiters, wake)
-        self._pending[pending] = None
-        store = self._store()
-        if store is not None:
-            store.crowded = len(self._pending) > CROWD
+        self.pending[pending] = None
+        hubs = self._hubs()
+        if hubs is not None:
+            hubs.crowded = len(self.pending) > CROWD
         for waiter in registered.waiters:
             self._by_waiter[waiter] = pending
         if not self._poll_scheduled:
@@ -118,16 +141,12 @@ class Hub:
         self._inconsistent = False
         return pending
 
-    def is_empty(self) -> bool:
-        """Whether nobody waits here."""
-        return not self._pending
-
     def cancel(self, pending: PendingReceive) -> None:
         """
-        Give up waiting, and pass on what one was called for.
+        Give a receive up, and pass on its notifications.
 
-        Whatever is wrong with the segment, or that the layer was closed, must not take the place of the cancellation
-        that has led here: what could not be taken down is, at the next look.
+        An error of the segment, or that the layer was closed, must not take the place of the cancellation that has led
+        here: what could not be unregistered is, at the next poll.
         """
         if self._inconsistent:
             self.reset()
@@ -137,11 +156,11 @@ class Hub:
                 self._poll_later(POLL_PERIOD)
 
     def abandon(self, pending: PendingReceive) -> None:
-        """The same from a finaliser: it takes effect when the room is next used."""
+        """The same from a finaliser: it takes effect when the hub is next used."""
         self._abandoned.append(pending)
 
     def pass_on(self, pending: PendingReceive, taken: str) -> None:
-        """Somebody who was called has taken a message from the channel ``taken``: others may be called in turn."""
+        """A receive that was notified has taken a message of the channel ``taken``: pass its other notifications on."""
         rest = [channel for channel in pending.notified_for if channel != taken]
         if rest:
             pending.notified_for = rest
@@ -150,58 +169,62 @@ class Hub:
     # -- for the event loop -----------------------------------------------------------------------------------
 
     def on_notified(self) -> None:
-        """The wakeup FIFO has rung: wake whoever was called."""
-        fifo, store = self._fifo, self._store()
-        if fifo is None or store is None:
+        """The FIFO was notified: wake the receives that it was for."""
+        fifo, wakeups = self._fifo, self._wakeups()
+        if fifo is None or wakeups is None:
             return
         fifo.drain()
-        self._wake_those(lambda: store.take_notified(fifo))
+        self._wake_those(lambda: wakeups.take_notified(fifo))
 
     def on_poll(self) -> None:
-        """The look that heals what was lost: a ring, a receiver who was killed, the segment itself."""
+        """Find what was lost: a notification, a receiver that was killed, the segment itself."""
         self._poll_scheduled = False
-        store = self._store()
-        if store is None:
+        wakeups = self._wakeups()
+        if wakeups is None:
             return
-        unregistered: List[PendingReceive] = []
+        without_waiters: list[PendingReceive] = []
         try:
             self._cancel_abandoned()
-            unregistered = [pending for pending in self._pending if not pending.waiters]
-            for pending in unregistered:
+            without_waiters = [pending for pending in self.pending if not pending.waiters]
+            for pending in without_waiters:
                 self._wake(pending)
             fifo = self._fifo
             if fifo is None or fifo.is_unlinked():
                 self.reset()
             else:
-                self._wake_those(lambda: store.poll(fifo, len(self._by_waiter)))
+                self._wake_those(lambda: wakeups.poll(fifo, len(self._by_waiter)))
         finally:
-            if (self._pending or self._abandoned or unregistered) and not self._poll_scheduled:
-                self._poll_later(SHORT_POLL_PERIOD if unregistered else POLL_PERIOD)
+            if (self.pending or self._abandoned or without_waiters) and not self._poll_scheduled:
+                self._poll_later(SHORT_POLL_PERIOD if without_waiters else POLL_PERIOD)
 
-    def reset(self, error: Optional[BaseException] = None) -> None:
-        """Close the wakeup FIFO and wake everybody; whoever waits on takes a new one."""
+    def reset(self, error: BaseException | None = None) -> None:
+        """Close the FIFO and wake every receive; those that wait on get a new one."""
         self._inconsistent = True
-        fifo, store = self._fifo, self._store()
+        fifo, wakeups = self._fifo, self._wakeups()
         if fifo is not None:
             if fifo.fd >= 0:
                 self.unwatch(fifo.fd)
             self._fifo = None
-            if store is not None:
-                store.dismiss(fifo)
+            if wakeups is not None:
+                wakeups.dismiss(fifo)
             fifo.close()
         self._wake_all(error)
         self._inconsistent = False
 
     # -- within -----------------------------------------------------------------------------------------------
 
-    def _open_store(self) -> WaitingStore:
-        store = self._store()
-        if store is None:
-            raise RuntimeError("this layer is gone; make a new one to go on")
-        return store
+    def _wakeups(self) -> Wakeups | None:
+        hubs = self._hubs()
+        return None if hubs is None else hubs.store.wakeups
 
-    def _open_fifo(self, store: WaitingStore) -> WakeupFifo:
-        fifo = store.new_fifo()
+    def _open_wakeups(self) -> Wakeups:
+        wakeups = self._wakeups()
+        if wakeups is None:
+            raise RuntimeError("this layer is gone; make a new one to go on")
+        return wakeups
+
+    def _open_fifo(self, wakeups: Wakeups) -> WakeupFifo:
+        fifo = wakeups.new_fifo()
         self._fifo, self._registration = fifo, -1
         try:
             self.watch(fifo.fd)
@@ -212,10 +235,10 @@ class Hub:
 
     def _poll_later(self, seconds: float) -> None:
         self.call_later(seconds)
-        self._poll_scheduled = True  # behind it: a look too many does no harm
+        self._poll_scheduled = True  # behind it: one poll too many does no harm
 
-    def _wake_those(self, ask: Callable[[], Optional[List[int]]]) -> None:
-        """Wake those whose waiters were called; everybody, if all waiters are gone or nobody can tell."""
+    def _wake_those(self, ask: Callable[[], list[int] | None]) -> None:
+        """Wake the receives whose waiters were notified; every one, if all waiters are gone or asking fails."""
         if self._inconsistent:
             self.reset()
             return
@@ -231,87 +254,95 @@ class Hub:
             self._wake_notified(notified)
         self._inconsistent = False
 
-    def _wake_notified(self, notified: List[int]) -> None:
-        """Wake those whose waiters were called, and take down what else hangs for them."""
-        pending_receives: Dict[PendingReceive, None] = {}
+    def _wake_notified(self, notified: list[int]) -> None:
+        """Wake the receives whose waiters were notified, and unregister their other waiters."""
+        woken: dict[PendingReceive, None] = {}
         strays = False
-        for waiter in notified:  # all of them first: who was called for two channels has no waiter for either any more
+        for waiter in notified:  # all of them first: a receive may have been notified for two of its channels
             pending = self._by_waiter.pop(waiter, None)
             if pending is None:
                 strays = True
             else:
                 pending.notified_for.append(pending.waiters.pop(waiter))
-                pending_receives[pending] = None
-        for pending in pending_receives:
+                woken[pending] = None
+        for pending in woken:
             self._wake(pending)
-        left = [waiter for pending in pending_receives for waiter in pending.waiters]
-        for pending in pending_receives:
+        left = [waiter for pending in woken for waiter in pending.waiters]
+        for pending in woken:
             pending.waiters.clear()
         if self._fifo is not None:
             for first in range(0, len(left), POLL_SLICE):
-                self._take_down(self._fifo, left[first : first + POLL_SLICE])
-        if strays:  # an exception came between a section and its note here: the others look for themselves
+                self._unregister(self._fifo, left[first : first + POLL_SLICE])
+        if strays:  # an exception came between a critical section and its note here: the others must try again
             self.reset()
 
-    def _take_down(self, fifo: WakeupFifo, waiters: List[int]) -> None:
-        """Take down what hangs for those who were woken."""
-        rest = PendingReceive(fifo, self._registration, dict.fromkeys(waiters, ""), _nobody)
+    def _unregister(self, fifo: WakeupFifo, waiters: list[int]) -> None:
+        """Unregister waiters of receives that were woken."""
+        rest = PendingReceive(fifo, self._registration, dict.fromkeys(waiters, ""), _wake_nothing)
         if not self._try_cancel(rest):
             self._by_waiter.update(dict.fromkeys(waiters, rest))
             self.abandon(rest)
 
     def _try_cancel(self, pending: PendingReceive) -> bool:
-        """Take down what hangs for somebody, and pass on what he was called for; False if that has to wait."""
-        store = self._store()
-        if store is None or not (pending.waiters or pending.notified_for):
+        """Unregister the waiters of a receive, and pass on its notifications; False if that has to wait."""
+        wakeups = self._wakeups()
+        if wakeups is None or not (pending.waiters or pending.notified_for):
             self._forget(pending)
             return True
         was_inconsistent, self._inconsistent = self._inconsistent, True
-        given_up = True
+        cancelled = True
         try:
-            store.cancel(pending.fifo, pending.registration, list(pending.waiters), pending.notified_for)
+            wakeups.cancel(pending.fifo, pending.registration, list(pending.waiters), pending.notified_for)
         except SegmentError:
-            given_up = False
+            cancelled = False
         except (RuntimeError, OSError):  # the layer was closed, or the segment is gone and another cannot be had
             pass
-        if given_up:
+        if cancelled:
             self._forget(pending)
             pending.waiters.clear()
             pending.notified_for.clear()
         self._inconsistent = was_inconsistent
-        return given_up
+        return cancelled
 
-    def _wake(self, pending: PendingReceive, error: Optional[BaseException] = None) -> None:
+    def _wake(self, pending: PendingReceive, error: BaseException | None = None) -> None:
         pending.wake(error)
         self._forget(pending)
 
-    def _wake_all(self, error: Optional[BaseException] = None) -> None:
-        """Wake everybody: what they had hung up is gone."""
-        for pending in list(self._pending):
+    def _wake_all(self, error: BaseException | None = None) -> None:
+        """Wake every receive: their waiters are gone."""
+        for pending in list(self.pending):
             self._wake(pending, error)
             pending.waiters.clear()
         self._by_waiter.clear()
 
     def _forget(self, pending: PendingReceive) -> None:
-        self._pending.pop(pending, None)
+        self.pending.pop(pending, None)
         for waiter in pending.waiters:
             if self._by_waiter.get(waiter) is pending:
                 del self._by_waiter[waiter]
 
     def _cancel_abandoned(self) -> None:
-        """Take down what hangs for those who have left without doing it."""
+        """Cancel the receives that were abandoned."""
         while self._abandoned:
             pending = self._abandoned.popleft()
             if not self._try_cancel(pending):
                 self._abandoned.appendleft(pending)
                 return
 
-    def _lost_store(self, _: object) -> None:
-        """Nobody has the layer any more, and so nobody waits."""
+    def _lost_hubs(self, _: object) -> None:
+        """The layer was dropped, so no receive is pending any more."""
         fifo = self._fifo
         if fifo is not None and fifo.fd >= 0 and not self.call_soon(self.reset):
             fifo.close()
 
 
-def _nobody(_: Optional[BaseException]) -> None:
-    """Wakes nobody."""
+def _wake_nothing(_: BaseException | None) -> None:
+    """Stands for the wake of a receive that was woken already."""
+
+
+def _after_fork_in_child() -> None:
+    for hubs in list(_all_hubs):
+        hubs.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

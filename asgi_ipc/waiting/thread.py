@@ -1,5 +1,5 @@
 """
-Waiting in a thread: it sleeps at a wakeup FIFO of its own, in ``poll``, which gives the GIL away and lets signals in.
+Waiting in a thread: it sleeps at a FIFO of its own, in ``poll``, which releases the GIL and lets signal handlers run.
 """
 
 from __future__ import annotations
@@ -7,39 +7,40 @@ from __future__ import annotations
 __all__ = ["POLL_PERIOD", "SHORT_POLL_PERIOD", "receive"]
 
 import time
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
-from ..stores.messages.waits import Taken
-from ..stores.messages.wakeups import Registered, WaitingStore
+from ..stores.messages.receiving import Registered, Taken
+from ..stores.messages.wakeups import Wakeups
 
-#: Seconds between two looks of a sleeper: whatever was lost is found by then.
+#: Seconds between two polls of a receiver that waits: whatever was lost is found by then.
 POLL_PERIOD = 1.0
-#: The same where no waiter could be hung up for want of memory, so that nobody rings.
+#: The same where no waiter could be registered for want of memory, so that no sender notifies.
 SHORT_POLL_PERIOD = 0.05
 
 
-def receive(store: WaitingStore, channels: Sequence[str], seconds: float) -> Optional[Taken]:
+def receive(wakeups: Wakeups, channels: Sequence[str], seconds: float) -> Taken | None:
     """
     Take a message from one of the channels, for which this thread sleeps up to ``seconds``; None if none has come.
 
-    Whatever a signal handler raises ends the sleep, and no message is taken then.
+    An error that a signal handler raises ends the sleep, and no message is taken then.
     """
     deadline = time.monotonic() + seconds
-    store.spin(channels)
-    fifo = store.take_fifo()
+    wakeups.spin(channels)
+    fifo = wakeups.take_fifo()
     is_registered = False
     try:
         while True:
             is_registered = True
-            outcome = store.pop_again(channels, fifo)
+            outcome = wakeups.pop_again(channels, fifo)
             if not isinstance(outcome, Registered):
                 is_registered = False
                 return outcome
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            if not fifo.wait(min(left, POLL_PERIOD if outcome.waiters else SHORT_POLL_PERIOD)) and fifo.is_unlinked():
-                store.dismiss(fifo)
-                fifo = store.new_fifo()
+            period = POLL_PERIOD if outcome.waiters else SHORT_POLL_PERIOD
+            if not fifo.wait(min(left, period)) and fifo.is_unlinked():
+                wakeups.dismiss(fifo)
+                fifo = wakeups.new_fifo()
     finally:
-        store.give_back_fifo(fifo, is_registered)
+        wakeups.give_back(fifo, is_registered)

@@ -6,20 +6,20 @@ from __future__ import annotations
 
 __all__ = ["nothing", "receive"]
 
-from typing import Any, Callable, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from twisted.internet import defer, reactor
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.python import failure, log
 from zope.interface import implementer
 
-from ..stores.messages.wakeups import WaitingStore
-from .hub import Hub, PendingReceive
+from .hub import Hub, Hubs, PendingReceive
 
 
 @implementer(IReadDescriptor)
 class _Descriptor:
-    """A wakeup FIFO as the reactor sees it."""
+    """A FIFO as the reactor sees it."""
 
     def __init__(self, fd: int, on_notified: Callable[[], None]) -> None:
         self._fd = fd
@@ -36,11 +36,11 @@ class _Descriptor:
 
 
 class TwistedHub(Hub):
-    """The room of the reactor of this process."""
+    """The hub of the reactor of this process."""
 
-    def __init__(self, store: WaitingStore) -> None:
-        super().__init__(store)
-        self._descriptor: Optional[_Descriptor] = None
+    def __init__(self, hubs: Hubs) -> None:
+        super().__init__(hubs)
+        self._descriptor: _Descriptor | None = None
 
     def watch(self, fd: int) -> None:
         self._descriptor = _Descriptor(fd, self.on_notified)
@@ -58,23 +58,23 @@ class TwistedHub(Hub):
         return True
 
 
-class _Call:
-    """One call of ``receive``, from one wakeup FIFO to the next until there is a message."""
+class _Receive:
+    """One call of ``receive``, from one notification to the next until there is a message."""
 
-    def __init__(self, store: WaitingStore, channels: Sequence[str], hub: TwistedHub) -> None:
-        self.store, self.channels, self.hub = store, channels, hub
-        self.pending: Optional[PendingReceive] = None
+    def __init__(self, channels: Sequence[str], hub: Hub) -> None:
+        self.channels, self.hub = channels, hub
+        self.pending: PendingReceive | None = None
         self.deferred: defer.Deferred[Any] = defer.Deferred(self._cancel)
 
-    def go_on(self, error: Optional[BaseException] = None) -> None:
-        """Take a message or wait for the next ring."""
+    def go_on(self, error: BaseException | None = None) -> None:
+        """Take a message or wait for the next notification."""
         if self.deferred.called:
             return
         was, self.pending = self.pending, None
         try:
             if error is not None:
                 raise error
-            outcome = self.hub.receive_or_wait(self.channels, self._wake)
+            outcome = self.hub.pop_or_wait(self.channels, self._wake)
         except Exception:
             self.deferred.errback(failure.Failure())
             return
@@ -85,8 +85,8 @@ class _Call:
             self.hub.pass_on(was, outcome[0])
         self.deferred.callback(outcome)
 
-    def _wake(self, error: Optional[BaseException]) -> None:
-        # In a step of its own: a ring calls several, and what one of them does may concern the others.
+    def _wake(self, error: BaseException | None) -> None:
+        # In a step of its own: a notification wakes several receives, and what one of them does may concern the others.
         reactor.callLater(0, self.go_on, error)
 
     def _cancel(self, _: Any) -> None:
@@ -95,15 +95,15 @@ class _Call:
             try:
                 self.hub.cancel(pending)
             except Exception:
-                log.err(None, "asgi_ipc: a call was cancelled")
+                log.err(None, "asgi_ipc: a receive was cancelled")
 
 
-def receive(store: WaitingStore, channels: Sequence[str]) -> defer.Deferred[Any]:
+def receive(hubs: Hubs, channels: Sequence[str]) -> defer.Deferred[Any]:
     """A Deferred that fires with a message from one of the channels. To be called in the reactor's thread."""
-    hub = store.hubs.get("reactor")
+    hub = hubs.by_loop.get("reactor")
     if hub is None:
-        hub = store.hubs["reactor"] = TwistedHub(store)
-    call = _Call(store, channels, hub)
+        hub = hubs.by_loop["reactor"] = TwistedHub(hubs)
+    call = _Receive(channels, hub)
     call.go_on()
     return call.deferred
 

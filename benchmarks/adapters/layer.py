@@ -60,7 +60,7 @@ class Sync(SyncPeer):
 
     def die_inside(self) -> None:
         """Be killed in the middle of an operation, while everybody else is kept out."""
-        self.layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
+        self.layer.message_store.sections.exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
 class Async(AsyncPeer):

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
-from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.check import check_stores
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.shm.layout import (
     AT_BUCKETS,
@@ -32,9 +32,8 @@ from asgi_ipc.stores.groups.store import GroupStore
 from asgi_ipc.stores.messages import channels as c
 from asgi_ipc.stores.messages import records as q
 from asgi_ipc.stores.messages import waiters as w
+from asgi_ipc.stores.messages.receiving import Registered
 from asgi_ipc.stores.messages.store import MessageStore
-from asgi_ipc.stores.messages.waits import Registered
-from asgi_ipc.stores.messages.wakeups import WaitingStore
 from asgi_ipc.structures.hashtable import HASH, NAME_LENGTH
 from asgi_ipc.structures.slab import PAGE_RECORDS, TAG
 
@@ -67,7 +66,7 @@ def messages(prefix: str, clock: Clock) -> Iterator[MessageStore]:
 
 @pytest.fixture
 def groups(prefix: str, clock: Clock) -> Iterator[GroupStore]:
-    store = GroupStore(prefix, SIZE, 60, clock=clock)
+    store = GroupStore(prefix, None, SIZE, 60, clock=clock)
     yield store
     store.unlink()
     store.close()
@@ -112,7 +111,7 @@ def test_whatever_happens_to_a_store_the_audit_finds_it_sound(
         if draw.randrange(1000) == 0:
             draw.choice((messages, groups)).flush()
         if step % 10 == 0:
-            assert audit_messages(messages) + audit_groups(groups) == [], f"seed 20, step {step}"
+            assert check_stores(messages, groups) == [], f"seed 20, step {step}"
 
 
 # -- message segments: one damaged word each -----------------------------------------------------------------
@@ -138,11 +137,11 @@ def filled(store: MessageStore, clock: Clock) -> None:
     store.append("gap", 5, b"g" * 2000)
     store.append("behind", 5, b"b" * 2000)
     store.pop(["gap"])
-    assert audit_messages(store) == []
+    assert check_stores(store) == []
 
 
 def record(store: MessageStore, channel: str) -> int:
-    return store._attachment.mutex.run(c.Channels(store._attachment.segment, store._attachment.heap).find, channel)
+    return store.sections.exclusively(store.sections.parts.queues.channels.find, channel)
 
 
 def free_block(words: Any) -> int:
@@ -254,7 +253,7 @@ def leaked(store: Any, words: Any) -> Tuple[int, int]:
 
 
 def bucket_of_another(store: Any, words: Any) -> Tuple[int, int]:
-    buckets = words[AT_BUCKETS : store._attachment.heap.start].tolist()
+    buckets = words[AT_BUCKETS : store.sections.attachment.heap.start].tolist()
     return AT_BUCKETS + buckets.index(0), record(store, "c3")
 
 
@@ -281,9 +280,12 @@ MESSAGE_DAMAGE = {
     "locals": (field("p!", c.LOCALS, MORE), "LOCALS of channel 'p!' is 5, not 4"),
     "locals of none": (field("c1", c.LOCALS, ONE), "LOCALS of channel 'c1' is 1, not 0"),
     "ready": (field("p!", c.READY, ZERO), "channels in the ready ring of channel 'p!' is"),
-    "ready of none": (field("c1", c.READY, lambda word: 8000), "ready ring of channel 'c1' leads to 8000"),
+    "ready of none": (
+        field("c1", c.READY, lambda word: 8000),
+        "ready ring of channel 'c1' leads to 8000, which is not a channel",
+    ),
     "after": (field("p!4", c.AFTER, lambda word: word ^ 8), "ready ring of channel 'p!'"),
-    "before": (field("p!4", c.BEFORE, MORE), "BEFORE in the ready ring of channel 'p!'"),
+    "before": (field("p!4", c.BEFORE, MORE), "the item before .* in the ready ring of channel 'p!'"),
     "tag 0": (field("c4", TAG, ZERO), "TAG of channel 'c4' is 0"),
     "tag of another": (field("c4", TAG, ONE), "is that of channel .*, too"),
     "last tag": (header(AT_TAG, LESS), "TAG of channel .* is .*, not from 1 to"),
@@ -327,32 +329,32 @@ MESSAGE_DAMAGE = {
 def test_the_audit_names_each_damaged_word_of_messages(messages: MessageStore, clock: Clock, name: str) -> None:
     damage, sentence = MESSAGE_DAMAGE[name]
     filled(messages, clock)
-    _damage_and_look(messages, audit_messages, damage, sentence)
+    _damage_and_check(messages, damage, sentence)
 
 
 # -- message segments with those who wait: one damaged word each ------------------------------------------------
 
 
 @pytest.fixture
-def waiting(prefix: str, clock: Clock) -> Iterator[WaitingStore]:
-    store = WaitingStore(prefix, SIZE, 60, clock=clock)
+def waiting(prefix: str, clock: Clock) -> Iterator[MessageStore]:
+    store = MessageStore(prefix, SIZE, 60, clock=clock)
     yield store
     store.unlink()
     store.close()
 
 
-def waited_for(store: WaitingStore) -> None:
+def waited_for(store: MessageStore) -> None:
     """Three FIFOs: at the first, three wait, of whom two were called; at the second, two; at the third, nobody."""
     store._sweep_due = NEVER  # which would make another FIFO the first one
-    fifos = [store.new_fifo() for _ in range(3)]
+    fifos = [store.wakeups.new_fifo() for _ in range(3)]
     for fifo, channels in zip(fifos, (("a", "b", "p!"), ("a", "c"), ("d",))):
-        outcome = store.pop_again(channels, fifo)
+        outcome = store.wakeups.pop_again(channels, fifo)
         assert isinstance(outcome, Registered)
         assert len(outcome.waiters) == len(channels)
-    store.unregister_all(fifos[2])
+    store.wakeups.unregister_all(fifos[2])
     store.append("b", 5, b"b")
     store.append("p!1", 5, b"p")
-    assert audit_messages(store) == []
+    assert check_stores(store) == []
 
 
 def fifo(number: int) -> Callable[[Any], int]:
@@ -411,20 +413,20 @@ WAITING_DAMAGE = {
     "FIFOs lost": (header(AT_FIFOS, ZERO), "a block of .* words at .* is lost"),
     "ring of FIFOs": (one_bell_less, "the item before .* in the ring of FIFOs is"),
     "previous FIFO": (word_of(fifo(1), w.NEXT_FIFO + 1, MORE), "the item before .* in the ring of FIFOs is"),
-    "news": (word_of(fifo(0), w.NOTIFIED, ZERO), "the news of the FIFO at .* is \\[\\], not \\["),
-    "news of another": (news_of_another_bell, "the news of the FIFO at .* is \\[.*\\], not \\[\\]"),
+    "notified list": (word_of(fifo(0), w.NOTIFIED, ZERO), "the notified list of the FIFO at .* is \\[\\], not \\["),
+    "notified list of another": (news_of_another_bell, "the notified list of the FIFO at .* is \\[.*\\], not \\[\\]"),
     "waiters of a FIFO": (word_of(fifo(0), w.OF_FIFO, ZERO), "WAITING of channel 'a' is 2, not 1"),
     "waiters of another": (first_of_another_bell, "a waiter at .* is a waiter, too"),
-    "called": (word_of(waiter(0), w.IS_NOTIFIED, ONE), "those who wait for channel 'a' is"),
-    "not called": (word_of(waiter(1), w.IS_NOTIFIED, ZERO), "those who wait for channel 'b' is \\[\\], not"),
+    "notified": (word_of(waiter(0), w.IS_NOTIFIED, ONE), "the waiters of channel 'a' is"),
+    "not notified": (word_of(waiter(1), w.IS_NOTIFIED, ZERO), "the waiters of channel 'b' is \\[\\], not"),
     "FIFO": (to_another_bell, "FIFO of the waiter at .* is"),
     "channel": (to_another_channel, "WAITING of channel 'c' is 1, not 2"),
     "no channel": (word_of(waiter(0), w.CHANNEL, lambda word: 5), "a waiter waits for 5, which is no channel"),
-    "next called": (word_of(waiter(2), w.NEXT, ZERO), "the news of the FIFO at"),
-    "previous": (word_of(waiter(0), w.NEXT + 1, MORE), "the ring of those who wait for channel 'a' is"),
+    "next notified": (word_of(waiter(2), w.NEXT, ZERO), "the notified list of the FIFO at"),
+    "previous": (word_of(waiter(0), w.NEXT + 1, MORE), "the ring of waiters of channel 'a' is"),
     "previous of FIFO": (word_of(waiter(0), w.NEXT_OF_FIFO + 1, MORE), "the ring of waiters of the FIFO at .* is"),
-    "waiters": (field("a", c.WAITERS, ZERO), "those who wait for channel 'a' is \\[\\], not"),
-    "waiters of none": (first_of_another_channel, "those who wait for channel 'd' is"),
+    "waiters": (field("a", c.WAITERS, ZERO), "the waiters of channel 'a' is \\[\\], not"),
+    "waiters of none": (first_of_another_channel, "the waiters of channel 'd' is"),
     "waiting": (field("a", c.WAITING, MORE), "WAITING of channel 'a' is 3, not 2"),
     "waiting of an inbox": (field("p!", c.WAITING, ZERO), "WAITING of channel 'p!' is 0, not 1"),
     "owner of none": (field("a", c.OWNER, ONE), "OWNER of channel 'a', which is no inbox, is 1, not 0"),
@@ -435,17 +437,17 @@ WAITING_DAMAGE = {
 
 
 @pytest.mark.parametrize("name", WAITING_DAMAGE)
-def test_the_audit_names_each_damaged_word_of_those_who_wait(waiting: WaitingStore, name: str) -> None:
+def test_the_audit_names_each_damaged_word_of_those_who_wait(waiting: MessageStore, name: str) -> None:
     damage, sentence = WAITING_DAMAGE[name]
     waited_for(waiting)
-    _damage_and_look(waiting, audit_messages, damage, sentence)
+    _damage_and_check(waiting, damage, sentence)
 
 
 # -- group segments ------------------------------------------------------------------------------------------
 
 
 def group(store: GroupStore, name: str) -> int:
-    return m.Members(store._attachment.segment, store._attachment.heap).find_group(name)
+    return store.sections.parts.members.find_group(name)
 
 
 def group_field(at: int, change: Change) -> Damage:
@@ -468,21 +470,21 @@ def member_field(number: int, at: int, change: Change) -> Damage:
 
 def index_bucket(store: GroupStore, words: Any) -> Tuple[int, int]:
     """Lose the chain of one index bucket."""
-    geometry = store._attachment.segment.geometry
+    geometry = store.sections.attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + next(number for number, head in enumerate(heads) if head), 0
 
 
 def index_stranger(store: GroupStore, words: Any) -> Tuple[int, int]:
     """Enter a group into the index of members."""
-    geometry = store._attachment.segment.geometry
+    geometry = store.sections.attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + heads.index(0), group(store, "other")
 
 
 def index_twice(store: GroupStore, words: Any) -> Tuple[int, int]:
     """Enter a member into an index bucket that is not its own."""
-    geometry = store._attachment.segment.geometry
+    geometry = store.sections.attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + heads.index(0), next(head for head in heads if head)
 
@@ -522,22 +524,23 @@ def test_the_audit_names_each_damaged_word_of_groups(groups: GroupStore, clock: 
     groups.add("other", "c0")
     groups.add("gone", "c" * 99)
     groups.discard("gone", "c" * 99)
-    assert audit_groups(groups) == []
-    _damage_and_look(groups, audit_groups, damage, sentence)
+    assert check_stores(groups) == []
+    _damage_and_check(groups, damage, sentence)
 
 
-def _damage_and_look(store: Any, audit: Callable[[Any], List[str]], damage: Damage, sentence: str) -> None:
-    words = store._attachment.segment.words
+def _damage_and_check(store: Any, damage: Damage, sentence: str) -> None:
+    words = store.sections.attachment.segment.words
     where, value = damage(store, words)
     right = words[where]
     assert value != right
     words[where] = value
     try:
-        found = audit(store)
+        found = check_stores(store)
     finally:
         words[where] = right
-    assert any(re.search(sentence, one) for one in found), found
-    assert audit(store) == [], "the audit itself has changed something"
+    assert any(re.search(sentence, finding.problem) for finding in found), found
+    assert {finding.segment for finding in found} == {store.name}
+    assert check_stores(store) == [], "the check itself has changed something"
 
 
 def test_the_audit_of_a_closed_store_is_refused(prefix: str) -> None:
@@ -545,11 +548,11 @@ def test_the_audit_of_a_closed_store_is_refused(prefix: str) -> None:
     store.unlink()
     store.close()
     with pytest.raises(RuntimeError, match="closed"):
-        audit_messages(store)
+        check_stores(store)
 
 
 def test_the_audit_of_a_removed_segment_is_that_of_the_new_one(messages: MessageStore) -> None:
     messages.append("c", 5, b"lost")
     messages.unlink()
-    assert audit_messages(messages) == []
+    assert check_stores(messages) == []
     assert messages.snapshot() == {}

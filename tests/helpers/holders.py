@@ -33,7 +33,7 @@ def opened(prefix: str, **options: Any) -> IPCChannelLayer:
 
 def segment_of(layer: IPCChannelLayer, store: str = "message_store") -> Segment:
     """The segment of one of a layer's stores."""
-    found: Segment = getattr(layer, store)._opened().segment
+    found: Segment = getattr(layer, store).sections.opened().segment
     return found
 
 
@@ -45,7 +45,7 @@ def holds(talk: Talk, prefix: str, store: str) -> None:
         talk.hear()
 
     with opened(prefix) as layer:
-        getattr(layer, store)._exclusively(stay)
+        getattr(layer, store).sections.exclusively(stay)
         talk.say("out")
         talk.hear()
 

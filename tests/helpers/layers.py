@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable, Dict, List, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
-from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.check import check_stores
 from asgi_ipc.shm.layout import AT_RESERVED, WORD
 
 
@@ -24,7 +24,7 @@ class Clock:
     def rule(self, *layers: IPCChannelLayer) -> None:
         """Let these layers live by this clock."""
         for layer in layers:
-            layer.message_store.clock = layer.group_store.clock = self
+            layer.message_store.sections.clock = layer.group_store.sections.clock = self
 
     def forward(self, seconds: float) -> None:
         """Let time pass."""
@@ -56,7 +56,7 @@ def state(layer: IPCChannelLayer) -> State:
 
 def assert_sound(layer: IPCChannelLayer) -> None:
     """Every derived word is what a walk over the truth finds."""
-    wrong = [*audit_messages(layer.message_store), *audit_groups(layer.group_store)]
+    wrong = check_stores(layer.message_store, layer.group_store)
     assert not wrong, wrong
 
 
@@ -83,13 +83,13 @@ def until_full(action: Callable[[int], object]) -> Tuple[int, ChannelFull]:
 
 def heap_bytes(layer: IPCChannelLayer) -> int:
     """The bytes of the message segment that messages and channels share: all of it but the fixed parts."""
-    attachment = layer.message_store._attachment
+    attachment = layer.message_store.sections.attachment
     assert attachment is not None
     return (attachment.heap.end - attachment.heap.start) * WORD
 
 
 def reserved_bytes(layer: IPCChannelLayer) -> int:
     """The bytes of the message segment that have memory."""
-    attachment = layer.message_store._attachment
+    attachment = layer.message_store.sections.attachment
     assert attachment is not None
     return int(attachment.segment.words[AT_RESERVED]) * WORD

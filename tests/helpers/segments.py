@@ -68,7 +68,7 @@ def raise_in_critical_sections(layer: IPCChannelLayer) -> None:
 
     for store in (layer.message_store, layer.group_store):
         with pytest.raises(ZeroDivisionError):
-            store._exclusively(fail)
+            store.sections.exclusively(fail)
 
 
 def assert_mismatch(prefix: str, kind: str, make_layer: Callable[[], object], why: str) -> None:

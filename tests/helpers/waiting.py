@@ -8,11 +8,11 @@ import time
 from typing import Any, Awaitable, Callable, Coroutine, Dict, List, TypeVar, Union
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
-from asgi_ipc.check.stores import audit_messages
+from asgi_ipc.check import check_stores
 from asgi_ipc.shm.layout import AT_FIFOS
 from asgi_ipc.stores.messages.channels import WAITING
+from asgi_ipc.stores.messages.store import MessageStore
 from asgi_ipc.stores.messages.waiters import NEXT_FIFO
-from asgi_ipc.stores.messages.wakeups import WaitingStore
 from asgi_ipc.structures import ring
 from asgi_ipc.waiting import hub, thread
 
@@ -33,7 +33,7 @@ def never_poll(set_to: Callable[[Any, str, float], None] = setattr) -> None:
         set_to(module, "POLL_PERIOD", NEVER)
 
 
-def store_of(layer: AnyLayer) -> WaitingStore:
+def store_of(layer: AnyLayer) -> MessageStore:
     """The message store of a layer of either kind."""
     return (layer if isinstance(layer, IPCChannelLayer) else layer._layer).message_store
 
@@ -41,32 +41,32 @@ def store_of(layer: AnyLayer) -> WaitingStore:
 def waiters(layer: AnyLayer, channel: str) -> int:
     """How many waiters lead to a channel, of all processes."""
     store = store_of(layer)
-    channels = store._bound[1][0].channels
+    channels = store.sections.parts.queues.channels
 
     def count() -> int:
         record = channels.find(channel)
         return int(channels.words[record + WAITING]) if record else 0
 
-    found: int = store._exclusively(count)
+    found: int = store.sections.exclusively(count)
     return found
 
 
 def fifos(layer: AnyLayer) -> int:
     """How many wakeup FIFOs the message segment knows, of all processes."""
     store = store_of(layer)
-    words = store._bound[1][0].words
-    return len(store._exclusively(lambda: list(ring.walk(words, AT_FIFOS, NEXT_FIFO, 1 << 20))))
+    words = store.sections.parts.queues.words
+    return len(store.sections.exclusively(lambda: list(ring.walk(words, AT_FIFOS, NEXT_FIFO, 1 << 20))))
 
 
 def assert_sound(layer: AnyLayer) -> None:
     """Every derived word of the message segment is what a walk over the truth finds."""
-    wrong = audit_messages(store_of(layer))
+    wrong = check_stores(store_of(layer))
     assert not wrong, wrong
 
 
 def files_of(prefix: str) -> List[str]:
     """The wakeup FIFOs of a prefix as files."""
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.FIFO.")]
+    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.wakeup.")]
 
 
 def until(condition: Callable[[], bool]) -> None:

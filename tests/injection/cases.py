@@ -27,6 +27,8 @@ from typing import Callable, Dict, Iterable
 
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.shm.layout import AT_RESERVED
+from asgi_ipc.stores.groups.members import Members
+from asgi_ipc.stores.messages.sweep import Sweep
 
 from .world import Snapshot, World
 
@@ -127,4 +129,4 @@ def sweep_all(world: World) -> None:
     """Sweep every bucket, some at a time."""
     for _ in range(BUCKETS // 64 + 1):
         world.clock.now += 10**9
-        world.store._run("sweep", world.clock.now)
+        world.store.sections.run(Sweep.step if world.kind == "messages" else Members.sweep, world.clock.now)

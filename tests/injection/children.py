@@ -288,11 +288,11 @@ class Trial:
 
     def _check_process(self, label: str) -> None:
         """What other processes could not see: locks and marks of this one."""
-        mutex = self.world.store._attachment.mutex
+        mutex = self.world.store.sections.attachment.mutex
         assert not mutex.lock._is_owned(), f"{label}: the in-process lock is still held"
-        if mutex.slot >= 0:
-            right = AT_SLOTS + mutex.slot * SLOT_WORDS
-            assert mutex.slot_at == right, f"{label}: slot {mutex.slot} is not at {mutex.slot_at}"
+        if mutex.liveness.slot >= 0:
+            right = AT_SLOTS + mutex.liveness.slot * SLOT_WORDS
+            assert mutex.slot_at == right, f"{label}: slot {mutex.liveness.slot} is not at {mutex.slot_at}"
 
     # -- judging ----------------------------------------------------------------------------------------------
 

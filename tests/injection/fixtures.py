@@ -10,16 +10,13 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from asgi_ipc.check import heap as heap_audit
-from asgi_ipc.check import stores as audit
+from asgi_ipc.check import heap as heap_check
+from asgi_ipc.check import stores as store_check
 from asgi_ipc.locking import mutex
 from asgi_ipc.shm import wakeup_fifo
-from asgi_ipc.stores.messages import ownership as owners
-from asgi_ipc.stores.messages import queues, waiters
-from asgi_ipc.stores.messages import records as contents
-from asgi_ipc.stores.messages import store as messages
-from asgi_ipc.stores.messages import wakeups as waiting
+from asgi_ipc.stores.messages import ownership, queues, store, waiters, wakeups
 from asgi_ipc.structures import heap, slab
+from asgi_ipc.waiting import hub
 
 from . import steps
 from .cases import PAGE_RECORDS
@@ -44,17 +41,17 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutex, "VISIBILITY", 0.0)
     monkeypatch.setattr(mutex, "SPINS", 1)
     monkeypatch.setattr(heap, "PIECE", PIECE)
-    for module in (heap, heap_audit):
+    for module in (heap, heap_check):
         monkeypatch.setattr(module, "QUICK_BATCH", QUICK_BATCH)
-    for module in (heap, queues, heap_audit):
+    for module in (heap, queues, heap_check):
         monkeypatch.setattr(module, "QUICK_MOST", QUICK_MOST)
-    for module in (slab, audit):
+    for module in (slab, store_check):
         monkeypatch.setattr(module, "PAGE_RECORDS", PAGE_RECORDS)
-    monkeypatch.setattr(contents, "EXPIRED_SLICE", SLICE)
-    monkeypatch.setattr(messages, "SEND_SLICE", SLICE)
-    monkeypatch.setattr(owners, "DROP_SLICE", SLICE)
+    monkeypatch.setattr(queues, "EXPIRED_SLICE", SLICE)
+    monkeypatch.setattr(store, "SEND_SLICE", SLICE)
+    monkeypatch.setattr(ownership, "DROP_SLICE", SLICE)
     monkeypatch.setattr(waiters, "UNREGISTER_SLICE", SLICE)
-    for module in (waiters, waiting):
+    for module in (waiters, wakeups, hub):
         monkeypatch.setattr(module, "POLL_SLICE", SLICE)
     monkeypatch.setattr(wakeup_fifo, "UNFINISHED_AGE", -1.0)
     draw, random_bits = random.Random(1), secrets.randbits

@@ -91,7 +91,7 @@ def append_beside(channel: str, number: int) -> Act:
     """Send to a channel that is in the same bucket as another one: there are several, by number."""
 
     def act(world: World) -> None:
-        directory = HashTable(world.store._attachment.segment, NAME)
+        directory = HashTable(world.store.sections.attachment.segment, NAME)
 
         def bucket(name: str) -> int:
             return directory.bucket_of(directory.hash(name.encode()))

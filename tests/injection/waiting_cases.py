@@ -5,9 +5,10 @@ from __future__ import annotations
 __all__ = ["registered"]
 
 import os
-from typing import Iterable
+from typing import Iterable, Set
 
-from asgi_ipc.stores.messages.waits import Registered
+from asgi_ipc.locking.liveness import NO_OWNER, OwnedInbox, Owner
+from asgi_ipc.stores.messages.receiving import Registered
 
 from .cases import Act, Lawful, case, check, first, old_or_new
 from .group_cases import lists, members
@@ -25,9 +26,9 @@ def registered(*channels: str) -> Act:
     """The process that judges waits for these at one more wakeup FIFO."""
 
     def act(world: World) -> None:
-        fifo = world.messages.new_fifo()
+        fifo = world.messages.wakeups.new_fifo()
         world.fifos.append(fifo)
-        outcome = world.messages.pop_again(channels, fifo)
+        outcome = world.messages.wakeups.pop_again(channels, fifo)
         assert isinstance(outcome, Registered)
         assert outcome.waiters
         world.registered.append(outcome)
@@ -57,8 +58,8 @@ def register(*channels: str) -> Act:
     """Wait at a wakeup FIFO of one's own."""
 
     def act(world: World) -> None:
-        fifo = world.messages.new_fifo()
-        check(isinstance(world.messages.pop_again(channels, fifo), Registered), "there was something")
+        fifo = world.messages.wakeups.new_fifo()
+        check(isinstance(world.messages.wakeups.pop_again(channels, fifo), Registered), "there was something")
         fifo.remove_name()
 
     return act
@@ -68,9 +69,9 @@ def enter(*channels: str) -> Act:
     """The same as one of many who wait at a wakeup FIFO."""
 
     def act(world: World) -> None:
-        fifo = world.messages.new_fifo()
-        check(isinstance(world.messages.pop_or_register(channels, fifo), Registered), "there was something")
-        check(isinstance(world.messages.pop_or_register(channels, fifo), Registered), "there was something")
+        fifo = world.messages.wakeups.new_fifo()
+        check(isinstance(world.messages.wakeups.pop_or_register(channels, fifo), Registered), "there was something")
+        check(isinstance(world.messages.wakeups.pop_or_register(channels, fifo), Registered), "there was something")
         fifo.remove_name()
 
     return act
@@ -81,30 +82,30 @@ def enter(*channels: str) -> Act:
 
 def pop_called(*channels: str) -> Act:
     return lambda world: check(
-        not isinstance(world.messages.pop_again(channels, world.fifos[0]), Registered), "nothing came"
+        not isinstance(world.messages.wakeups.pop_again(channels, world.fifos[0]), Registered), "nothing came"
     )
 
 
 def hang_again(*channels: str) -> Act:
     return lambda world: check(
-        isinstance(world.messages.pop_again(channels, world.fifos[0]), Registered), "something came"
+        isinstance(world.messages.wakeups.pop_again(channels, world.fifos[0]), Registered), "something came"
     )
 
 
 def unregister_all(world: World) -> None:
-    world.messages.unregister_all(world.fifos[0])
+    world.messages.wakeups.unregister_all(world.fifos[0])
 
 
 def cancel(world: World) -> None:
-    world.messages.cancel(world.fifos[0], *world.registered[0])
+    world.messages.wakeups.cancel(world.fifos[0], *world.registered[0])
 
 
 def give_up_what_was_called(world: World) -> None:
-    world.messages.cancel(world.fifos[0], world.registered[0].registration, [], ["c"])
+    world.messages.wakeups.cancel(world.fifos[0], world.registered[0].registration, [], ["c"])
 
 
 def look_at_news(world: World) -> None:
-    assert world.messages.take_notified(world.fifos[0]) == world.registered[0].waiters
+    assert world.messages.wakeups.take_notified(world.fifos[0]) == world.registered[0].waiters
 
 
 def look(number: int) -> Act:
@@ -112,7 +113,7 @@ def look(number: int) -> Act:
 
     def act(world: World) -> None:
         waiters = world.registered[number].waiters
-        assert world.messages.poll(world.fifos[number], len(waiters)) == waiters[:1]
+        assert world.messages.wakeups.poll(world.fifos[number], len(waiters)) == waiters[:1]
 
     return act
 
@@ -237,16 +238,26 @@ new_case("make a name in an inbox that one has", first(ours, sent("p!1")), own_i
 new_case("make a name in the inbox of a dead owner", unread("p!1", "p!1", "c"), own_inbox, dropping)
 
 #: An owner that is taken to be dead, and who he is not.
-DEAD, ALIVE = (7, 7), (8, 7)
+DEAD, ALIVE = Owner(7, 7), Owner(8, 7)
+
+
+class OneIsDead:
+    """Stands for the message store: DEAD is dead, and no other process receives for it."""
+
+    def dead_owners(self, owners: Iterable[Owner]) -> Set[Owner]:
+        return {DEAD} & set(owners)
+
+    def unshared_inboxes(self, suspects: Iterable[OwnedInbox]) -> Set[OwnedInbox]:
+        return set(suspects)
 
 
 def orphans(group: str, *channels: str) -> Act:
     """Members whose owner is dead; called old, because they count no more."""
 
     def act(world: World) -> None:
-        world.groups.find_dead = lambda owners: owners & {DEAD}
+        world.groups._owners = OneIsDead()
         for number, channel in enumerate(channels):
-            world.groups.add(group, channel, DEAD if channel.startswith("old") else (ALIVE, (0, 0))[number % 2])
+            world.groups.add(group, channel, DEAD if channel.startswith("old") else (ALIVE, NO_OWNER)[number % 2])
 
     return act
 

@@ -14,8 +14,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from posix_ipc import BusyError
 
-from asgi_ipc.check.heap import HeapAudit, Reached
-from asgi_ipc.check.stores import _GroupAudit, _MessageAudit, audit_groups, audit_messages
+from asgi_ipc.check import check_stores
+from asgi_ipc.check.heap import HeapCheck
+from asgi_ipc.check.stores import GroupCheck, MessageCheck
+from asgi_ipc.check.walk import Reached
 from asgi_ipc.exceptions import ChannelFull
 from asgi_ipc.names import non_local_name
 from asgi_ipc.shm.layout import (
@@ -37,8 +39,8 @@ from asgi_ipc.shm.wakeup_fifo import WakeupFifo
 from asgi_ipc.stores.groups.members import MEMBER_NAME
 from asgi_ipc.stores.groups.store import GroupStore
 from asgi_ipc.stores.messages import channels as c
-from asgi_ipc.stores.messages.waits import Registered
-from asgi_ipc.stores.messages.wakeups import WaitingStore
+from asgi_ipc.stores.messages.receiving import Registered
+from asgi_ipc.stores.messages.store import MessageStore
 
 from .steps import STEPS
 
@@ -79,9 +81,9 @@ class World:
     def __init__(self, prefix: str, kind: str, clock: Clock) -> None:
         self.prefix, self.kind, self.clock = prefix, kind, clock
         if kind == "messages":
-            self.messages = WaitingStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
+            self.messages = MessageStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
         else:
-            self.groups = GroupStore(prefix, SIZE, EXPIRY, patience=5, clock=clock)
+            self.groups = GroupStore(prefix, None, SIZE, EXPIRY, patience=5, clock=clock)
         self.store: Any = self.messages if kind == "messages" else self.groups
         self.image = b""
         self.dead = False
@@ -95,12 +97,12 @@ class World:
     @property
     def words(self) -> memoryview:
         """The words of the segment, uncounted."""
-        return self.store._attachment.segment.words.raw  # type: ignore[no-any-return]
+        return self.store.sections.attachment.segment.words.raw  # type: ignore[no-any-return]
 
     @property
     def data(self) -> Any:
         """The bytes of the segment, uncounted."""
-        return self.store._attachment.segment.data.raw
+        return self.store.sections.attachment.segment.data.raw
 
     # -- coming back ------------------------------------------------------------------------------------------
 
@@ -110,9 +112,9 @@ class World:
         self.dead = dead
         self._places = [(fifo.home, fifo.record, fifo.wait_generation, fifo.registration) for fifo in self.fifos]
         if self.kind == "messages" and not dead:
-            audit = _MessageAudit(self.store._attachment)
-            audit.run()
-            self.known = sorted(audit.channels)
+            check = MessageCheck(self.store.sections.attachment)
+            check.run()
+            self.known = sorted(check.channels)
 
     def restore(self) -> None:
         """Be as at ``remember``, but for what never goes back: epoch, progress, generation."""
@@ -127,13 +129,13 @@ class World:
             if words[slot]:
                 words[slot] = kept[AT_EPOCH]
         if self.dead:
-            token = self.store._attachment.segment.semaphores.open(kept[AT_EPOCH])
+            token = self.store.sections.attachment.segment.semaphores.open(kept[AT_EPOCH])
             with contextlib.suppress(BusyError):  # it is gone already when the holder has just died
                 token.acquire(0)
             token.close()
         for channel in self.known:
-            self.store._bound[1][0].locate(channel, False)
-        self.store._attachment.liveness._alive_until.clear()
+            self.store.sections.parts.queues.locate(channel, False)
+        self.store.sections.attachment.liveness._alive_until.clear()
         self.stand_in()
         for fifo in self.fifos:
             fifo.drain()
@@ -170,11 +172,11 @@ class World:
 
     def audit(self) -> List[str]:
         """What is wrong with the store."""
-        return audit_messages(self.store) if self.kind == "messages" else audit_groups(self.store)
+        return [str(finding) for finding in check_stores(self.store)]
 
     def admin_lock_holder(self) -> Optional[int]:
         """Another process that keeps the byte which whoever recovers needs, or None."""
-        return self.store._attachment.segment.locks.holder(ADMIN_LOCK_BYTE)  # type: ignore[no-any-return]
+        return self.store.sections.attachment.segment.locks.holder(ADMIN_LOCK_BYTE)  # type: ignore[no-any-return]
 
     def go_on(self) -> None:
         """Use the store in every way, and see that what it held comes out of it, once and in order."""
@@ -220,18 +222,18 @@ def wait_anew(world: World) -> None:
     """Wait at every wakeup FIFO of this process, or at a new one, for a message that comes then."""
     store = world.messages
     sleepers = [fifo for fifo in world.fifos if fifo.fd >= 0]
-    new = [] if sleepers else [store.new_fifo()]
+    new = [] if sleepers else [store.wakeups.new_fifo()]
     for fifo in new or sleepers:
-        store.unregister_all(fifo)
-        outcome = store.pop_again(["waited", "p!"], fifo)
+        store.wakeups.unregister_all(fifo)
+        outcome = store.wakeups.pop_again(["waited", "p!"], fifo)
         assert isinstance(outcome, Registered), "what was received came once more"
         fifo.drain()
         store.append("waited", PLENTY, b"w")
         if outcome.waiters:  # else there was no memory for them
             assert fifo.wait(0), "a wakeup FIFO was not rung"
-        assert store.pop_again(["waited", "p!"], fifo) == ("waited", b"w")
+        assert store.wakeups.pop_again(["waited", "p!"], fifo) == ("waited", b"w")
     for fifo in new:
-        store.dismiss(fifo)
+        store.wakeups.dismiss(fifo)
 
 
 def go_on_with_groups(world: World) -> None:
@@ -283,12 +285,12 @@ def garble(world: World, seed: str) -> None:
     garbage leads to.
     """
     draw = random.Random(seed)
-    attachment = world.store._attachment
+    attachment = world.store.sections.attachment
     words = world.words
-    audit = (_MessageAudit if world.kind == "messages" else _GroupAudit)(attachment)
-    assert audit.run() == []
-    tempting = [*audit.reached, *getattr(audit, "counts", {})] or [attachment.heap.start + 1]
-    heap = HeapAudit(words, attachment.heap.start, words[AT_RESERVED], {})
+    check = (MessageCheck if world.kind == "messages" else GroupCheck)(attachment)
+    assert check.run() == []
+    tempting = [*check.reached, *getattr(check, "counts", {})] or [attachment.heap.start + 1]
+    heap = HeapCheck(words, attachment.heap.start, words[AT_RESERVED], {})
     if words[AT_RESERVED] > attachment.heap.start:
         heap._blocks()
     free: Set[int] = set(range(words[AT_RESERVED], len(words)))
@@ -298,7 +300,7 @@ def garble(world: World, seed: str) -> None:
         free |= set(range(header + 3, header + (words[header] >> 2)))
     if world.kind == "messages":
         free |= set(_free_records(words))
-    copies = _copy(world, draw, free, audit.reached)
+    copies = _copy(world, draw, free, check.reached)
     for at in sorted(free):
         words[at] = draw.choice(
             (
@@ -319,7 +321,7 @@ def _copy(world: World, draw: random.Random, free: Set[int], reached: Reached) -
     words = world.words
     originals = [(block, payload) for block, (payload, _) in sorted(reached.items()) if payload < SMALL]
     copies: List[int] = []
-    for place in range(world.store._attachment.heap.start, len(words) - SMALL, 2 * SMALL) if originals else ():
+    for place in range(world.store.sections.attachment.heap.start, len(words) - SMALL, 2 * SMALL) if originals else ():
         block, payload = draw.choice(originals)
         space = set(range(place - 1, place + payload))
         if space <= free:

@@ -41,7 +41,7 @@ def forks(talk, prefix, where):
             inside.set()
             assert leave.wait(LIMIT)
 
-        thread = threading.Thread(target=layer.message_store._exclusively, args=(stay,))
+        thread = threading.Thread(target=layer.message_store.sections.exclusively, args=(stay,))
         thread.start()
         inside.wait()
         pid = forked(use, layer, "child", 50)
@@ -86,7 +86,7 @@ def forks_and_stays(talk, prefix):
         talk.say(os.getpid())
         talk.hear()
 
-    layer.message_store._exclusively(stay)
+    layer.message_store.sections.exclusively(stay)
 
 
 def test_the_end_of_a_forked_child_is_not_the_end_of_its_parent(prefix, make_layer, start):
@@ -111,7 +111,7 @@ def forks_and_sends_in(talk, prefix):
         os.write(report, b"x")
         time.sleep(LIMIT)
 
-    pid = forked(layer.message_store._exclusively, stay)
+    pid = forked(layer.message_store.sections.exclusively, stay)
     os.read(inside, 1)
     try:
         layer.send("all", {"n": 2})
@@ -144,11 +144,11 @@ def forks_inside(talk, prefix):
             layer.send("a", {})
         return pid
 
-    pid = layer.message_store._exclusively(section)
+    pid = layer.message_store.sections.exclusively(section)
     if not pid:
         os._exit(0)
     code = reap(pid)
-    talk.say([code, layer.message_store._bound[0]._semaphore.value])
+    talk.say([code, layer.message_store.sections.bound[0]._semaphore.value])
 
 
 def test_a_fork_inside_a_section_makes_no_second_token(prefix, layer, start):

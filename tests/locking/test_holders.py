@@ -117,7 +117,7 @@ def test_a_handler_that_interrupts_the_section_is_refused(layer, on_signal, stor
             refused.append(str(error))
 
     on_signal(handler)
-    assert getattr(layer, store)._exclusively(lambda: signal.raise_signal(signal.SIGUSR1) or "done") == "done"
+    assert getattr(layer, store).sections.exclusively(lambda: signal.raise_signal(signal.SIGUSR1) or "done") == "done"
     assert len(refused) == 1
     assert f"this thread is already inside {segment_of(layer, store).name}" in refused[0]
     assert "a signal handler" in refused[0]
@@ -140,7 +140,7 @@ def test_a_finaliser_that_interrupts_the_section_is_refused(layer, store, operat
                 refused.append(str(error))
 
     held = [Finalised()]
-    getattr(layer, store)._exclusively(held.clear)
+    getattr(layer, store).sections.exclusively(held.clear)
     assert len(refused) == 1
     assert state(layer) == ({}, {})
     operation(layer)
@@ -149,7 +149,7 @@ def test_a_finaliser_that_interrupts_the_section_is_refused(layer, store, operat
 
 def test_a_handler_may_use_the_other_store(layer, on_signal):
     on_signal(lambda number, frame: layer.group_add("g", "a"))
-    layer.message_store._exclusively(lambda: signal.raise_signal(signal.SIGUSR1))
+    layer.message_store.sections.exclusively(lambda: signal.raise_signal(signal.SIGUSR1))
     assert layer.group_channels("g") == ["a"]
 
 
@@ -167,7 +167,7 @@ def test_a_handler_that_raises_inside_the_section_leaves_it_usable(layer, on_sig
     layer.group_add("kept", "a")
     for _ in range(3):
         with pytest.raises(Interrupt):
-            getattr(layer, store)._exclusively(lambda: signal.raise_signal(signal.SIGUSR1))
+            getattr(layer, store).sections.exclusively(lambda: signal.raise_signal(signal.SIGUSR1))
         operation(layer)
         assert_sound(layer)
     assert layer.receive(["kept"]) == ("kept", {"n": 1})
@@ -255,7 +255,7 @@ def test_a_holder_outside_the_pid_namespace_lives(prefix, make_layer, start, nam
         child.say(True)
         return child.hear()
 
-    how, pid, text = getattr(layer, STORES[kind][0])._exclusively(hold)
+    how, pid, text = getattr(layer, STORES[kind][0]).sections.exclusively(hold)
     assert (how, pid) == ("busy", None)
     assert "a process in another PID namespace" in text
     child.hear()

@@ -204,7 +204,7 @@ def test_a_holder_with_a_second_layer_closed_is_not_robbed(prefix, make_layer, s
         child.say(True)
         return child.hear()
 
-    outcome = getattr(layer, store)._exclusively(hold)
+    outcome = getattr(layer, store).sections.exclusively(hold)
     assert outcome[:2] == ["busy", os.getpid()]
     child.hear()
     child.say(True)

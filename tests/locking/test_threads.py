@@ -11,7 +11,7 @@ from helpers.layers import assert_sound
 from helpers.processes import LIMIT
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.locking import reentrancy as frames
+from asgi_ipc.locking import reentrancy
 
 
 def test_sixteen_threads_on_one_layer_object(make_layer):
@@ -140,9 +140,12 @@ def test_threads_of_a_layer_that_is_closed_are_told_so(make_layer):
         assert [error for error in errors if not isinstance(error, RuntimeError)] == []
 
 
-@pytest.mark.parametrize(("mark", "nested"), [([], True), (None, True), (frames.OUTSIDE, False)])
+@pytest.mark.parametrize(("mark", "nested"), [(reentrancy.Entry(), True), (reentrancy.NOT_INSIDE, True), (None, False)])
 def test_only_a_call_that_may_hold_the_lock_keeps_one_inside_it_from_giving_the_lock_back(mark, nested):
     """One that has left its section does not: its next section, interrupted, would keep out every other thread."""
-    ours = {"__name__": "asgi_ipc.made_up", "mark": mark}
-    exec("def call(inner):\n    mine = mark\n    return inner()", ours)
-    assert ours["call"](lambda: frames.is_nested(sys._getframe())) is nested
+
+    def call(inner):
+        whatever_it_is_called = mark  # noqa: F841
+        return inner()
+
+    assert call(lambda: reentrancy.is_nested(sys._getframe())) is nested

@@ -159,7 +159,7 @@ def serve_with_lock_file(talk, prefix, directory, patience):
             if command is None:
                 return
             if command == "hold":
-                layer.message_store._exclusively(lambda: (talk.say("inside"), talk.hear()))
+                layer.message_store.sections.exclusively(lambda: (talk.say("inside"), talk.hear()))
                 continue
             try:
                 layer.send("a", {"from": os.getpid()})
@@ -210,7 +210,7 @@ def test_closing_or_unlinking_one_layer_keeps_the_locks_of_another(prefix, make_
         child.say("work")
         return child.hear()
 
-    assert second.message_store._exclusively(hold) == ["busy", os.getpid()]
+    assert second.message_store.sections.exclusively(hold) == ["busy", os.getpid()]
     child.hear()
     child.say("work")
     assert child.hear() == pid

@@ -172,7 +172,7 @@ def test_a_file_system_that_others_fill(prefix, start, own_shm):
 
 def die_in_critical_section(layer):
     """Kill this process in the critical section."""
-    layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
+    layer.message_store.sections.exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
 def recover_without_room(talk, prefix):

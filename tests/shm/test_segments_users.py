@@ -114,7 +114,7 @@ def serve_as_user(talk, prefix, user, group, groups, mode):
                 layer.unlink()
                 result = "unlinked"
             elif command == "hold":
-                layer.message_store._exclusively(lambda: (talk.say("inside"), talk.hear()))
+                layer.message_store.sections.exclusively(lambda: (talk.say("inside"), talk.hear()))
             else:
                 layer.group_add("users", f"user{user}")
                 layer.send("users", {"from": user})

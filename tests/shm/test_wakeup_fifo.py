@@ -56,13 +56,13 @@ def was_notified(fifo):
 
 def make_fifo_without_owner(prefix, token=77):
     """Make a FIFO that no process has open, as a killed owner leaves it; return its path."""
-    path = f"/dev/shm/{prefix}.FIFO.{token:x}"
+    path = f"/dev/shm/{prefix}.wakeup.{token:x}"
     os.mkfifo(path, 0o600)
     return path
 
 
 def files(prefix):
-    return sorted(name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}.FIFO."))
+    return sorted(name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}.wakeup."))
 
 
 # -- notifications -------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_a_fifo_detects_that_it_was_unlinked(fifo):
 def test_a_file_that_is_not_a_fifo_is_not_written_to(prefix, notifier, tmp_path):
     target = tmp_path / "target"
     target.write_bytes(b"mine")
-    link, plain = f"/dev/shm/{prefix}.FIFO.1", f"/dev/shm/{prefix}.FIFO.2"
+    link, plain = f"/dev/shm/{prefix}.wakeup.1", f"/dev/shm/{prefix}.wakeup.2"
     os.symlink(target, link)
     with open(os.open(plain, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
         file.write(b"mine")

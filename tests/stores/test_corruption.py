@@ -19,22 +19,23 @@ import select
 import signal
 import time
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple, Union
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer, exceptions
-from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.check import check_stores
 from asgi_ipc.locking import mutex as mutexes
 from asgi_ipc.shm import layout as at
 from asgi_ipc.shm import segment as segments
 from asgi_ipc.shm.wakeup_fifo import WakeupFifo
-from asgi_ipc.stores.base import Store
 from asgi_ipc.stores.groups import members as mb
+from asgi_ipc.stores.groups.store import GroupStore
 from asgi_ipc.stores.messages import channels as ch
 from asgi_ipc.stores.messages import records as qu
 from asgi_ipc.stores.messages import waiters as wt
-from asgi_ipc.stores.messages.waits import Registered
+from asgi_ipc.stores.messages.receiving import Registered
+from asgi_ipc.stores.messages.store import MessageStore
 
 DOCUMENTED = (exceptions.ChannelFull, exceptions.MessageTooLarge, exceptions.SegmentError)
 #: Seconds after which a case hangs: a hundred times what the longest takes.
@@ -56,7 +57,7 @@ Case = Tuple[str, Callable[["Victim", random.Random], Writes]]
 class Victim:
     """One store of the layer under test, with a copy of its sound memory and a map of what lies where."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Union[MessageStore, GroupStore]) -> None:
         self.store = store
         words = self.words
         self.image = bytes(self.segment.data)
@@ -70,8 +71,8 @@ class Victim:
 
     @property
     def segment(self) -> Any:
-        assert self.store._attachment is not None
-        return self.store._attachment.segment
+        assert self.store.sections.attachment is not None
+        return self.store.sections.attachment.segment
 
     @property
     def words(self) -> memoryview:
@@ -325,7 +326,7 @@ class Bench:
 
     def make_layer(self) -> IPCChannelLayer:
         layer = IPCChannelLayer(self.prefix, block_timeout=0.0001, **OPTIONS)
-        layer.message_store.clock = layer.group_store.clock = self.clock
+        layer.message_store.sections.clock = layer.group_store.sections.clock = self.clock
         return layer
 
     def clock(self) -> int:
@@ -348,8 +349,8 @@ class Bench:
         for channel in ("plain-0", "in!"):
             layer.receive([channel])
         for awaited in self.AWAITED:
-            self.fifos.append(layer.message_store.new_fifo())
-            assert isinstance(layer.message_store.pop_again(awaited, self.fifos[-1]), Registered)
+            self.fifos.append(layer.message_store.wakeups.new_fifo())
+            assert isinstance(layer.message_store.wakeups.pop_again(awaited, self.fifos[-1]), Registered)
         for channel in ("wait-0", "lone!1", "wait-2"):  # each calls somebody
             layer.send(channel, {"n": 1})
         self.places = [(fifo.home, fifo.record, fifo.wait_generation, fifo.registration) for fifo in self.fifos]
@@ -367,13 +368,13 @@ class Bench:
         """Whatever one who waits does at his wakeup FIFO."""
         store, fifo, awaited = self.layer.message_store, self.fifos[number], self.AWAITED[number]
         steps: List[Callable[[], Any]] = [
-            lambda: store.pop_again(awaited, fifo),
-            lambda: store.pop_or_register(awaited, fifo),
-            lambda: store.take_notified(fifo),
-            lambda: store.poll(fifo, len(awaited)),
-            lambda: store.unregister_all(fifo),
-            lambda: store.cancel(fifo, fifo.registration, [], awaited),
-            lambda: store.unregister_abandoned(fifo.token),
+            lambda: store.wakeups.pop_again(awaited, fifo),
+            lambda: store.wakeups.pop_or_register(awaited, fifo),
+            lambda: store.wakeups.take_notified(fifo),
+            lambda: store.wakeups.poll(fifo, len(awaited)),
+            lambda: store.wakeups.unregister_all(fifo),
+            lambda: store.wakeups.cancel(fifo, fifo.registration, [], awaited),
+            lambda: store.wakeups.unregister_dead(fifo.token),
             lambda: self.layer.receive(awaited, block=True),
         ]
         dice.shuffle(steps)
@@ -470,11 +471,11 @@ class Bench:
         try:
             for store in (layer.message_store, layer.group_store):
                 store._check_due = 0
-                self.attempt("look", store._check_name)  # such a section does not look for a new segment itself
+                self.attempt("look", store.sections.check_name)  # such a section does not look for a new segment itself
                 with pytest.raises(Interruption):
-                    store._exclusively(section)
-            assert audit_messages(layer.message_store) == []
-            assert audit_groups(layer.group_store) == []
+                    store.sections.exclusively(section)
+            assert check_stores(layer.message_store) == []
+            assert check_stores(layer.group_store) == []
             with contextlib.suppress(exceptions.ChannelFull):  # it may be full, and say so
                 for channel, inbox in (("fresh", "fresh"), ("fresh!1", "fresh!")):
                     layer.send(channel, {"n": 1})
@@ -506,24 +507,24 @@ class Bench:
             assert layer.group_channels("group-0") == ["plain-2"]
             self.must_wait()
             assert layer.global_statistics()["messages_pending"] == 1
-            assert audit_messages(layer.message_store) == []
-            assert audit_groups(layer.group_store) == []
+            assert check_stores(layer.message_store) == []
+            assert check_stores(layer.group_store) == []
         except BaseException:
             self.wrong.append(f"after the flush: {traceback.format_exc()}")
 
     def must_wait(self) -> None:
         """Whoever waits is rung, and gets what he waits for."""
         store = self.layer.message_store
-        fifo = store.new_fifo()
+        fifo = store.wakeups.new_fifo()
         for channel in ("awaited", "late!1"):
-            outcome = store.pop_again(["awaited", "late!"], fifo)
+            outcome = store.wakeups.pop_again(["awaited", "late!"], fifo)
             assert isinstance(outcome, Registered)
             assert len(outcome.waiters) in (1, 2)
             self.layer.send(channel, {"n": 1})
             assert fifo.wait(0)
-            taken = store.pop_again(["awaited", "late!"], fifo)
+            taken = store.wakeups.pop_again(["awaited", "late!"], fifo)
             assert taken[0] == channel
-        store.dismiss(fifo)
+        store.wakeups.dismiss(fifo)
 
     def run(self, writes: Callable[[], Writes], dice: random.Random, neighbour: Neighbour, visits: bool) -> List[str]:
         """One case; what went wrong in it. With ``visits`` another process comes by, before and after the flush."""
@@ -739,16 +740,18 @@ def test_damage_ends_well_or_with_a_documented_error(prefix: str, kind: str, sor
 def test_an_altered_payload_is_another_message_or_an_error(layer: IPCChannelLayer, shared: bool) -> None:
     """Whatever bytes a message is made of: what comes out is a message or an error, and the next one is whole."""
     dice = random.Random(int(shared))
-    queues, *_ = layer.message_store._bound[1]
+    queues = layer.message_store.sections.parts.queues
     words, data = queues.words, queues.data
     outcomes: Dict[str, int] = {"message": 0, "error": 0}
-    layer.group_add("group", "altered")
+    for member in ("altered", "other"):  # one member alone would get a copy of its own
+        layer.group_add("group", member)
     for _ in range(1500):
         message = {
             "text": "t" * dice.randrange(60),
             "nested": {"list": [dice.randrange(2**40), None, True, 1.5, {"key": b"x" * dice.randrange(9)}]},
         }
         (layer.send_group if shared else layer.send)("group" if shared else "altered", message)
+        layer.receive(["other"])
         layer.send("altered", {"next": 1})
         head = words[queues.channels.find("altered") + ch.HEAD]
         length = words[head + qu.LENGTH] % qu.SHARED
@@ -765,7 +768,7 @@ def test_an_altered_payload_is_another_message_or_an_error(layer: IPCChannelLaye
         assert layer.receive(["altered"]) == ("altered", {"next": 1})
         assert layer.receive(["altered"]) == (None, None)
     assert min(outcomes.values()) > 100
-    assert audit_messages(layer.message_store) == []
+    assert check_stores(layer.message_store) == []
 
 
 def test_a_layer_survives_that_it_cannot_attach_anew(layer: IPCChannelLayer) -> None:

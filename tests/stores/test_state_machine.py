@@ -15,7 +15,7 @@ import random
 import signal
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,12 +30,12 @@ from hypothesis.stateful import (
 )
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
-from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.check import check_stores
 from asgi_ipc.locking import mutex as mutexes
 from asgi_ipc.locking.liveness import SEVERAL
 from asgi_ipc.shm.layout import AT_BUCKETS, AT_PAGES, AT_POWER_MAP
-from asgi_ipc.stores.base import Store
 from asgi_ipc.stores.groups import members as mb
+from asgi_ipc.stores.groups.store import GroupStore
 from asgi_ipc.stores.messages import channels as ch
 from asgi_ipc.stores.messages.store import MessageStore
 
@@ -137,11 +137,13 @@ class Model:
 class Crashed(Exception):
     """What a section raises that ends in the middle."""
 
+AnyStore = Union[MessageStore, GroupStore]
 
-def spoil_messages(store: Store, dice: random.Random) -> None:
+
+def spoil_messages(store: AnyStore, dice: random.Random) -> None:
     """Overwrite what is derived in a message segment. What is truth, and what was counted, stays."""
-    assert store._attachment is not None
-    words, geometry = store._attachment.segment.words, store._attachment.segment.geometry
+    assert store.sections.attachment is not None
+    words, geometry = store.sections.attachment.segment.words, store.sections.attachment.segment.geometry
     for bucket in range(AT_BUCKETS, AT_BUCKETS + geometry.buckets):
         record = words[bucket]
         while record:
@@ -157,10 +159,10 @@ def spoil_messages(store: Store, dice: random.Random) -> None:
     spoil_heap(store, dice)
 
 
-def spoil_groups(store: Store, dice: random.Random) -> None:
+def spoil_groups(store: AnyStore, dice: random.Random) -> None:
     """Overwrite what is derived in a group segment."""
-    assert store._attachment is not None
-    words, geometry = store._attachment.segment.words, store._attachment.segment.geometry
+    assert store.sections.attachment is not None
+    words, geometry = store.sections.attachment.segment.words, store.sections.attachment.segment.geometry
     for bucket in range(AT_BUCKETS, AT_BUCKETS + geometry.buckets):
         record = words[bucket]
         while record:
@@ -178,10 +180,10 @@ def spoil_groups(store: Store, dice: random.Random) -> None:
     spoil_heap(store, dice)
 
 
-def spoil_heap(store: Store, dice: random.Random) -> None:
-    assert store._attachment is not None
+def spoil_heap(store: AnyStore, dice: random.Random) -> None:
+    assert store.sections.attachment is not None
     for word in range(AT_POWER_MAP, AT_BUCKETS):
-        store._attachment.segment.words[word] = dice.getrandbits(30)
+        store.sections.attachment.segment.words[word] = dice.getrandbits(30)
 
 
 # -- the machine ----------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ sizes = st.sampled_from((0, 1, 7, 8, 60, 61, 200, 900, 1500))
 
 def share_inboxes(store: MessageStore) -> None:
     """As if another live process received from them, too."""
-    queues = store._bound[1][0]
+    queues = store.sections.parts.queues
 
     def section() -> None:
         for inbox in INBOXES:
@@ -202,7 +204,7 @@ def share_inboxes(store: MessageStore) -> None:
             if record:
                 queues.words[record + ch.OWNER] = SEVERAL
 
-    store._exclusively(section)
+    store.sections.exclusively(section)
 
 
 class LayerMachine(RuleBasedStateMachine):
@@ -240,7 +242,7 @@ class LayerMachine(RuleBasedStateMachine):
                 group_memory=64 * 1024,
             )
             layer._draw = random.Random(0).random  # an example that fails must fail again
-            layer.message_store.clock = layer.group_store.clock = lambda: self.time
+            layer.message_store.sections.clock = layer.group_store.sections.clock = lambda: self.time
         return layer
 
     def new_message(self, client: int, size: int) -> Sent:
@@ -398,7 +400,7 @@ class LayerMachine(RuleBasedStateMachine):
             raise Crashed
 
         with pytest.raises(Crashed):
-            store._exclusively(section)
+            store.sections.exclusively(section)
         self.model.passed = dict.fromkeys(LOCALS, 0)
 
     @rule(client=clients, messages=st.booleans(), seed=st.integers(0, 2**16))
@@ -414,7 +416,7 @@ class LayerMachine(RuleBasedStateMachine):
         if not child:
             try:
                 signal.alarm(20)
-                store._exclusively(section)
+                store.sections.exclusively(section)
             finally:
                 os._exit(1)
         _, status = os.waitpid(child, 0)
@@ -422,7 +424,7 @@ class LayerMachine(RuleBasedStateMachine):
         assert os.WTERMSIG(status) == signal.SIGKILL
         self.model.passed = dict.fromkeys(LOCALS, 0)
 
-    def store_to_spoil(self, client: int, messages: bool) -> Tuple[Store, Callable[[Store, random.Random], None]]:
+    def store_to_spoil(self, client: int, messages: bool) -> Tuple[AnyStore, Callable[[AnyStore, random.Random], None]]:
         layer = self.layer(client)
         return (layer.message_store, spoil_messages) if messages else (layer.group_store, spoil_groups)
 
@@ -451,8 +453,8 @@ class LayerMachine(RuleBasedStateMachine):
         assert not groups
         # Listed here, the first group never keeps a membership that has ended; the second one may.
         assert sorted(layer.group_channels(GROUPS[0])) == sorted(self.model.members(GROUPS[0]))
-        assert audit_messages(layer.message_store) == []
-        assert audit_groups(layer.group_store) == []
+        assert check_stores(layer.message_store) == []
+        assert check_stores(layer.group_store) == []
 
     def teardown(self) -> None:
         layer = self.layer(0)

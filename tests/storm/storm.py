@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import mmap
 import os
 import random
@@ -37,10 +38,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
-from asgi_ipc.check.stores import audit_groups, audit_messages
+from asgi_ipc.check import check_stores
 from asgi_ipc.locking.mutex import SUSPICION, RobustMutex
 from asgi_ipc.shm.layout import AT_EPOCH
-from asgi_ipc.stores.base import Store
+from asgi_ipc.stores.base import CriticalSections
+from asgi_ipc.stores.messages.parts import MessageParts
+from asgi_ipc.stores.messages.queues import Queues
 
 #: Seconds that one operation may take. The longest seen on an idle machine is a twentieth of a second.
 LONGEST_WAIT = 10.0
@@ -156,17 +159,28 @@ class Watched:
         return run
 
 
-class WatchedPart:
-    """A part of a store whose methods are sections, each of them watched."""
+class WatchedQueues:
+    """The queues as the hot path sees them: the two critical sections that do not go through ``RobustMutex.run``."""
 
-    def __init__(self, part: Any, watched: Watched) -> None:
-        self._part, self._watched = part, watched
+    def __init__(self, queues: Queues, watched: Watched) -> None:
+        self._queues = queues
+        self.enqueue = watched.section(queues.enqueue)
+        self.dequeue = watched.section(queues.dequeue)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._part, name)
-        if callable(found) and not name.startswith("_"):
-            found = self.__dict__[name] = self._watched.section(found)
-        return found
+        return getattr(self._queues, name)
+
+
+def watch(sections: CriticalSections[Any], watched: Watched) -> None:
+    """Watch every critical section of a store."""
+    mutex, parts, part_of = sections.bound
+    run = mutex.run
+    mutex.run = lambda section, *args: run(watched.section(section), *args)  # type: ignore[method-assign]
+    sections.exclusively = run  # type: ignore[method-assign]  # for those that watch themselves
+    if isinstance(parts, MessageParts):
+        seen = copy.copy(parts)
+        seen.queues = WatchedQueues(parts.queues, watched)  # type: ignore[assignment]
+        sections.bound = mutex, seen, part_of
 
 
 def dawdle(dice: random.Random) -> None:
@@ -238,8 +252,7 @@ class Worker:
         self.watches = [Watched(self.scratch, number, self.index, self.dice) for number in (0, 1)]
         if self.index % 2:  # the other half runs as everybody does, with a watched section now and then
             for store, watched in zip((layer.message_store, layer.group_store), self.watches):
-                mutex, parts = store._bound
-                store._bound = mutex, tuple(WatchedPart(part, watched) for part in parts)
+                watch(store.sections, watched)
         append_each = layer.message_store.append_each
 
         def noted(targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
@@ -323,7 +336,7 @@ class Worker:
         crash, spin = self.dice.random() < 0.02, self.dice.random() < 0.01
         number = self.dice.randrange(2)
         watched = self.watches[number]
-        store: Store = (layer.message_store, layer.group_store)[number]
+        store = (layer.message_store, layer.group_store)[number]
 
         def section() -> None:
             watched.come_in()
@@ -334,7 +347,7 @@ class Worker:
                 raise Interruption
 
         with contextlib.suppress(Interruption):
-            self.timed(store._exclusively, section)
+            self.timed(store.sections.exclusively, section)
 
     def change_group(self, layer: IPCChannelLayer) -> None:
         members = self.timed(layer.group_channels, "everyone")
@@ -553,7 +566,7 @@ class Books:
 
     def look_at(self, layer: IPCChannelLayer) -> None:
         """What the storm has left behind: it must be sound, and is taken out."""
-        self.wrong += audit_messages(layer.message_store) + audit_groups(layer.group_store)
+        self.wrong += map(str, check_stores(layer.message_store, layer.group_store))
         for wanted in ALL:
             last: Dict[Tuple[str, int], int] = {}
             while True:
@@ -654,8 +667,8 @@ def share(layer: IPCChannelLayer, prefix: str) -> None:
 
 def epochs(layer: IPCChannelLayer) -> int:
     """The sum of both stores' epochs, each of which moves by two with every repair."""
-    stores: Tuple[Store, ...] = (layer.message_store, layer.group_store)
-    return sum(int(store._bound[0].words[AT_EPOCH]) for store in stores)
+    stores = (layer.message_store, layer.group_store)
+    return sum(int(store.sections.bound[0].words[AT_EPOCH]) for store in stores)
 
 
 def say(line: str) -> None:

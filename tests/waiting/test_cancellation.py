@@ -355,7 +355,7 @@ def test_garbage_collection_inside_a_section_may_end_a_coroutine_that_waits(make
             gone = weakref.ref(waiting)
             del waiting, knot
             assert gone() is not None
-            store._exclusively(gc.collect)
+            store.sections.exclusively(gc.collect)
             assert gone() is None
         await until_waiting(layer, "a", 0)
         await layer.send("a", {"n": 1})

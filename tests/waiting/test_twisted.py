@@ -218,7 +218,7 @@ def test_deferred_that_was_called_for_two_channels_leaves_one_to_the_next(layer,
 def test_lost_ring_is_healed_and_close_is_an_error(layer, prefix, start, monkeypatch):
     child = start(REACTORS.heals, prefix, True)
     assert child.hear() == "waits"
-    monkeypatch.setattr(layer.message_store._attachment.notifier, "notify", lambda token: True)
+    monkeypatch.setattr(layer.message_store.sections.attachment.notifier, "notify", lambda token: True)
     layer.send("a", {"n": 1})
     assert "this layer was closed" in child.hear()
     assert child.hear() == "done"

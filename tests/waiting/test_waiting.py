@@ -21,7 +21,7 @@ from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, 
 from asgi_ipc import IPCChannelLayer, SegmentGone
 from asgi_ipc.shm.layout import AT_WAIT_GENERATION
 from asgi_ipc.shm.wakeup_fifo import WakeupFifo
-from asgi_ipc.stores.messages.wakeups import WaitingStore
+from asgi_ipc.stores.messages.wakeups import Wakeups
 
 #: Longer than any test.
 LONG = {"block_timeout": 3600}
@@ -36,7 +36,7 @@ def until_waiting(layer, channel, count):
     """Wait until so many wait for a channel, in whatever segment there is by then."""
 
     def is_so():
-        layer.message_store._check_name()
+        layer.message_store.sections.check_name()
         try:
             return waiters(layer, channel) == count
         except SegmentGone:
@@ -96,13 +96,13 @@ def test_any_iterable_of_names_will_do(make_layer):
 @pytest.mark.usefixtures("no_looks")
 def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer, monkeypatch):
     layer = make_layer(**LONG)
-    take_fifo = WaitingStore.take_fifo
+    take_fifo = Wakeups.take_fifo
 
-    def late(store):
+    def late(wakeups):
         layer.send("a", {"n": 1})
-        return take_fifo(store)
+        return take_fifo(wakeups)
 
-    monkeypatch.setattr(WaitingStore, "take_fifo", late)
+    monkeypatch.setattr(Wakeups, "take_fifo", late)
     assert Sleeper(layer, ["a"]).result() == ("a", {"n": 1})
 
 
@@ -363,14 +363,14 @@ def test_a_recovery_leaves_everybody_waiting(make_layer, prefix, start):
 def dies_inside(talk, prefix):
     """A child that is killed in the section."""
     layer = IPCChannelLayer(prefix, **OPTIONS)
-    layer.message_store._exclusively(os.kill, os.getpid(), signal.SIGKILL)
+    layer.message_store.sections.exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_holder_is_recovered_from_while_all_others_sleep(layer, prefix, start):
     """Nobody does anything but sleep: their looks find it."""
     child = start(sleeps, prefix, ["a"], True)
     until_waiting(layer, "a", 1)
-    words = layer.message_store._bound[0].words
+    words = layer.message_store.sections.bound[0].words
     before = words[AT_WAIT_GENERATION]
     dead = start(dies_inside, prefix)
     assert dead.process.wait(LIMIT) == -signal.SIGKILL

@@ -19,6 +19,7 @@ from asgi_ipc.shm.layout import AT_EPOCH, AT_FIFOS
 from asgi_ipc.stores.attachment import Attachment
 from asgi_ipc.stores.messages import waiters
 from asgi_ipc.stores.messages.channels import WAITING
+from asgi_ipc.stores.messages.sweep import Sweep
 from asgi_ipc.structures import ring
 
 OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18}
@@ -32,7 +33,7 @@ def layer(make_layer):
 
 
 def words_of(layer):
-    return layer.message_store._opened().segment.words
+    return layer.message_store.sections.opened().segment.words
 
 
 def fifos(layer):
@@ -127,7 +128,7 @@ def test_cancelling_raises_nothing_else_while_the_store_cannot_be_entered(make_l
         second = asyncio.ensure_future(layer.receive_async(["a"]))
         await asyncio.sleep(0.02)
         with monkeypatch.context() as patch:
-            patch.setattr(store, "cancel", busy)
+            patch.setattr(store.wakeups, "cancel", busy)
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
@@ -143,13 +144,13 @@ def test_cancelling_raises_nothing_else_while_the_store_cannot_be_entered(make_l
 
 
 def record_of(layer, channel):
-    return layer.message_store._bound[1][0].channels.find(channel)
+    return layer.message_store.sections.parts.queues.channels.find(channel)
 
 
 @pytest.mark.parametrize("point", ["pop_or_register", "take_notified", "cancel"])
 def test_an_interrupt_behind_a_section_of_the_loop_leaves_nobody_asleep(layer, monkeypatch, point):
     """KeyboardInterrupt ends run_forever between a section and what the loop notes of it; the loop goes on later."""
-    store = layer.message_store
+    store = layer.message_store.wakeups
     loop = asyncio.new_event_loop()
     tasks = []
     real = getattr(store, point)
@@ -217,14 +218,14 @@ def test_a_flush_wakes_who_waits(prefix, layer):
 def test_upkeep_that_fails_loses_no_message(layer, monkeypatch):
     """The sweep behind an operation belongs to others: what it meets neither takes a message nor denies one."""
     store = layer.message_store
-    real = store._run
+    real = store.sections.run
 
     def run(section, *args):
-        if section == "sweep":
+        if section is Sweep.step:
             raise SegmentCorrupt(store.name, "for once")
         return real(section, *args)
 
-    monkeypatch.setattr(store, "_run", run)
+    monkeypatch.setattr(store.sections, "run", run)
     for number in range(3):
         time.sleep(0.002)
         layer.send("a", {"n": number})
@@ -236,20 +237,22 @@ def test_upkeep_that_fails_loses_no_message(layer, monkeypatch):
 def test_a_ring_that_fails_loses_no_message(layer, monkeypatch):
     """A sender who cannot take a deserted FIFO down has sent all the same."""
     store = layer.message_store
-    real = store._run
+    real, refused = store.sections.run, []
 
     def run(section, *args):
-        if section == "deserted":
+        if section is waiters.Waiters.unregister_dead:
+            refused.append(section)
             raise SegmentBusy(store.name, None, 10)
         return real(section, *args)
 
-    fifo = store.new_fifo()
-    store.pop_or_register(["a"], fifo)
+    fifo = store.wakeups.new_fifo()
+    store.wakeups.pop_or_register(["a"], fifo)
     os.close(fifo.fd)  # as if its owner had been killed
     fifo.fd = -1
-    monkeypatch.setattr(store, "_run", run)
+    monkeypatch.setattr(store.sections, "run", run)
     layer.send("a", {"n": 1})
     monkeypatch.undo()
+    assert refused
     assert drain(layer, "a") == [("a", {"n": 1})]
 
 
@@ -289,8 +292,8 @@ def test_closed_and_dropped_layers_leave_no_bells(make_layer, prefix):
 def test_a_bell_lost_in_a_process_that_lives_is_taken_down(layer):
     """A wakeup FIFO that was only dropped, with waiters on it: they steal no calls for ever, and keep no record."""
     store = layer.message_store
-    fifo = store.new_fifo()
-    store.pop_or_register(["a", "b"], fifo)
+    fifo = store.wakeups.new_fifo()
+    store.wakeups.pop_or_register(["a", "b"], fifo)
     del fifo
     gc.collect()
     assert len(fifos(layer)) == 1
@@ -306,7 +309,7 @@ def test_interrupting_the_end_of_a_blocking_receive_leaves_no_waiter(layer, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(layer.message_store, "unregister_all", interrupted)
+        patch.setattr(layer.message_store.wakeups, "unregister_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
             layer.receive(["a"], block=True)
     sweep(layer)
@@ -324,7 +327,7 @@ def test_what_a_signal_handler_raises_is_not_lost_in_a_busy_store(layer, monkeyp
         raise SegmentBusy(store.name, None, 10)
 
     def leave(*_):
-        monkeypatch.setattr(store, "unregister_all", busy)
+        monkeypatch.setattr(store.wakeups, "unregister_all", busy)
         raise SystemExit(7)
 
     before = signal.signal(signal.SIGALRM, leave)
@@ -345,32 +348,32 @@ def test_what_a_signal_handler_raises_is_not_lost_in_a_busy_store(layer, monkeyp
 def test_a_descriptor_that_somebody_closed_does_not_reach_the_sender(layer):
     """A program that closes every descriptor it finds loses what it remembered; it still sends."""
     store = layer.message_store
-    fifo = store.new_fifo()
-    notifier = store._opened().notifier
+    fifo = store.wakeups.new_fifo()
+    notifier = store.sections.opened().notifier
     assert notifier.notify(fifo.token)
     os.close(notifier._open[fifo.token])
     assert notifier.notify(fifo.token)
     assert fifo.wait(0)
-    store.dismiss(fifo)
+    store.wakeups.dismiss(fifo)
 
 
 def test_a_ringer_that_was_closed_keeps_nothing_open(layer, make_layer):
     """A thread rings while another one closes the layer: the descriptor it has opened is nobody's to close."""
     store = layer.message_store
-    fifo = store.new_fifo()
-    notifier = store._opened().notifier
+    fifo = store.wakeups.new_fifo()
+    notifier = store.sections.opened().notifier
     notifier.close()
     before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
     assert notifier.notify(fifo.token)
     after = set(os.listdir("/proc/self/fd")) if before else set()
     assert before == after
     assert fifo.wait(0)
-    store.dismiss(fifo)
+    store.wakeups.dismiss(fifo)
 
 
 def test_a_look_at_a_segment_that_another_thread_unmaps(layer, make_layer, monkeypatch):
     """Between the look at the descriptor and the one at the words the segment is closed: that is gone, no crash."""
-    attachment = layer.message_store._opened()
+    attachment = layer.message_store.sections.opened()
 
     class Closing(int):
         def __lt__(self, other):
@@ -411,25 +414,25 @@ def test_thousands_who_were_called_are_told_in_slices(make_layer, monkeypatch):
     layer = make_layer(message_memory=1 << 23, capacity=10**6)
     store = layer.message_store
     count = 3 * waiters.NOTIFIED_SLICE + 5
-    fifo = store.new_fifo()
-    registered = store.pop_or_register([f"c{n}" for n in range(count)], fifo)
+    fifo = store.wakeups.new_fifo()
+    registered = store.wakeups.pop_or_register([f"c{n}" for n in range(count)], fifo)
     for number in range(count):
         layer.send(f"c{number}", {})
     visits = []
-    part = next(part for part in store._bound[1] if hasattr(part, "take_notified"))
-    section = part.take_notified
+    section = waiters.Waiters.take_notified
 
     def counted(*args):
         outcome = section(*args)
         visits.append(len(outcome))
         return outcome
 
-    monkeypatch.setattr(part, "take_notified", counted)
-    called = store.take_notified(fifo)
+    store.sections.bound[2][counted] = store.sections.parts.waiters
+    monkeypatch.setattr(waiters.Waiters, "take_notified", counted)
+    called = store.wakeups.take_notified(fifo)
     assert sorted(called) == sorted(registered.waiters)
     assert max(visits) == waiters.NOTIFIED_SLICE
     assert_sound(layer)
-    store.dismiss(fifo)
+    store.wakeups.dismiss(fifo)
 
 
 def test_thousands_of_calls_that_are_cancelled_before_they_run(make_layer):

@@ -20,7 +20,7 @@ from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS, SLOTS
 from asgi_ipc.shm.wakeup_fifo import WakeupFifo, sweep_fifos
-from asgi_ipc.stores.messages.wakeups import WaitingStore
+from asgi_ipc.stores.messages.wakeups import Wakeups
 
 LONG = {"block_timeout": 3600}
 CROWD = 50
@@ -42,13 +42,13 @@ def until_waiting(layer, channel, count):
 
 def count_looks(layer, number, words):
     """Count in a word how often a process hangs itself up or looks for messages."""
-    pop_again = layer.message_store.pop_again
+    pop_again = layer.message_store.wakeups.pop_again
 
     def counted(*args):
         words[number] += 1
         return pop_again(*args)
 
-    layer.message_store.pop_again = counted
+    layer.message_store.wakeups.pop_again = counted
 
 
 def takes(layer, channel, times):
@@ -158,7 +158,7 @@ def test_a_message_for_a_waiter_who_is_stopped_is_taken_by_one_who_looks(make_la
 
 def rings_nobody(talk, prefix):
     """A child that is killed when it has sent, and before it rings."""
-    WaitingStore.notify = lambda store, tokens: any(tokens) and os.kill(os.getpid(), signal.SIGKILL)
+    Wakeups.notify = lambda wakeups, tokens: any(tokens) and os.kill(os.getpid(), signal.SIGKILL)
     layer = IPCChannelLayer(prefix, **OPTIONS)
     talk.hear()
     layer.send("a", {"n": 1})
@@ -321,7 +321,7 @@ def hit(crowd, victim, how, layer):
 
 def somebody_stays_inside(layer):
     """Whether a process seems to be in the section for far longer than one takes."""
-    slots = layer.message_store._bound[0].words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS]
+    slots = layer.message_store.sections.bound[0].words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS]
     deadline = time.monotonic() + 0.05
     while time.monotonic() < deadline:
         if not any(slots):

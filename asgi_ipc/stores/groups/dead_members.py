@@ -1,21 +1,24 @@
 """
-Members that have lost their process: found and taken out of their groups.  The caller holds the mutex of the groups.
+Dead members: those whose process is dead, found and removed from their groups.  The caller holds the groups' mutex.
 
-Whether an owner is dead, and whether nobody else receives from his inbox, only the message store can tell, outside of
-every section of this one: so a search goes from the owners to the inboxes of the dead, and from these to the members.
+Only the message store can tell whether an owner is dead, and whether no other process receives from its inbox.  It is
+asked outside of every critical section of this store, so a search goes from the owners to the inboxes of the dead, and
+from these to the members (``GroupStore``).
 """
 
 from __future__ import annotations
 
-__all__ = ["Inbox", "DeadMembers"]
+__all__ = ["DeadMembers", "Where"]
 
-from typing import Iterable, Set, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Union
 
+from ...locking.liveness import OwnedInbox, Owner
 from ...names import non_local_name
-from .members import HOME, OWNER, Members, Owner
+from .members import NONCE, OWNER, Members
 
-#: The inbox of a process, and that process.
-Inbox = Tuple[str, Owner]
+#: Which groups: one by its name, or those in some buckets.
+Where = Union[str, range]
 
 
 class DeadMembers:
@@ -25,50 +28,37 @@ class DeadMembers:
         self.members = members
         self.words = members.words
 
-    def owners_slice(self, first: int, last: int) -> Set[Owner]:
-        """The owners of all members of the groups in buckets ``first`` to ``last``."""
-        words = self.words
+    def owners(self, where: Where) -> set[Owner]:
+        """The owners of all members of these groups."""
+        return {owner for record in self._groups(where) for _, owner in self._owned(record)}
+
+    def inboxes(self, where: Where, dead: Iterable[Owner]) -> set[OwnedInbox]:
+        """The inboxes of the members of these groups whose owners are ``dead``."""
         return {
-            (words[member + OWNER], words[member + HOME])
-            for record in self.members.groups_in(first, last)
-            for member in self.members.walk(record)
+            OwnedInbox(self._inbox(member), owner)
+            for record in self._groups(where)
+            for member, owner in self._owned(record)
+            if owner in dead
         }
 
-    def inboxes_slice(self, first: int, last: int, dead: Set[Owner]) -> Set[Inbox]:
-        """The inboxes that members of the groups in these buckets have in common with their dead owners."""
-        return self._inboxes(self.members.groups_in(first, last), dead)
-
-    def inboxes_of(self, group: str, dead: Set[Owner]) -> Set[Inbox]:
-        """The same of one group."""
-        return self._inboxes(filter(None, [self.members.find_group(group)]), dead)
-
-    def _inboxes(self, records: Iterable[int], dead: Set[Owner]) -> Set[Inbox]:
-        words = self.words
-        found = set()
-        for record in records:
-            for member in self.members.walk(record):
-                owner = words[member + OWNER], words[member + HOME]
-                if owner in dead:
-                    found.add((self._inbox(member), owner))
-        return found
-
-    def drop_slice(self, first: int, last: int, orphans: Set[Inbox]) -> None:
-        """Drop the members of the groups in these buckets whose inboxes belonged to these owners."""
-        self._drop(self.members.groups_in(first, last), orphans)
-
-    def drop_orphans(self, group: str, orphans: Set[Inbox]) -> None:
-        """The same in one group."""
-        self._drop(filter(None, [self.members.find_group(group)]), orphans)
-
-    def _drop(self, records: Iterable[int], orphans: Set[Inbox]) -> None:
-        words = self.words
-        dead = {owner for _, owner in orphans}
-        for record in records:
-            for member in self.members.walk(record):
-                owner = words[member + OWNER], words[member + HOME]
-                if owner in dead and (self._inbox(member), owner) in orphans:
+    def drop(self, where: Where, inboxes: Iterable[OwnedInbox]) -> None:
+        """Drop the members of these groups whose inboxes belonged to these owners."""
+        dead = {inbox.owner for inbox in inboxes}
+        for record in self._groups(where):
+            for member, owner in self._owned(record):
+                if owner in dead and OwnedInbox(self._inbox(member), owner) in inboxes:
                     self.members.unlink(record, member)
             self.members.keep_if_filled(record)
+
+    def _groups(self, where: Where) -> Iterable[int]:
+        if isinstance(where, range):
+            return self.members.groups_in(where)
+        return filter(None, [self.members.find_group(where)])
+
+    def _owned(self, record: int) -> Iterator[tuple[int, Owner]]:
+        """The members of a group with their owners. The present one may be removed."""
+        words = self.words
+        return ((member, Owner(words[member + OWNER], words[member + NONCE])) for member in self.members.walk(record))
 
     def _inbox(self, member: int) -> str:
         return non_local_name(self.members.index.name(member).decode("ascii"))

@@ -17,7 +17,7 @@ Groups and their members: what may happen to them inside one section.  The calle
                     5  BEFORE   the member in front of it, 0 for the first
                     6  EXPIRES  ns of the monotonic clock: truth
                     7  OWNER    the process that receives from the channel, NOBODY if that is not known
-                    8  HOME     the nonce of the message segment in which it has its slot
+                    8  NONCE    of the message segment in whose slots that process is counted
                     9  channel name
 
 A group's chain is the truth.  The index finds (group, channel) in it, so that adding, renewing and discarding cost the
@@ -28,8 +28,11 @@ from __future__ import annotations
 
 __all__ = ["Members"]
 
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from ...locking.liveness import Owner
+from ...memo import Memo
 from ...names import valid_channel_name
 from ...shm.layout import AT_CHANGES, AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ...shm.segment import Segment
@@ -47,15 +50,13 @@ NEXT = 4
 BEFORE = 5
 EXPIRES = 6
 OWNER = 7
-HOME = 8
+NONCE = 8
 MEMBER_NAME = 9
 
 #: Buckets swept for each millisecond that has passed, and the most that one operation sweeps.
 SWEEP_RATE = 2
 SWEEP_MOST = 64
 SWEEP_PERIOD = 1_000_000
-#: A process, and the nonce of the message segment in which it has its slot (``memory.liveness``).
-Owner = Tuple[int, int]
 #: Names of members that a process remembers; past this it forgets them all and begins anew.
 REMEMBERED = 65536
 #: Groups whose members a process remembers, likewise.
@@ -63,12 +64,12 @@ REMEMBERED_LISTS = 256
 
 
 class Listed(NamedTuple):
-    """What ``list`` has found: good while ``state`` is what the segment says, and until a membership ends."""
+    """What ``channels`` has found: good while ``state`` is what the segment says, and until a membership ends."""
 
-    state: Tuple[int, int]
+    state: tuple[int, int]
     until: int
-    found: List[str]
-    owners: Set[Owner]
+    channels: list[str]
+    owners: set[Owner]
 
 
 def name_words(length: int) -> int:
@@ -88,8 +89,8 @@ class Members:
         # More members than this do not fit into the segment, whatever a group counts.
         self.most = geometry.end // MEMBER_NAME
         #: Names of members that were looked at and are channel names.
-        self._known: Set[str] = set()
-        self._listed: Dict[str, Listed] = {}
+        self._known: Memo[str, None] = Memo(REMEMBERED)
+        self._listed: Memo[str, Listed] = Memo(REMEMBERED_LISTS)
 
     # -- finding ----------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Members:
 
     # -- changing ---------------------------------------------------------------------------------------------
 
-    def add(self, group: str, channel: str, expires: int, owner: Owner) -> Optional[str]:
+    def add(self, group: str, channel: str, expires: int, owner: Owner) -> str | None:
         """Put a channel into a group, or renew it there. None, or the shortage that kept it out."""
         words = self.words
         group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
@@ -125,8 +126,8 @@ class Members:
             words[record + EARLIEST_EXPIRY] = min(words[record + EARLIEST_EXPIRY], expires)
             self._changed()
             # Both orders are lawful halves: an owner is believed only together with his home.
-            words[member + HOME] = owner[1]
-            words[member + OWNER] = owner[0]
+            words[member + NONCE] = owner.nonce
+            words[member + OWNER] = owner.process
             words[member + EXPIRES] = expires  # commit
             return None
         member = self.heap.allocate(MEMBER_NAME + name_words(len(channel_name)))
@@ -137,7 +138,7 @@ class Members:
         words[member + GROUP] = record
         words[member + NEXT] = 0
         words[member + EXPIRES] = expires
-        words[member + OWNER], words[member + HOME] = owner
+        words[member + OWNER], words[member + NONCE] = owner
         self.index.write_name(member, channel_name, hashed)
         if words[record + FIRST]:
             words[member + BEFORE] = words[record + LAST]
@@ -203,49 +204,45 @@ class Members:
 
     # -- looking ----------------------------------------------------------------------------------------------
 
-    def list(self, group: str, now: int) -> Tuple[List[str], Set[Owner]]:
+    def channels(self, group: str, now: int) -> Listed:
         """The channels of a group, in the order in which they came, and the processes that receive from them."""
         words = self.words
         state = words[AT_CHANGES], words[AT_GENERATION]
         listed = self._listed.get(group)
         if listed is not None and listed.state == state and now < listed.until:
-            return listed.found, listed.owners
+            return listed
         record = self.find_group(group)
-        if not record:
-            return [], set()
-        if words[record + EARLIEST_EXPIRY] <= now:
+        if record and words[record + EARLIEST_EXPIRY] <= now:
             if not self.drop_expired(record, now):
-                return [], set()
+                record = 0
             state = words[AT_CHANGES], words[AT_GENERATION]
-        owners: Dict[int, int] = {}
-        found = self._names(record, owners)
-        if not self._known.issuperset(found):
-            self._check_names(found)
-        if len(self._listed) >= REMEMBERED_LISTS:
-            self._listed.clear()
-        listed = self._listed[group] = Listed(state, words[record + EARLIEST_EXPIRY], found, set(owners.items()))
-        return listed.found, listed.owners
+        if not record:
+            return Listed(state, now, [], set())
+        channels, owners = self._collect(record)
+        if not self._known.knows(channels):
+            self._check_names(channels)
+        return self._listed.remember(group, Listed(state, words[record + EARLIEST_EXPIRY], channels, owners))
 
-    def _names(self, record: int, owners: Dict[int, int]) -> List[str]:
+    def _collect(self, record: int) -> tuple[list[str], set[Owner]]:
+        """The channels of a group and their owners."""
         words, name_at = self.words, self.index.name
-        found: List[str] = []
+        channels: list[str] = []
+        nonces: dict[int, int] = {}
         for member in self.walk(record):
             owner = words[member + OWNER]
-            if owner and owner not in owners:
-                owners[owner] = words[member + HOME]
-            found.append(name_at(member).decode("ascii"))
-        return found
+            if owner and owner not in nonces:
+                nonces[owner] = words[member + NONCE]
+            channels.append(name_at(member).decode("ascii"))
+        return channels, {Owner(process, nonce) for process, nonce in nonces.items()}
 
-    def _check_names(self, found: List[str]) -> None:
+    def _check_names(self, found: list[str]) -> None:
         """See that every name is one that can have been added: a damaged one must not reach whoever sends to it."""
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
         for name in found:
             try:
                 valid_channel_name(name)
             except TypeError as error:
                 raise ValueError(f"a group has a member of a damaged name: {error}") from error
-        self._known.update(found)
+            self._known.remember(name, None)
 
     def walk(self, record: int) -> Iterator[int]:
         """The members of a group. The current one may be taken out."""
@@ -279,20 +276,20 @@ class Members:
         self._drop_group(record)
         return False
 
-    def groups_in(self, first: int, last: int) -> Iterator[int]:
-        """The records of the groups in buckets ``first`` to ``last``."""
+    def groups_in(self, buckets: range) -> Iterator[int]:
+        """The records of the groups in these buckets, as far as there are so many."""
         groups = self.groups
-        for bucket in range(groups.at + first, groups.at + min(last, groups.buckets)):
-            yield from groups.chain(bucket)
+        for bucket in range(buckets.start, min(buckets.stop, groups.buckets)):
+            yield from groups.chain(groups.at + bucket)
 
-    def snapshot(self) -> Dict[str, Dict[str, int]]:
+    def snapshot(self) -> dict[str, dict[str, int]]:
         """Every group as a dict from channel to the time (ns) at which its membership ends."""
         return {
             self.groups.name(record).decode("ascii"): {
                 self.index.name(member).decode("ascii"): self.words[member + EXPIRES]
                 for member in self.walk(record)
             }
-            for record in self.groups_in(0, self.groups.buckets)
+            for record in self.groups_in(range(self.groups.buckets))
         }
 
     # -- upkeep -----------------------------------------------------------------------------------------------
@@ -305,15 +302,15 @@ class Members:
             return
         first = words[AT_SWEEP_CURSOR] % self.groups.buckets
         last = first + min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)
-        words[AT_SWEEP_CURSOR] = self.sweep_slice(first, min(last, self.groups.buckets), now)
+        words[AT_SWEEP_CURSOR] = self.sweep_slice(range(first, last), now)
         words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
 
-    def sweep_slice(self, first: int, last: int, now: int) -> int:
-        """Drop ended memberships from the groups in buckets ``first`` to ``last``; where to go on, 0 at the end."""
-        for record in self.groups_in(first, last):
+    def sweep_slice(self, buckets: range, now: int) -> int:
+        """Drop ended memberships from the groups in these buckets; the bucket to go on with, 0 at the end."""
+        for record in self.groups_in(buckets):
             if self.words[record + EARLIEST_EXPIRY] <= now:
                 self.drop_expired(record, now)
-        return last % self.groups.buckets
+        return 0 if buckets.stop >= self.groups.buckets else buckets.stop
 
     def flush(self) -> None:
         """Empty the store."""

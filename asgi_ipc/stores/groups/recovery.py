@@ -6,8 +6,7 @@ from __future__ import annotations
 
 __all__ = ["GroupRecovery"]
 
-from typing import Set
-
+from ...locking.liveness import Liveness
 from ...names import valid_channel_name, valid_group_name
 from ...shm.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SEQ, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ...shm.segment import Segment
@@ -32,9 +31,9 @@ from .members import (
 
 
 class GroupRecovery:
-    """The repair of one group segment: call it."""
+    """Recovers one group segment: call it. The liveness of processes is of no importance to it."""
 
-    def __init__(self, segment: Segment, heap: Heap) -> None:
+    def __init__(self, segment: Segment, heap: Heap, liveness: Liveness) -> None:
         self.segment = segment
         self.heap = heap
         self.words = segment.words
@@ -51,10 +50,10 @@ class GroupRecovery:
         members.index.clear()
         groups = members.groups
         heads = words[groups.at : groups.at + groups.buckets].tolist()
-        seen: Set[bytes] = set()
+        seen: set[bytes] = set()
         for bucket, head in enumerate(heads, groups.at):
             link, record = bucket, head
-            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # waiters see that this goes on
             while record:
                 name = self._group_name(record, bucket)
                 if not name or name in seen or not live_blocks.mark(record, GROUP_NAME + name_words(len(name))):
@@ -98,7 +97,7 @@ class GroupRecovery:
         """Walk one group's members: index them, cut the chain where it leads to nonsense. How many there are."""
         words, members = self.words, self.members
         link, before, count, earliest = record + FIRST, 0, 0, NEVER
-        known: Set[bytes] = set()
+        known: set[bytes] = set()
         while True:
             member = words[link]
             if not member:

@@ -1,38 +1,64 @@
 """
-``GroupStore``: group -> member channels with the time their membership ends, in a segment of its own behind a mutex of
-its own.
+``GroupStore``: groups and their member channels with the time their membership ends, in a segment of its own behind a
+mutex of its own.
 """
 
 from __future__ import annotations
 
-__all__ = ["GroupStore"]
+__all__ = ["GROUPS", "GroupStore", "Owners"]
 
 import time
-from typing import Any, Callable, Dict, List, Set, Tuple
+from collections.abc import Iterable
+from typing import Callable, Protocol
 
 from ...exceptions import GroupStoreFull
+from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
 from ...shm.layout import KIND_GROUPS
-from ..attachment import Attachment
-from ..base import Store
-from .dead_members import DeadMembers, Inbox
-from .members import SWEEP_PERIOD, Members, Owner
+from ..attachment import Attachment, Kind
+from ..base import CriticalSections, Parts
+from .dead_members import DeadMembers, Where
+from .members import SWEEP_PERIOD, Members
 from .recovery import GroupRecovery
 
-#: Buckets that a sweep of everything visits in one section.
+GROUPS = Kind(KIND_GROUPS, GroupRecovery)
+#: Buckets that a sweep of everything visits in one critical section.
 SLICE = 512
 #: ns that must pass between two sweeps of everything.
 FULL_SWEEP_PAUSE = 1_000_000_000
 
 
-class GroupStore(Store):
-    """The groups of the layers with one prefix. ``expiry`` is in seconds. Names are not checked here."""
+class Owners(Protocol):
+    """What only the message store knows of the processes that receive from channels."""
 
-    kind = KIND_GROUPS
-    recovery = GroupRecovery
+    def dead_owners(self, owners: Iterable[Owner]) -> set[Owner]:
+        """Those owners that are proven dead."""
+
+    def unshared_inboxes(self, suspects: Iterable[OwnedInbox]) -> set[OwnedInbox]:
+        """Of inboxes with their dead owners, those that no other process receives from."""
+
+
+class GroupParts(Parts):
+    """What ``CriticalSections`` runs for a group store."""
+
+    __slots__ = ("dead_members", "members")
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.members = Members(attachment.segment, attachment.heap)
+        self.dead_members = DeadMembers(self.members)
+
+
+class GroupStore:
+    """
+    The groups of the layers with one prefix.
+
+    ``owners`` tells which owners of members are dead (None: nothing is known, and all count as alive). ``expiry`` and
+    ``patience`` are in seconds, ``size`` in bytes. Names are not checked here.
+    """
 
     def __init__(
         self,
         prefix: str,
+        owners: Owners | None = None,
         size: int = 20 * 1024 * 1024,
         expiry: float = 86400,
         mode: int = 0o600,
@@ -40,82 +66,99 @@ class GroupStore(Store):
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))
+        self._owners = owners
         self._sweep_due = self._full_sweep_due = 0
-        #: Of the owners of members, those that are proven dead; and of their inboxes, those that nobody else reads.
-        #: The message store knows: no section of it runs inside one of this store, nor the other way round.
-        self.find_dead: Callable[[Set[Owner]], Set[Owner]] = lambda owners: set()
-        self.find_orphans: Callable[[Set[Inbox]], Set[Inbox]] = lambda inboxes: inboxes
-        super().__init__(f"{prefix}-groups", size, mode, patience, clock)
+        self.sections: CriticalSections[GroupParts] = CriticalSections(
+            f"{prefix}-groups", GROUPS, size, mode, patience, clock, GroupParts
+        )
+        self.name = self.sections.name
 
-    def _parts(self, attachment: Attachment) -> Tuple[Any, ...]:
-        members = Members(attachment.segment, attachment.heap)
-        return members, DeadMembers(members)
+    # -- members ----------------------------------------------------------------------------------------------
 
-    def _attached(self, attachment: Attachment) -> None:
-        self._size_here = attachment.segment.size
-
-    def _sweep_if_due(self, now: int) -> None:
-        if now >= self._sweep_due:
-            self._sweep_due = now + SWEEP_PERIOD
-            self._run("sweep", now)
-
-    def add(self, group: str, channel: str, owner: Owner = (0, 0)) -> None:
+    def add(self, group: str, channel: str, owner: Owner = NO_OWNER) -> None:
         """
         Make a channel a member of a group for ``expiry`` seconds from now, whether it was one or not.
 
-        ``owner`` is the process with which the membership ends, as the message store tells, (0, 0) if none is known.
-        Raises ``GroupStoreFull`` when there is no memory for it; nothing was added then.
+        ``owner`` is the process with which the membership ends, if the message store knows one. Raises
+        ``GroupStoreFull`` when there is no memory for it; nothing was added then.
         """
-        now = self.clock()
-        shortage = self._run("add", group, channel, now + self.expiry, owner)
+        now = self.sections.clock()
+        shortage = self.sections.run(Members.add, group, channel, now + self.expiry, owner)
         if shortage and self._sweep_everything(now):
-            shortage = self._run("add", group, channel, now + self.expiry, owner)
+            shortage = self.sections.run(Members.add, group, channel, now + self.expiry, owner)
         if shortage:
-            raise GroupStoreFull(group, channel, self.name, self._size_here, shortage)
+            size = self.sections.opened().segment.size
+            raise GroupStoreFull(group, channel, self.name, size, shortage)
         self._sweep_if_due(now)
 
     def discard(self, group: str, channel: str) -> None:
         """End a channel's membership in a group; nothing happens if it is no member."""
-        self._run("discard", group, channel)
-        self._sweep_if_due(self.clock())
+        self.sections.run(Members.discard, group, channel)
+        self._sweep_if_due(self.sections.clock())
 
-    def channels(self, group: str) -> List[str]:
-        """The members of a group, in the order in which they were added; those of dead processes leave it now."""
-        found, owners = self._run("list", group, self.clock())
-        dead = self.find_dead(owners) if owners else None
-        if dead:
-            orphans = self.find_orphans(self._run("inboxes_of", group, dead))
-            if orphans:
-                self._run("drop_orphans", group, orphans)
-                found, _ = self._run("list", group, self.clock())
-        return list(found)  # the store remembers its own
+    def channels(self, group: str) -> list[str]:
+        """The members of a group, in the order in which they were added. Dead members are removed first."""
+        listed = self.sections.run(Members.channels, group, self.sections.clock())
+        if listed.owners and self._drop_dead_members(group, listed.owners):
+            listed = self.sections.run(Members.channels, group, self.sections.clock())
+        return list(listed.channels)  # the parts remember their own list
 
-    def snapshot(self) -> Dict[str, Dict[str, int]]:
+    def _drop_dead_members(self, where: Where, owners: Iterable[Owner]) -> bool:
         """
-        The store as a plain dict: for each group, its channels and the time (ns) at which their membership ends.
+        Ask the message store which of the owners are dead, and remove their members; True if any were.
 
-        For debugging and tests. One section, so that it is true of one moment.
+        One round trip between the two stores, without a critical section of one inside one of the other: the dead
+        among the owners; the inboxes that members of the groups have from them; those inboxes that no other process
+        receives from; the members with these.
         """
-        return self._run("snapshot")  # type: ignore[no-any-return]
+        dead = self._owners.dead_owners(owners) if self._owners is not None else None
+        if self._owners is None or not dead:
+            return False
+        inboxes = self._owners.unshared_inboxes(self.sections.run(DeadMembers.inboxes, where, dead))
+        if inboxes:
+            self.sections.run(DeadMembers.drop, where, inboxes)
+        return bool(inboxes)
+
+    # -- sweeping ---------------------------------------------------------------------------------------------
+
+    def _sweep_if_due(self, now: int) -> None:
+        if now >= self._sweep_due:
+            self._sweep_due = now + SWEEP_PERIOD
+            self.sections.run(Members.sweep, now)
 
     def _sweep_everything(self, now: int) -> bool:
         """Drop every membership that has ended, in slices that let others in; at most once a second."""
         if now < self._full_sweep_due:
             return False
         self._full_sweep_due = now + FULL_SWEEP_PAUSE
-        owners: Set[Owner] = set()
         first = 0
         while True:
-            following = self._run("sweep_slice", first, first + SLICE, now)
-            owners |= self._run("owners_slice", first, first + SLICE)
+            buckets = range(first, first + SLICE)
+            following = self.sections.run(Members.sweep_slice, buckets, now)
+            self._drop_dead_members(buckets, self.sections.run(DeadMembers.owners, buckets))
             if not following:
-                break
-            self._give_way()
+                return True
+            self.sections.give_way()
             first = following
-        dead = self.find_dead(owners)
-        for begin in range(0, first + 1, SLICE) if dead else ():
-            self._give_way()
-            orphans = self.find_orphans(self._run("inboxes_slice", begin, begin + SLICE, dead))
-            if orphans:
-                self._run("drop_slice", begin, begin + SLICE, orphans)
-        return True
+
+    # -- the whole store --------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """
+        The store as a plain dict: for each group, its channels and the time (ns) at which their membership ends.
+
+        For debugging and tests. One critical section, so that it is true of one moment.
+        """
+        return self.sections.run(Members.snapshot)
+
+    def flush(self) -> None:
+        """Empty the store, for every process."""
+        self.sections.run(Members.flush)
+
+    def unlink(self) -> None:
+        """Remove the segment, for every process; those that go on using the store make a new one."""
+        self.sections.unlink()
+
+    def close(self) -> None:
+        """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
+        self.sections.close()

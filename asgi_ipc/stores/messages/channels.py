@@ -34,7 +34,7 @@ from __future__ import annotations
 
 __all__ = ["Channels"]
 
-from typing import List, Optional, Sequence
+from collections.abc import Iterator
 
 from ...locking.liveness import NOBODY, Liveness
 from ...names import non_local_name
@@ -67,12 +67,14 @@ RECORD_WORDS = NAME + 13
 
 #: Buckets in which a new channel looks for an idle one whose memory it can have.
 EVICT_BUCKETS = 512
+#: Buckets that a walk over everything visits in one critical section.
+SLICE = 2048
 
 
 class Channels:
     """The channel records of one message segment: made, found, dropped, and lined up in their inboxes."""
 
-    def __init__(self, segment: Segment, heap: Heap, liveness: Optional[Liveness] = None) -> None:
+    def __init__(self, segment: Segment, heap: Heap, liveness: Liveness) -> None:
         self.words = segment.words
         self.liveness = liveness
         self.table = HashTable(segment, NAME)
@@ -90,6 +92,18 @@ class Channels:
     def is_inbox(self, record: int) -> bool:
         """Whether a record is the inbox of a process: it holds no messages itself."""
         return self.table.name(record).endswith(b"!")
+
+    def slice_of_records(self, first: int, count: int = SLICE) -> tuple[Iterator[int], int]:
+        """
+        The records in a slice of all buckets, from number ``first`` on, and the number to go on with, 0 at the end.
+
+        The present record may be dropped while they are iterated.
+        """
+        table = self.table
+        last = min(first + count, table.buckets)
+        heads = self.words[table.at + first : table.at + last].tolist()
+        filled = [bucket for bucket, head in enumerate(heads, table.at + first) if head]
+        return (record for bucket in filled for record in table.chain(bucket)), last % table.buckets
 
     def make(self, channel: str) -> int:
         """The record of a channel, made if there is none (and its inbox with it); 0 if there is no memory for it."""
@@ -164,7 +178,7 @@ class Channels:
         if words[record + HEAD] or words[record + LOCALS] or words[record + WAITING]:
             return True
         owner = words[record + OWNER]
-        return owner != NOBODY and self.liveness is not None and not self.liveness.is_dead(owner)
+        return owner != NOBODY and not self.liveness.is_dead(owner)
 
     def drop_if_empty(self, record: int) -> None:
         """Drop a record that need not be kept: its memory is needed."""
@@ -189,11 +203,7 @@ class Channels:
         """Put a channel that has just got its first message at the end of its inbox's ring."""
         ring.append(self.words, inbox + READY, record, AFTER)
 
-    def extend_ready(self, inbox: int, records: Sequence[int]) -> None:
-        """The same with several channels, in this order."""
-        ring.extend(self.words, inbox + READY, records, AFTER)
-
-    def ready_ring(self, inbox: int) -> List[int]:
+    def ready_ring(self, inbox: int) -> list[int]:
         """The channels in an inbox's ring, the one whose turn it is first."""
         most = min(self.words[inbox + LOCALS], self.table.longest)
         return list(ring.walk(self.words, inbox + READY, AFTER, most))

@@ -1,17 +1,20 @@
 """
-Queues of messages: what may happen to them inside one section.  The caller holds the mutex.
+Queues: the one enqueue and the one dequeue.  The caller holds the mutex.
 
-Each message is prepared first and then linked with one store: a kill in between leaves a block that nothing reaches,
-which is free memory to a recovery.  What a message looks like is drawn in ``records``.
+``enqueue`` puts one message into one queue or into several; it alone decides whether a channel is full, and links.
+``dequeue`` takes one message from the first of some channels that has one, or from the channels of an inbox in turn.
+A message is written first and then linked with one store: a kill in between leaves a block that nothing reaches, which
+is free memory to a recovery.  ``records`` draws what a message looks like.
 """
 
 from __future__ import annotations
 
-__all__ = ["Queues", "Refusal"]
+__all__ = ["Place", "Queues"]
 
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 from ...locking.liveness import Liveness
+from ...memo import Memo
 from ...shm.layout import AT_GENERATION, AT_QUICK, QUICK_WORDS, WORD
 from ...shm.segment import Segment
 from ...structures import ring
@@ -31,51 +34,69 @@ from .channels import (
     WAITERS,
     Channels,
 )
+from .outcomes import AGAIN, Again, Enqueued, Full, InboxBatch
 from .ownership import Ownership
-from .records import AGAIN, BODY, BODY_DATA, CAME, EXPIRES, LENGTH, SHARED, Again, Records
+from .records import BODY, BODY_DATA, CAME, EXPIRES, LENGTH, POINTER_WORDS, SHARED, Records, SharedBody
 from .waiters import Waiters
 
-#: What to add to the length of a body, in bytes, to get the words of its block when divided by 8: the block's header,
-#: the four words before the body, and rounding up.
+#: A body of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
+ALWAYS_ACCEPTED = 1024 * 1024
+#: Expired messages that one critical section drops before it lets other processes in.
+EXPIRED_SLICE = 256
+#: What to add to the length of a body, in bytes, for 8 times the words of its block: the block's header, the words of
+#: a message before its body, and rounding up.
 BODY_ROUND = (1 + BODY) * WORD + WORD - 1
-
-#: Where a channel was last seen: its tag, the word of its tag, its record, the words of HEAD, TAIL, SENT and
-#: TAKEN, and its inbox (its own record, if it is one). Worth nothing when the tag is no longer in its word or the
-#: generation has moved.
-Place = Tuple[int, int, int, int, int, int, int, int]
-
-#: Channels whose records a process remembers; past this it forgets them all and begins anew.
+#: Channels whose places a process remembers.
 REMEMBERED = 16384
 
 
-class Refusal(NamedTuple):
-    """Why a message was not taken: its channel has ``waiting`` of ``capacity``, or there is a ``shortage``."""
+class Place:
+    """
+    Where a channel was last seen. Worth nothing when its tag is no longer at ``tag_at``, or the generation has moved.
 
-    waiting: int
-    capacity: int
-    shortage: Optional[str] = None
+    ``inbox`` is the record of ``prefix!`` for ``prefix!local``, the record itself for ``prefix!``, else 0. (A class
+    with slots: reading a NamedTuple takes twice as long, 0.1 µs for each message.)
+    """
+
+    __slots__ = ("head_at", "inbox", "record", "sent_at", "tag", "tag_at", "tail_at", "taken_at")
+
+    def __init__(self, record: int, tag: int, inbox: int) -> None:
+        self.record = record
+        self.tag, self.tag_at = tag, record + TAG
+        self.head_at, self.tail_at = record + HEAD, record + TAIL
+        self.sent_at, self.taken_at = record + SENT, record + TAKEN
+        self.inbox = inbox
 
 
 class Queues:
-    """The queues of one message segment, and where in it the channels of this process were last seen."""
+    """
+    The queues of one message segment, and where in it the channels of this process were last seen.
 
-    def __init__(self, segment: Segment, heap: Heap, liveness: Optional[Liveness] = None) -> None:
+    ``limit`` is the largest body in bytes (None: 1 MiB or an eighth of the memory, whichever is more), never more than
+    the whole memory holds: for a full memory, its sender would be told to try again, for ever.
+    """
+
+    def __init__(self, segment: Segment, heap: Heap, liveness: Liveness, limit: int | None = None) -> None:
         self.words = segment.words
-        self.data = segment.data
         self.heap = heap
+        self.data = segment.data
         self.channels = Channels(segment, heap, liveness)
         self.records = Records(segment, heap, self.channels)
-        self.ownership = Ownership(self.channels, self.records, liveness, segment.semaphores.nonce)
+        self.ownership = Ownership(self.channels, self.records, liveness)
         self.waiters = Waiters(segment, heap, self.channels, liveness)
+        self.limit = min(limit or max(ALWAYS_ACCEPTED, segment.size // 8), self._largest_body())
+        #: For a message with one target: it needs no new batch.
+        self._batch = InboxBatch()
         self.generation = 0
-        self.seen: Dict[str, Place] = {}
+        self.places: Memo[str, Place] = Memo(REMEMBERED)
+        self.find_place = self.places.get  # bound once: two attribute look-ups less on the hot path
         #: Names of channels of this process's inboxes, by tag.
-        self.names: Dict[int, str] = {}
+        self.names: Memo[int, str] = Memo(REMEMBERED)
 
-    def largest_body(self) -> int:
+    def _largest_body(self) -> int:
         """The bytes of the largest body that a segment with nothing else in it has room for, in a group send too."""
         page = 1 + self.channels.slab.page_words
-        around = (1 + BODY_DATA) + (1 + BODY + 1)  # the body's own block, and the message that points to it
+        around = (1 + BODY_DATA) + (1 + POINTER_WORDS)  # the body's own block, and the message that points to it
         return (self.heap.end - self.heap.start - 1 - page - around) * WORD  # the heap ends with a header of its own
 
     # -- finding channels -------------------------------------------------------------------------------------
@@ -84,135 +105,191 @@ class Queues:
         """Forget where channels were seen, if the generation has moved."""
         if self.words[AT_GENERATION] != self.generation:
             self.generation = self.words[AT_GENERATION]
-            self.seen.clear()
+            self.places.clear()
             self.names.clear()
             self.ownership.forget()
 
-    def locate(self, channel: str, make: bool) -> Optional[Place]:
-        """Where the record of a channel lies, for ``append`` and ``pop`` to remember; None if there is none."""
-        self.check_generation()
+    def locate(self, channel: str, make: bool) -> Place | None:
+        """Find the record of a channel, and remember its place; None if there is none, or no memory for it."""
         words = self.words
         record = self.channels.make(channel) if make else self.channels.find(channel)
+        self.check_generation()  # behind it: making a record can give a page of others back
         if not record:
             return None
-        if len(self.seen) >= REMEMBERED:
-            self.seen.clear()
-        place = self.seen[channel] = (
-            words[record + TAG],
-            record + TAG,
-            record,
-            record + HEAD,
-            record + TAIL,
-            record + SENT,
-            record + TAKEN,
-            record if channel.endswith("!") else words[record + INBOX],
-        )
-        return place
+        place = Place(record, words[record + TAG], record if channel.endswith("!") else words[record + INBOX])
+        return self.places.remember(channel, place)
 
     def record_of(self, channel: str) -> int:
         """The record of a channel, made if there is none; 0 if there is no memory for it."""
-        place = self.seen.get(channel)
-        if place is None or self.words[AT_GENERATION] != self.generation or self.words[place[1]] != place[0]:
+        self.check_generation()
+        place = self.find_place(channel)
+        if place is None or self.words[place.tag_at] != place.tag:
             place = self.locate(channel, True)
-        return 0 if place is None else place[2]
+        return 0 if place is None else place.record
 
     # -- sending ----------------------------------------------------------------------------------------------
 
-    def append(
-        self, channel: str, capacity: int, body: bytes, now: int, expires: int
-    ) -> Union[None, int, Refusal]:
+    def enqueue(
+        self,
+        targets: Sequence[tuple[str, int]],
+        body: bytes,
+        now: int,
+        expires: int,
+        shared: SharedBody | None = None,
+    ) -> Enqueued | None:
         """
-        Put a message at the end of a channel's queue; a refusal if it is full or there is no memory.
+        Put one message at the end of the queue of each ``(channel, capacity)``, where there is room for it.
 
-        Returns the token of a FIFO, if one is to be rung.
+        With ``shared`` the messages point to that body, else each holds a copy. Returns None if each target got it and
+        no FIFO is to be notified.
         """
         words = self.words
-        place = self.seen.get(channel)
-        if place is None or words[AT_GENERATION] != self.generation or words[place[1]] != place[0]:
-            place = self.locate(channel, True)
-            if place is None:
-                return Refusal(0, capacity, self.heap.shortage)
-        _, _, record, head_at, tail_at, sent_at, taken_at, inbox = place
-        sent, quota = words[sent_at], record
-        if inbox:
-            quota = self.quota_of(record, inbox, now)
-            waiting = words[quota + SENT] - words[quota + TAKEN]
-        else:
-            waiting = sent - words[taken_at]
-        if waiting >= capacity and not self.records.make_room(quota, capacity, now):
-            self.count_refused(record, inbox)
-            return Refusal(waiting, capacity)
-        length = len(body)
-        total = (length + BODY_ROUND) >> 3
-        message = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
-        if message:  # what ``Heap.allocate`` does first, without the call
-            if words[message - 1] >> 2 != total:
-                raise ValueError(f"a free list of {total} words leads to a block of another size")
-            words[AT_QUICK + total] = words[message]
-        else:
-            message = self.heap.allocate(total - 1)
-            if not message:
-                return Refusal(0, capacity, self.heap.shortage)
-        words[message] = 0
-        words[message + LENGTH] = length
-        words[message + EXPIRES] = expires
-        words[message + CAME] = now
-        start = (message + BODY) << 3
-        self.data[start : start + length] = body
-        if words[head_at]:
-            words[words[tail_at]] = message  # commit: the NEXT of the last message
-            if expires < words[record + EARLIEST_EXPIRY]:
-                words[record + EARLIEST_EXPIRY] = expires
-        else:
-            words[head_at] = message  # commit
-            words[record + EARLIEST_EXPIRY] = expires
+        if words[AT_GENERATION] != self.generation:
+            self.check_generation()
+        outcome: Enqueued | None = None
+        batches: dict[int, InboxBatch] | None = None if shared is None else {}
+        inbox = 0
+        for channel, capacity in targets:
+            place = self.find_place(channel)
+            if place is None or words[place.tag_at] != place.tag:
+                place = self.locate(channel, True)
+                if place is None:
+                    outcome = self._count_undecided(outcome, targets, shared)
+                    break
+            record, head_at, inbox = place.record, place.head_at, place.inbox
             if inbox:
-                self.channels.append_ready(inbox, record)
-        words[tail_at] = message
-        words[sent_at] = sent + 1
-        if inbox:
-            self.count_in(inbox, expires)
-        if words[record + WAITERS]:
-            return self.waiters.notify(record) or None
-        if inbox and words[inbox + WAITERS]:
-            return self.waiters.notify(inbox) or None
-        return None
+                if batches is None or inbox not in batches:
+                    self._begin_batch(batches, inbox, now)
+                batch = self._batch if batches is None else batches[inbox]
+            sent, quota = words[place.sent_at], record
+            waiting = sent - words[place.taken_at]
+            if inbox and not batch.individual:
+                quota = inbox
+                waiting = words[inbox + SENT] - words[inbox + TAKEN] + batch.added
+            if waiting >= capacity:
+                waiting -= self._drop_expired(quota, now)
+                if waiting >= capacity:
+                    outcome = self._count_refused(outcome, place, Full(channel, waiting, capacity))
+                    continue
+            if shared is not None:
+                message = shared.messages.pop() if shared.messages else 0
+            else:
+                total = (len(body) + BODY_ROUND) >> 3
+                message = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
+                if message:  # a copy of the quick list in Heap.allocate
+                    if words[message - 1] >> 2 != total:
+                        raise ValueError(f"a free list of {total} words leads to a block of another size")
+                    words[AT_QUICK + total] = words[message]
+                else:
+                    message = self.heap.allocate(total - 1)
+                if message:
+                    words[message] = 0
+                    words[message + LENGTH] = len(body)
+                    words[message + EXPIRES] = expires
+                    words[message + CAME] = now
+                    start = (message + BODY) << 3
+                    self.data[start : start + len(body)] = body
+            if not message:
+                outcome = self._count_undecided(outcome, targets, shared)
+                break
+            if words[head_at]:
+                words[words[place.tail_at]] = message  # commit: the NEXT of the last message
+                if expires < words[record + EARLIEST_EXPIRY]:
+                    words[record + EARLIEST_EXPIRY] = expires
+            else:
+                words[head_at] = message  # commit
+                words[record + EARLIEST_EXPIRY] = expires
+                if inbox:
+                    batch.ready.append(record)
+            words[place.tail_at] = message
+            words[place.sent_at] = sent + 1
+            if inbox:
+                batch.added += 1
+            if words[record + WAITERS] or (inbox and words[inbox + WAITERS]):
+                outcome = outcome or Enqueued()
+                outcome.awaited.append(record if words[record + WAITERS] else inbox)
+        if batches is not None:
+            for inbox, batch in batches.items():
+                self._end_batch(inbox, batch, expires)
+        elif inbox:
+            self._end_batch(inbox, self._batch, expires)
+        if outcome is not None:
+            outcome.tokens = self.waiters.notify_each(outcome.awaited)
+        return outcome
 
-    def quota_of(self, record: int, inbox: int, now: int) -> int:
-        """The record whose messages count for a process-local channel. Drops what a dead owner has left there."""
+    def enqueue_each(
+        self, targets: Sequence[tuple[str, int]], body: bytes, now: int, expires: int
+    ) -> Enqueued | None:
+        """The same for several targets: the body is stored once."""
+        if len(targets) == 1:
+            return self.enqueue(targets, body, now, expires)
+        shared = self.records.write_shared(body, now, expires, len(targets))
+        outcome = self.enqueue(targets, body, now, expires, shared)
+        self.records.end_shared(shared)
+        return outcome
+
+    def _begin_batch(self, batches: dict[int, InboxBatch] | None, inbox: int, now: int) -> None:
+        """See how the channels of an inbox count. What a dead owner has left is dropped first: it does not count."""
         self.ownership.drop_unread_of_dead(inbox, now)
-        return record if self.words[inbox + INDIVIDUAL] else inbox
+        if batches is None:
+            batch = self._batch
+        else:
+            batch = batches[inbox] = InboxBatch()
+        batch.individual, batch.added, batch.ready = self.words[inbox + INDIVIDUAL], 0, []
 
-    def count_refused(self, record: int, inbox: int) -> None:
-        """Count a message for which there was no room."""
+    def _end_batch(self, inbox: int, batch: InboxBatch, expires: int) -> None:
+        """Count in an inbox what its channels have got, and line up those that had nothing before."""
         words = self.words
-        words[record + REFUSED] += 1
-        if inbox:
-            words[inbox + REFUSED] += 1
+        if batch.added:
+            if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + EARLIEST_EXPIRY]:
+                words[inbox + EARLIEST_EXPIRY] = expires
+            words[inbox + SENT] += batch.added
+            if batch.ready:
+                ring.extend(words, inbox + READY, batch.ready, AFTER)
 
-    def count_in(self, inbox: int, expires: int, count: int = 1) -> None:
-        """Count messages that its channels have got."""
+    def _drop_expired(self, quota: int, now: int) -> int:
+        """Drop the expired messages of a full channel (or inbox); how many it were."""
         words = self.words
-        if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + EARLIEST_EXPIRY]:
-            words[inbox + EARLIEST_EXPIRY] = expires
-        words[inbox + SENT] += count
+        before = words[quota + TAKEN]
+        self.records.drop_expired_of(quota, now)
+        return int(words[quota + TAKEN] - before)
+
+    def _count_refused(self, outcome: Enqueued | None, place: Place, full: Full) -> Enqueued:
+        """Count a message for which there was no room, in the segment and in the outcome."""
+        words, outcome = self.words, outcome or Enqueued()
+        words[place.record + REFUSED] += 1
+        if place.inbox:
+            words[place.inbox + REFUSED] += 1
+        outcome.full.append(full)
+        return outcome
+
+    def _count_undecided(
+        self, outcome: Enqueued | None, targets: Sequence[tuple[str, int]], shared: SharedBody | None
+    ) -> Enqueued:
+        """Note that memory ran out: which of the targets were not reached."""
+        outcome = outcome or Enqueued()
+        outcome.shortage = self.heap.shortage
+        outcome.undecided = len(targets) - len(outcome.full) - (shared.used() if shared is not None else 0)
+        return outcome
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    def pop(self, channels: Sequence[str], now: int) -> Union[None, Again, Tuple[str, bytes]]:
+    def dequeue(self, channels: Sequence[str], now: int) -> tuple[str, bytes] | Again | None:
         """
-        Take the first message of the first of these channels that has one.
+        Take the first message of the first of these channels that has one: its full name and its body.
 
-        A channel that ends in ``!`` stands for all the channels of that process. Returns the full name and the body.
+        A channel that ends in ``!`` stands for all the channels of that process, in turn.
         """
         words = self.words
+        if words[AT_GENERATION] != self.generation:
+            self.check_generation()
         for channel in channels:
-            place = self.seen.get(channel)
-            if place is None or words[AT_GENERATION] != self.generation or words[place[1]] != place[0]:
+            place = self.find_place(channel)
+            if place is None or words[place.tag_at] != place.tag:
                 place = self.locate(channel, "!" in channel)
                 if place is None:
                     continue
-            _, _, record, head_at, _, _, taken_at, inbox = place
+            record, head_at, inbox = place.record, place.head_at, place.inbox
             if inbox:
                 known = self.ownership.owned if inbox == record else self.ownership.individual
                 if words[inbox + TAG] not in known and not self.ownership.own(inbox, inbox != record):
@@ -222,7 +299,7 @@ class Queues:
                     if not record:
                         continue
                     words[inbox + READY] = words[record + AFTER]  # its neighbours come first next time
-                    head_at, taken_at = record + HEAD, record + TAKEN
+                    head_at = record + HEAD
                     if not words[head_at]:
                         raise ValueError("a ready ring leads to a channel without messages")
                     channel = self.names.get(words[record + TAG]) or self._name(record)
@@ -230,12 +307,13 @@ class Queues:
             if not message:
                 continue
             if words[message + EXPIRES] <= now:
-                taken = self._pop_behind_expired(channel, record, inbox if inbox == place[2] else 0, now)
-                if taken is None:
+                self.records.drop_heads(record, now, EXPIRED_SLICE)
+                message = words[head_at]
+                if not message and inbox != place.record:
                     continue
-                return taken
-            length, at, shared = words[message + LENGTH], message + BODY, 0
-            total = words[message - 1] >> 2
+                if not message or words[message + EXPIRES] <= now:
+                    return AGAIN  # more have expired, or it is the turn of another channel of the inbox
+            length, at, total, shared = words[message + LENGTH], message + BODY, words[message - 1] >> 2, 0
             if length >= SHARED:
                 length -= SHARED
                 shared = words[at]
@@ -247,7 +325,7 @@ class Queues:
                 raise ValueError(f"a message claims to have {length} bytes")
             following = words[message]
             words[head_at] = following  # commit
-            words[taken_at] += 1
+            words[record + TAKEN] += 1
             if inbox:
                 words[inbox + TAKEN] += 1
                 if not following:
@@ -255,7 +333,7 @@ class Queues:
             if shared:
                 self.records.release(shared)
             head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
-            if head and words[head + 1] + total <= QUICK_MOST:  # what ``Heap.free`` does first, without the call
+            if head and words[head + 1] + total <= QUICK_MOST:  # a copy of the quick list in Heap.free
                 words[message] = head
                 words[message + 1] = words[head + 1] + total
                 words[AT_QUICK + total] = message
@@ -265,26 +343,5 @@ class Queues:
         return None
 
     def _name(self, record: int) -> str:
-        """The name of a channel, which is remembered: to make a string of it costs as much as a third of a section."""
-        if len(self.names) >= REMEMBERED:
-            self.names.clear()
-        name = self.names[self.words[record + TAG]] = self.channels.name(record)
-        return name
-
-    def _pop_behind_expired(
-        self, channel: str, record: int, inbox: int, now: int
-    ) -> Union[None, Again, Tuple[str, bytes]]:
-        """The same where the first message has expired: in one channel, or else in the others of an inbox, too."""
-        words = self.words
-        for _ in range(self.channels.table.longest):
-            body = self.records.take(record, now)
-            if body is not None:
-                return AGAIN if isinstance(body, Again) else (channel, body)
-            record = words[inbox + READY] if inbox else 0
-            if not record:
-                return None
-            if not words[record + HEAD]:
-                raise ValueError("a ready ring leads to a channel without messages")
-            words[inbox + READY] = words[record + AFTER]
-            channel = self._name(record)
-        raise ValueError("a ready ring has no end")
+        """The name of a channel, which is remembered: decoding it costs as much as a third of a critical section."""
+        return self.names.remember(self.words[record + TAG], self.channels.name(record))

@@ -1,5 +1,5 @@
 """
-What a queue contains: messages and their bodies, taken out, expired, freed.  The caller holds the mutex.
+Message and body records: written, read, unlinked, freed, expired.  The caller holds the mutex.
 
     message   word 0  NEXT      the message behind it: truth, as is HEAD of the channel's record
                    1  LENGTH    of the body in bytes; SHARED is added where the body lies in a block of its own
@@ -11,13 +11,15 @@ What a queue contains: messages and their bodies, taken out, expired, freed.  Th
                    2  the body, padded to words
 
 With the header of the heap's block a message costs 40 bytes and the padding beside its body.
+
+``unlink`` is the one place where a message leaves a queue.  ``queues`` is the one where it joins one.
 """
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "Again", "Records", "body_words"]
+__all__ = ["Records", "body_words"]
 
-from typing import Union
+from array import array
 
 from ...shm.layout import NEVER, WORD
 from ...shm.segment import Segment
@@ -35,20 +37,29 @@ REFERENCES = 0
 BODY_LENGTH = 1
 BODY_DATA = 2
 
-#: Expired messages that one section drops at the most before it lets others in.
-EXPIRED_SLICE = 256
-
-
-class Again:
-    """What a section returns that has dropped its share of expired messages and wants to go on in another one."""
-
-
-AGAIN = Again()
+#: Words of a message whose body lies in a block of its own.
+POINTER_WORDS = BODY + 1
 
 
 def body_words(length: int) -> int:
     """Words that a body of ``length`` bytes takes."""
     return (length + WORD - 1) // WORD
+
+
+class SharedBody:
+    """A body that several messages share: its block (0: no memory for it), and messages that point to it."""
+
+    __slots__ = ("block", "count", "messages")
+
+    def __init__(self, block: int, messages: list[int]) -> None:
+        self.block = block
+        self.count = len(messages)
+        #: Messages that are written, and not in a queue yet.
+        self.messages = messages
+
+    def used(self) -> int:
+        """How many of the messages are in queues."""
+        return self.count - len(self.messages)
 
 
 class Records:
@@ -60,112 +71,121 @@ class Records:
         self.heap = heap
         self.channels = channels
 
-    # -- taking -----------------------------------------------------------------------------------------------
+    # -- shared bodies ----------------------------------------------------------------------------------------
 
-    def take(self, record: int, now: int) -> Union[None, Again, bytes]:
-        """The body of a channel's first message that has not expired, which is no longer queued then."""
-        words = self.words
-        message = words[record + HEAD]
-        if words[message + EXPIRES] <= now:
-            self.drop_heads(record, now, EXPIRED_SLICE)
-            message = words[record + HEAD]
-            if not message:
-                return None
-            if words[message + EXPIRES] <= now:
-                return AGAIN
-        body = self.body(message)
-        self.unqueue(record, message)
-        return body
+    def write_shared(self, body: bytes, now: int, expires: int, count: int) -> SharedBody:
+        """Write a body, and as many of ``count`` messages that share it as there is memory for."""
+        words, length = self.words, len(body)
+        block = self.heap.allocate(BODY_DATA + body_words(length))
+        if not block:
+            return SharedBody(0, [])
+        words[block + REFERENCES] = 0
+        words[block + BODY_LENGTH] = length
+        start = (block + BODY_DATA) * WORD
+        self.data[start : start + length] = body
+        messages = self.heap.allocate_several(POINTER_WORDS, count)
+        content = memoryview(array("Q", (0, length + SHARED, expires, now, block)))
+        for message in messages:
+            words[message : message + POINTER_WORDS] = content
+        return SharedBody(block, messages)
 
-    def unqueue(self, record: int, message: int) -> None:
-        """Take a channel's first message out and free it."""
-        words = self.words
-        following = words[message + NEXT]
-        words[record + HEAD] = following  # commit
-        words[record + TAKEN] += 1
-        inbox = words[record + INBOX]
-        if inbox:
-            words[inbox + TAKEN] += 1
-            if not following:
-                self.channels.remove_ready(inbox, record)
-        self.free(message)
+    def end_shared(self, shared: SharedBody) -> None:
+        """
+        Count the messages that share a body, and free what was not needed.
+
+        At the end of the critical section: the count is derived, and a recovery counts anew.
+        """
+        for message in shared.messages:
+            self.heap.free(message)
+        if shared.used():
+            self.words[shared.block + REFERENCES] = shared.used()
+        elif shared.block:
+            self.heap.free(shared.block)
+
+    # -- reading and taking out -------------------------------------------------------------------------------
 
     def body(self, message: int) -> bytes:
-        """A copy of the body of a message."""
+        """A copy of the body of a message. Raises ``ValueError`` if its length is damaged."""
         words = self.words
-        length = words[message + LENGTH]
-        start = (message + BODY) << 3
+        length, at = words[message + LENGTH], message + BODY
         if length >= SHARED:
             length -= SHARED
-            start = (words[message + BODY] + BODY_DATA) << 3
-        body = self.data[start : start + length]
+            at = words[at] + BODY_DATA
+        elif words[message - 1] >> 2 < length >> 3:
+            raise ValueError(f"a message claims to have {length} bytes")
+        body = self.data[at << 3 : (at << 3) + length]
         if len(body) != length:
             raise ValueError(f"a message claims to have {length} bytes")
         return body
 
-    def free(self, message: int) -> None:
+    def unlink(self, record: int, inbox: int, link: int, message: int) -> None:
+        """
+        Take a message out of the queue of ``record``, wherever it stands, and free it.
+
+        ``link`` is the word that leads to it; ``inbox`` is that of the channel, 0 for none. Taking out the last message
+        of a longer queue leaves its TAIL void: the caller sets it.
+        """
         words = self.words
+        words[link] = words[message]  # commit: the NEXT of the message
+        words[record + TAKEN] += 1
+        if inbox:
+            words[inbox + TAKEN] += 1
+            if not words[record + HEAD]:
+                self.channels.remove_ready(inbox, record)
         if words[message + LENGTH] >= SHARED:
             self.release(words[message + BODY])
         self.heap.free(message)
 
-    def release(self, shared: int) -> None:
-        """One message less shares a body."""
+    def release(self, block: int) -> None:
+        """Count one message less that shares a body; free it with the last one."""
         words = self.words
-        words[shared + REFERENCES] -= 1
-        if not words[shared + REFERENCES]:
-            self.heap.free(shared)
+        words[block + REFERENCES] -= 1
+        if not words[block + REFERENCES]:
+            self.heap.free(block)
 
     # -- expiry -----------------------------------------------------------------------------------------------
 
-    def make_room(self, quota: int, capacity: int, now: int) -> bool:
-        """Drop what has expired in a full channel (or inbox); whether that has brought it below its capacity."""
-        words = self.words
-        if words[quota + EARLIEST_EXPIRY] > now:
-            return False
-        if words[quota + READY]:
-            ready = self.channels.ready_ring(quota)
-            words[quota + EARLIEST_EXPIRY] = min(self.drop_expired(local, now) for local in ready)
-        else:
-            self.drop_expired(quota, now)
-        return bool(words[quota + SENT] - words[quota + TAKEN] < capacity)
-
-    def drop_heads(self, record: int, now: int, most: int) -> None:
-        """Drop expired messages from the head of a queue, ``most`` of them at the most."""
-        words = self.words
-        for _ in range(most):
+    def drop_heads(self, record: int, now: int, most: int) -> int:
+        """Drop expired messages from the head of a queue, at most ``most`` of them; how many it were."""
+        words, inbox = self.words, self.words[record + INBOX]
+        for dropped in range(most):
             message = words[record + HEAD]
             if not message or words[message + EXPIRES] > now:
-                return
-            self.unqueue(record, message)
+                return dropped
+            self.unlink(record, inbox, record + HEAD, message)
+        return most
 
     def drop_expired(self, record: int, now: int) -> int:
         """Drop every expired message of a channel, wherever it stands in the queue; its EARLIEST_EXPIRY then."""
         words = self.words
-        if not words[record + HEAD] or words[record + EARLIEST_EXPIRY] > now:
-            return int(words[record + EARLIEST_EXPIRY]) if words[record + HEAD] else NEVER
+        if not words[record + HEAD]:
+            return NEVER
+        if words[record + EARLIEST_EXPIRY] > now:
+            return int(words[record + EARLIEST_EXPIRY])
         earliest, last, kept, link = NEVER, 0, 0, record + HEAD
         for _ in range(min(words[record + SENT] - words[record + TAKEN], self.heap.end // BODY)):
             message = words[link]
             if not message:
                 break
             if words[message + EXPIRES] <= now:
-                following = words[message + NEXT]
-                words[link] = following  # commit
-                words[record + TAKEN] += 1
-                inbox = words[record + INBOX]
-                if inbox:
-                    words[inbox + TAKEN] += 1
-                self.free(message)
+                self.unlink(record, words[record + INBOX], link, message)
             else:
                 earliest = min(earliest, words[message + EXPIRES])
-                last = message
+                last, link = message, message + NEXT
                 kept += 1
-                link = message + NEXT
         if words[link] or words[record + SENT] - words[record + TAKEN] != kept:
             raise ValueError("a queue is not as long as it counts")
         words[record + TAIL] = last
         words[record + EARLIEST_EXPIRY] = earliest
-        if not last and words[record + INBOX]:
-            self.channels.remove_ready(words[record + INBOX], record)
         return earliest
+
+    def drop_expired_of(self, quota: int, now: int) -> None:
+        """Drop every expired message that counts in a quota record: of a channel, or of all channels of an inbox."""
+        words = self.words
+        if words[quota + EARLIEST_EXPIRY] > now:
+            return
+        if words[quota + READY]:
+            earliest = [self.drop_expired(local, now) for local in self.channels.ready_ring(quota)]
+            words[quota + EARLIEST_EXPIRY] = min(earliest)
+        else:
+            self.drop_expired(quota, now)

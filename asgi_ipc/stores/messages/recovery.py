@@ -1,16 +1,18 @@
 """
 Recovery of a message segment: everything derived is made anew from the truth.  Runs alone, inside the mutex.
 
-A kill leaves the truth whole, so nothing that was committed is lost.  Damage (somebody wrote into the segment) can
-leave anything: what leads nowhere, twice to one place or to nonsense is cut off there, and the rest goes on.
+A kill leaves the truth whole, so nothing that was committed is lost.  Damage (another program wrote into the segment)
+can leave anything: a link that leads out of the heap, to a block that is in use already or to words that cannot be a
+record is cut off there, and the rest goes on.
 """
 
 from __future__ import annotations
 
 __all__ = ["MessageRecovery"]
 
-from typing import Dict, List
 
+
+from ...locking.liveness import Liveness
 from ...names import non_local_name, valid_channel_name
 from ...shm.layout import (
     AT_FIFOS,
@@ -55,42 +57,42 @@ from .channels import (
 )
 from .queues import Queues
 from .records import BODY, BODY_DATA, BODY_LENGTH, CAME, EXPIRES, LENGTH, NEXT, REFERENCES, SHARED, body_words
-from .upkeep import Upkeep
+from .sweep import Sweep
 
 
 class MessageRecovery:
-    """The repair of one message segment: call it."""
+    """Recovers one message segment: call it."""
 
-    def __init__(self, segment: Segment, heap: Heap) -> None:
+    def __init__(self, segment: Segment, heap: Heap, liveness: Liveness) -> None:
         self.segment = segment
         self.heap = heap
         self.words = segment.words
-        self.queues = Queues(segment, heap)
+        self.queues = Queues(segment, heap, liveness)
         self.channels = self.queues.channels
         self.table = self.channels.table
-        self.upkeep = Upkeep(self.queues)
+        self.sweep = Sweep(self.queues)
         self.notifier = Notifier(segment.name, segment.mode)
 
     def __call__(self) -> None:
         """Rebuild what is derived. May be cut off anywhere and done again."""
         if self.words[AT_FLUSHING]:
-            self.upkeep.empty()
+            self.sweep.empty()
         else:
             self._rebuild()
-        notify_all(self.notifier)  # FIFOs and waiters are gone: those who live hang themselves up anew
+        notify_all(self.notifier)  # FIFOs and waiters are forgotten: live receivers register again
         self.notifier.close()
 
     def _rebuild(self) -> None:
         words = self.words
         self.heap.confirm_reserved()
         live_blocks = LiveBlocks(self.heap)
-        pages: Dict[int, List[int]] = {}
+        pages: dict[int, list[int]] = {}
         records = self._collect_records(pages, live_blocks)
         self._find_inboxes(records, pages)
-        bodies: Dict[int, int] = {}
+        bodies: dict[int, int] = {}
         for record in records.values():
             self._recover_queue(record, bodies, live_blocks)
-            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # those who wait see that this goes on
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # waiters see that this goes on
         for body, references in bodies.items():
             words[body + REFERENCES] = references
         self._fill_inboxes(records)
@@ -105,10 +107,10 @@ class MessageRecovery:
         words[AT_WAIT_GENERATION] = (words[AT_WAIT_GENERATION] + 1) % COUNTED
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
-    def _collect_records(self, pages: Dict[int, List[int]], live_blocks: LiveBlocks) -> Dict[str, int]:
+    def _collect_records(self, pages: dict[int, list[int]], live_blocks: LiveBlocks) -> dict[str, int]:
         """Every channel record that the buckets reach, by name."""
         words, table = self.words, self.table
-        records: Dict[str, int] = {}
+        records: dict[str, int] = {}
         heads = words[table.at : table.at + table.buckets].tolist()
         for bucket, head in enumerate(heads, table.at):
             link, record = bucket, head
@@ -137,7 +139,7 @@ class MessageRecovery:
         except (TypeError, ValueError):
             return ""
 
-    def _find_inboxes(self, records: Dict[str, int], pages: Dict[int, List[int]]) -> None:
+    def _find_inboxes(self, records: dict[str, int], pages: dict[int, list[int]]) -> None:
         """Point each process-local channel to its inbox again; one that has lost it cannot be reached and is cut."""
         words = self.words
         for name, record in list(records.items()):
@@ -158,7 +160,7 @@ class MessageRecovery:
                 pages[words[record + PAGE]].remove(record)
                 del records[name]
 
-    def _recover_queue(self, record: int, bodies: Dict[int, int], live_blocks: LiveBlocks) -> None:
+    def _recover_queue(self, record: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> None:
         """Walk one queue: claim its blocks, cut it where it leads to nonsense, make its derived words anew."""
         words = self.words
         link, last, count, earliest = record + HEAD, 0, 0, NEVER
@@ -181,7 +183,7 @@ class MessageRecovery:
             words[record + REFUSED] = 0
         words[record + SENT] = words[record + TAKEN] + count
 
-    def _mark_message(self, message: int, bodies: Dict[int, int], live_blocks: LiveBlocks) -> bool:
+    def _mark_message(self, message: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> bool:
         """Claim the blocks of a message; False if it cannot be one."""
         words = self.words
         if not self.heap.start < message < words[AT_RESERVED] - BODY:
@@ -200,7 +202,7 @@ class MessageRecovery:
         bodies[body] += 1
         return True
 
-    def _mark_body(self, body: int, length: int, bodies: Dict[int, int], live_blocks: LiveBlocks) -> bool:
+    def _mark_body(self, body: int, length: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> bool:
         """Claim a shared body of ``length`` bytes, unless another message has; False if it cannot be one."""
         if not self.heap.start < body < self.words[AT_RESERVED] - BODY_DATA:
             return False
@@ -212,8 +214,8 @@ class MessageRecovery:
             bodies[body] = 0
         return True
 
-    def _fill_inboxes(self, records: Dict[str, int]) -> None:
-        """Line the channels that have messages up in their inboxes, and sum them there."""
+    def _fill_inboxes(self, records: dict[str, int]) -> None:
+        """Line up the channels that have messages in their inboxes, and sum their messages there."""
         words = self.words
         inboxes = {words[record + INBOX] for record in records.values()} - {0}
         for inbox in inboxes:

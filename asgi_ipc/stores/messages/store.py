@@ -1,57 +1,54 @@
 """
-``MessageStore``: channel -> queue of messages, in a segment of its own behind a mutex of its own.
+``MessageStore``: queues of messages by channel name, in a segment of its own behind a mutex of its own.
 
-Everything that happens to a queue happens in one section of the mutex (``queues``, ``upkeep``).  This module turns
-refusals into exceptions outside of it, and finds memory when it runs short.
+Everything that happens to a queue happens in one critical section (``queues``, ``sweep``).  This module turns refusals
+into exceptions outside of it, and finds memory when it runs short.
 """
 
 from __future__ import annotations
 
-__all__ = ["STORE_ERRORS", "MessageStore", "is_store_error"]
+__all__ = ["MESSAGES", "MessageStore"]
 
 import logging
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
+import weakref
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Callable
 
-from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentError, SegmentGone
+from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
+from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
 from ...locking.mutex import BusyError
-from ...locking.reentrancy import OUTSIDE, is_ours
+from ...locking.reentrancy import NOT_INSIDE
 from ...shm.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
-from ..attachment import Attachment
-from ..base import Store
-from .fanout import Fanout
-from .ownership import Owner
-from .queues import Queues, Refusal
-from .records import EXPIRED_SLICE, Again
+from ...shm.wakeup_fifo import WakeupFifo, is_open_here
+from ...statistics import Figures
+from ..attachment import Kind
+from ..base import CriticalSections
+from .inspect import Inspect
+from .outcomes import Again, Enqueued
+from .ownership import Ownership
+from .parts import MessageParts
+from .queues import Queues
+from .receiving import Taken
+from .records import BODY
 from .recovery import MessageRecovery
-from .upkeep import SWEEP_PERIOD, ChannelFigures, Upkeep
-from .waits import Waits
+from .sweep import SWEEP_PERIOD, Sweep
+from .wakeups import STORE_ERRORS, Wakeups, is_store_error, notify_own
 
 logger = logging.getLogger("asgi_ipc")
 
-#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
-STORE_ERRORS = (SegmentError, RuntimeError, OSError)
-#: Members that one section of a group send serves before it lets others in.
+MESSAGES = Kind(KIND_MESSAGES, MessageRecovery)
+#: Members that one critical section of a group send serves before it lets other processes in.
 SEND_SLICE = 64
-#: A message of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
-ALWAYS_ACCEPTED = 1024 * 1024
 
 
-def is_store_error(error: BaseException) -> bool:
-    """Whether an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
-    return isinstance(error, SegmentError) or is_ours(error)
-
-
-class MessageStore(Store):
+class MessageStore:
     """
     The messages of the layers with one prefix: FIFO queues of bytes by channel name.
 
-    ``expiry`` is in seconds; ``limit`` is the largest body in bytes (None: 1 MiB or an eighth of the memory, whichever
-    is more), and never more than the whole memory holds. Channel names are not checked here.
+    ``expiry`` and ``patience`` are in seconds, ``size`` and ``limit`` in bytes. Names are not checked here.
     """
-
-    kind = KIND_MESSAGES
-    recovery = MessageRecovery
 
     def __init__(
         self,
@@ -60,23 +57,24 @@ class MessageStore(Store):
         expiry: float = 60,
         mode: int = 0o600,
         patience: float = 10,
-        limit: Optional[int] = None,
+        limit: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))
-        self._limit_asked = limit
         self._sweep_due = 0
-        super().__init__(f"{prefix}-messages", size, mode, patience, clock)
-
-    def _parts(self, attachment: Attachment) -> Tuple[Any, ...]:
-        queues = Queues(attachment.segment, attachment.heap, attachment.liveness)
-        return queues, Upkeep(queues), Fanout(queues), Waits(queues), queues.waiters, queues.ownership
-
-    def _attached(self, attachment: Attachment) -> None:
-        asked = self._limit_asked or max(ALWAYS_ACCEPTED, attachment.segment.size // 8)
-        # What never fits is too large: for a full memory, its sender would be told to try again, for ever.
-        self.limit = min(asked, self._bound[1][0].largest_body())
-        self._run_here("extent", ())  # takes a slot: one process too many hears of it at once
+        fifos: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
+        self.sections: CriticalSections[MessageParts] = CriticalSections(
+            f"{prefix}-messages",
+            MESSAGES,
+            size,
+            mode,
+            patience,
+            clock,
+            partial(MessageParts, limit),
+            partial(notify_own, fifos),
+        )
+        self.wakeups = Wakeups(self.sections, fifos)
+        self.name = self.sections.name
 
     # -- sending ----------------------------------------------------------------------------------------------
 
@@ -87,255 +85,263 @@ class MessageStore(Store):
         Raises ``ChannelFull`` when ``capacity`` messages wait already, ``MemoryFull`` when there is no memory for it,
         ``MessageTooLarge`` when there never would be. Nothing has changed then.
         """
-        if len(body) > self.limit:
-            raise MessageTooLarge(len(body), self.limit, channel)
-        now = self.clock()
-        if now >= self._check_due:
-            self._check_name()
-        mutex, parts = self._bound
-        queues = parts[0]
-        mine = None
-        try:  # Mutex.run, line by line: two calls less for the operation that everything waits for
+        sections = self.sections
+        now = sections.clock()
+        if now >= sections.check_due:
+            sections.check_name()
+        mutex, parts, _ = sections.bound
+        queues, targets = parts.queues, ((channel, capacity),)
+        if len(body) > queues.limit:
+            raise MessageTooLarge(len(body), queues.limit, channel)
+        entry = NOT_INSIDE
+        try:  # a copy of RobustMutex.run: two calls less on the hot path
             with mutex.lock:
                 if mutex.inside is not None:
                     mutex.resolve_inside()
-                mine = mutex.inside = []
+                entry = mutex.inside = mutex.entry
                 try:
                     mutex.token(0)
                 except BusyError:
                     mutex.enter()
-                    now = self.clock()  # it may have waited long
+                    now = sections.clock()  # it may have waited long
                 else:
                     words, epoch = mutex.words, mutex.epoch
                     words[mutex.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
                         mutex.enter()
-                refusal = queues.append(channel, capacity, body, now, now + self.expiry)
-                if mutex.inside is mine:
+                refused = queues.enqueue(targets, body, now, now + self.expiry)
+                if mutex.inside is entry:  # not in a child that was forked in there: it holds no token
                     words = mutex.words
                     words[AT_SEQ] += 1
                     words[mutex.slot_at] = 0
                     mutex.post()
                     mutex.inside = None
         except BaseException as error:
-            mutex.abandon(mine, error)
+            mutex.abandon(entry, error)
             if not isinstance(error, SegmentGone):
                 raise
-            mine = OUTSIDE
-            self._attach_anew()
-            refusal = self._run("append", channel, capacity, body, now, now + self.expiry)
-        mine = OUTSIDE
-        if refusal is not None:
-            if type(refusal) is int:
-                self.notify((refusal,))
-            else:
-                self._append_after_all(refusal, channel, capacity, body)
+            del entry  # not inside any more
+            sections.attach_anew()
+            refused = sections.run(Queues.enqueue, targets, body, now, now + self.expiry)
+        else:
+            del entry
+        if refused is not None:
+            self._after_append(refused, channel, capacity, body)
         if now >= self._sweep_due:
             self._sweep(now)
 
-    def _sweep(self, now: int) -> None:
-        """
-        Do a share of the upkeep.
-
-        Behind an operation that is done: what is wrong here must not deny it, and the next one meets it again.
-        """
-        self._sweep_due = now + SWEEP_PERIOD
-        try:
-            self.notify(self._run("sweep", now))
-        except STORE_ERRORS as error:
-            if not is_store_error(error):
-                raise
-            logger.warning("%s: could not be swept: %s", self.name, error)
-
-    def _append_after_all(self, refusal: Refusal, channel: str, capacity: int, body: bytes) -> None:
-        """Find memory for a message that was refused for want of it, or raise what its refusal means."""
-        now = self.clock()
-        if refusal.shortage and self._sweep_everything(now):
-            found = self._run("append", channel, capacity, body, now, now + self.expiry)
-            if not isinstance(found, Refusal):
-                self.notify((found,) if found else ())
-                return
-            refusal = found
+    def _after_append(self, outcome: Enqueued, channel: str, capacity: int, body: bytes) -> None:
+        """Notify a receiver; find memory for a message that was refused, or raise what its refusal means."""
+        if outcome.shortage:
+            now = self.sections.clock()
+            if self._sweep_everything(now):
+                targets = ((channel, capacity),)
+                found = self.sections.run(Queues.enqueue, targets, body, now, now + self.expiry)
+                if found is None:
+                    return
+                outcome = found
+        if not (outcome.shortage or outcome.full):
+            self.wakeups.notify(outcome.tokens)
+            return
+        now = self.sections.clock()
         if now >= self._sweep_due:  # a sender that is only ever refused sweeps, too
             self._sweep(now)
-        if refusal.shortage:
-            raise self._memory_full(channel, refusal.shortage)
-        raise ChannelFull(channel, refusal.waiting, refusal.capacity)
+        for full in outcome.full:
+            raise ChannelFull(*full)
+        memory = self.sections.run(Inspect.memory)
+        raise MemoryFull(channel, self.name, *memory, outcome.shortage)
 
-    def _memory_full(self, channel: str, shortage: str) -> MemoryFull:
-        size, used = self._run("extent")
-        return MemoryFull(channel, self.name, size, used, shortage)
-
-    def append_each(self, targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
+    def append_each(self, targets: Sequence[tuple[str, int]], body: bytes) -> list[str]:
         """
-        Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that had no room for it.
+        Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that did not get it.
 
-        In slices: others get in between. Each slice stores the body once. Raises ``MessageTooLarge``, nothing else.
-        Those who wait are rung behind the last one, so that they do not run for the mutex against the sender.
+        In slices, so that other processes get in between; each slice stores the body once. FIFOs are notified behind
+        the last one: receivers that woke earlier would only compete with the sender for the mutex. Raises
+        ``MessageTooLarge``, and no other refusal.
         """
-        if len(body) > self.limit:
-            raise MessageTooLarge(len(body), self.limit)
-        missed: List[str] = []
-        to_notify: Set[int] = set()
+        limit = self.sections.parts.queues.limit
+        if len(body) > limit:
+            raise MessageTooLarge(len(body), limit)
+        missed: list[str] = []
+        tokens: set[int] = set()
         swept = False
         try:
             for first in range(0, len(targets), SEND_SLICE):
                 if first:
-                    self._give_way()
-                waiting = targets[first : first + SEND_SLICE]
-                while True:
-                    now = self.clock()
-                    full, reached, shortage, tokens = self._run("append_each", waiting, body, now, now + self.expiry)
-                    to_notify.update(tokens)
-                    missed += full
-                    waiting = waiting[reached:]
-                    if not shortage or swept or not self._sweep_everything(now):
+                    self.sections.give_way()
+                rest = targets[first : first + SEND_SLICE]
+                while rest:
+                    now = self.sections.clock()
+                    outcome = self.sections.run(Queues.enqueue_each, rest, body, now, now + self.expiry)
+                    if outcome is None:
+                        break
+                    tokens.update(outcome.tokens)
+                    missed += [full.channel for full in outcome.full]
+                    rest = rest[len(rest) - outcome.undecided :]
+                    if swept or not rest or not self._sweep_everything(now):
+                        missed += [channel for channel, _ in rest]
                         break
                     swept = True
-                missed += [channel for channel, _ in waiting]
         finally:  # those of the slices that are done, too, if an error ends it
-            self.notify(to_notify)
+            self.wakeups.notify(tokens)
         return missed
-
-    def _sweep_everything(self, now: int) -> bool:
-        """Sweep every bucket, in slices that let others in; False if that was not worth its time."""
-        if not self._run("begin_full_sweep", now):
-            return False
-        following = self._run("sweep_slice", 0, now)
-        while following:
-            self._give_way()
-            following = self._run("sweep_slice", following, now)
-        return True
-
-    def notify(self, tokens: Iterable[int]) -> None:
-        """
-        Ring FIFOs by their tokens (0: none), outside of every section. A FIFO that nobody hears is taken down.
-
-        Never fails: the message that calls somebody is sent. What cannot be taken down now is, by a sweep.
-        """
-        pending = [token for token in tokens if token]
-        while pending:
-            attachment, token = self._attachment, pending.pop()
-            if attachment is not None and not attachment.notifier.notify(token):
-                try:
-                    pending += self._unregister_abandoned(token)
-                except STORE_ERRORS as error:
-                    if not is_store_error(error):
-                        raise
-                    logger.warning("%s: a FIFO that nobody hears could not be taken down: %s", self.name, error)
-
-    def unregister_abandoned(self, token: int) -> None:
-        """Take down a FIFO that nobody hears any more, and pass on what its waiters were called for."""
-        self.notify(self._unregister_abandoned(token))
-
-    def _unregister_abandoned(self, token: int) -> List[int]:
-        found: List[int] = []
-        done = False
-        while not done:
-            tokens, done = self._run("abandoned_slice", token)
-            found += filter(None, tokens)
-        return found
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    def pop(self, channels: Sequence[str]) -> Optional[Tuple[str, bytes]]:
+    def pop(self, channels: Sequence[str]) -> Taken | None:
         """
         Take the oldest message of the first of these channels that has one: its full name and its body, or None.
 
         ``prefix!`` takes from all channels of that process in turn.
         """
-        now = self.clock()
-        if now >= self._check_due:
-            self._check_name()
-        mutex, parts = self._bound
-        queues = parts[0]
-        mine = None
-        try:  # Mutex.run, line by line
+        sections = self.sections
+        now = sections.clock()
+        if now >= sections.check_due:
+            sections.check_name()
+        mutex, parts, _ = sections.bound
+        queues = parts.queues
+        entry = NOT_INSIDE
+        try:  # a copy of RobustMutex.run
             with mutex.lock:
                 if mutex.inside is not None:
                     mutex.resolve_inside()
-                mine = mutex.inside = []
+                entry = mutex.inside = mutex.entry
                 try:
                     mutex.token(0)
                 except BusyError:
                     mutex.enter()
-                    now = self.clock()  # it may have waited long
+                    now = sections.clock()  # it may have waited long
                 else:
                     words, epoch = mutex.words, mutex.epoch
                     words[mutex.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
                         mutex.enter()
-                taken = queues.pop(channels, now)
-                if mutex.inside is mine:
+                taken = queues.dequeue(channels, now)
+                if mutex.inside is entry:  # not in a child that was forked in there: it holds no token
                     words = mutex.words
                     words[AT_SEQ] += 1
                     words[mutex.slot_at] = 0
                     mutex.post()
                     mutex.inside = None
         except BaseException as error:
-            mutex.abandon(mine, error)
+            mutex.abandon(entry, error)
             if not isinstance(error, SegmentGone):
                 raise
-            mine = OUTSIDE
-            self._attach_anew()
-            taken = self._run("pop", channels, now)
-        mine = OUTSIDE
+            del entry  # not inside any more
+            sections.attach_anew()
+            taken = sections.run(Queues.dequeue, channels, now)
+        else:
+            del entry
         if isinstance(taken, Again):
             taken = self._pop_behind_expired(channels)
         if now >= self._sweep_due:
             self._sweep(now)
-        return taken  # type: ignore[no-any-return]
+        return taken
 
-    def _pop_behind_expired(self, channels: Sequence[str]) -> Optional[Tuple[str, bytes]]:
-        """Go on, section by section, until the expired messages in front are gone."""
-        size, _ = self._run("extent")
-        for _ in range(size // (EXPIRED_SLICE * WORD) + 1):
-            taken: Union[None, Again, Tuple[str, bytes]] = self._run("pop", channels, self.clock())
+    def _pop_behind_expired(self, channels: Sequence[str]) -> Taken | None:
+        """Go on, one critical section after the other, until the expired messages in front are gone."""
+        memory = self.sections.run(Inspect.memory)
+        for _ in range(memory.size // (BODY * WORD) + 1):  # more messages do not fit
+            taken = self.sections.run(Queues.dequeue, channels, self.sections.clock())
             if not isinstance(taken, Again):
                 return taken
         raise SegmentCorrupt(self.name, "a queue of expired messages runs in a circle; flush() makes it new")
 
+    # -- sweeping ---------------------------------------------------------------------------------------------
+
+    def _sweep(self, now: int) -> None:
+        """Do a share of the sweeping, behind an operation that is done: no error in here must deny that."""
+        self._sweep_due = now + SWEEP_PERIOD
+        try:
+            fifo = self.sections.run(Sweep.step, now)
+            if fifo is not None and self._is_dead_fifo(*fifo):
+                self.wakeups.unregister_dead(fifo[1])
+        except STORE_ERRORS as error:
+            if not is_store_error(error):
+                raise
+            logger.warning("%s: could not be swept: %s", self.name, error)
+
+    def _is_dead_fifo(self, owner: int, token: int) -> bool:
+        """
+        True if the owner of a FIFO is dead, or (NOBODY) is this process, which has closed it.
+
+        A FIFO is closed without unregistering it when its layer was dropped: finalisers do not enter the mutex.
+        """
+        return bool(self.sections.opened().dead_processes([owner])) if owner else not is_open_here(token)
+
+    def _sweep_everything(self, now: int) -> bool:
+        """Sweep every bucket, in slices that let other processes in; False if that was not worth its time."""
+        if not self.sections.run(Sweep.begin_full_sweep, now):
+            return False
+        following = self.sections.run(Sweep.sweep_slice, 0, now)
+        while following:
+            self.sections.give_way()
+            following = self.sections.run(Sweep.sweep_slice, following, now)
+        return True
+
     # -- owners of inboxes ------------------------------------------------------------------------------------
 
     def own_inbox(self, prefix: str) -> None:
-        """This process makes names in the inbox ``prefix``, each of which it will receive from alone."""
-        while not self._run("own_inbox", prefix):
+        """Own the inbox ``prefix``: this process makes names in it, and receives from each alone."""
+        while not self.sections.run(Ownership.own_inbox, prefix):
             pass
 
     def owner_of(self, channel: str) -> Owner:
-        """The process that receives from a process-local channel, (0, ...) if none or several are known to."""
-        return self._run("owner_of", channel)  # type: ignore[no-any-return]
+        """The process that receives from a process-local channel; NOBODY if none or several are known to."""
+        attachment = self.sections.opened()
+        process = self.sections.run(Ownership.owner_of, channel)
+        return Owner(process, attachment.segment.semaphores.nonce) if process else NO_OWNER
 
-    def dead(self, owners: Set[Owner]) -> Set[Owner]:
-        """Those owners that are proven dead."""
-        return self._run("dead", owners)  # type: ignore[no-any-return]
+    def dead_owners(self, owners: Iterable[Owner]) -> set[Owner]:
+        """Those owners that are proven dead. Nothing can be proven of an owner in another segment."""
+        attachment = self.sections.opened()
+        nonce = attachment.segment.semaphores.nonce
+        dead = attachment.dead_processes(owner.process for owner in owners if owner.nonce == nonce)
+        return {Owner(process, nonce) for process in dead}
 
-    def orphans(self, suspects: Set[Tuple[str, Owner]]) -> Set[Tuple[str, Owner]]:
-        """Of inboxes with their dead owners, those that nobody else receives from."""
-        return self._run("orphans", suspects)  # type: ignore[no-any-return]
+    def unshared_inboxes(self, suspects: Iterable[OwnedInbox]) -> set[OwnedInbox]:
+        """Of inboxes with their dead owners, those that no other process receives from."""
+        return self.sections.run(Ownership.unshared, suspects)
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------------------------
 
     def has(self, channel: str) -> bool:
-        """Whether messages may wait in a channel (they may have expired)."""
-        return bool(self._run("has", channel))
+        """True if messages may wait in a channel (they may have expired)."""
+        return self.sections.run(Inspect.has, channel)
 
-    def figures(self, channel: Optional[str] = None) -> ChannelFigures:
+    def figures(self, channel: str | None = None) -> Figures:
         """Figures of one channel, or of all of them together."""
-        now = self.clock()
+        now = self.sections.clock()
         if channel is not None:
-            return self._run("figures", channel, now)  # type: ignore[no-any-return]
-        following, total = self._run("figures_slice", 0, now)
+            return self.sections.run(Inspect.figures, channel, now)
+        following, total = self.sections.run(Inspect.figures_slice, 0, now)
         while following:
-            self._give_way()
-            following, more = self._run("figures_slice", following, now)
+            self.sections.give_way()
+            following, more = self.sections.run(Inspect.figures_slice, following, now)
             total += more
-        return total  # type: ignore[no-any-return]
+        return total
 
-    def snapshot(self) -> Dict[str, List[bytes]]:
+    def snapshot(self) -> dict[str, list[bytes]]:
         """
         The store as a plain dict: the bodies that wait, in order, by channel. For debugging and tests.
 
-        One section, so that it is true of one moment: everybody else waits while it is taken.
+        One critical section, so that it is true of one moment: all other processes wait while it is taken.
         """
-        return self._run("snapshot")  # type: ignore[no-any-return]
+        return self.sections.run(Inspect.snapshot)
+
+    # -- the whole store --------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Empty the store, for every process. Waiting receivers are woken, and register again."""
+        self.sections.run(Sweep.flush)
+        self.wakeups.notify_all()
+
+    def unlink(self) -> None:
+        """Remove the segment, for every process. Waiting receivers are woken, and attach anew."""
+        self.sections.unlink()
+        self.wakeups.notify_all()
+
+    def close(self) -> None:
+        """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
+        self.sections.close()
+        self.wakeups.close()

@@ -1,70 +1,89 @@
 """
-``WaitingStore``: the message store of those who also wait for messages.
+Wakeups: the FIFOs of this process's waiting receivers, and notifying those of other processes.
 
-Nothing here sleeps: a section takes a message or hangs waiters up, and the caller sleeps at the wakeup FIFO in whatever
-way is his (``waiting``).  FIFOs of others are rung outside of the sections.
+Nothing here sleeps: a critical section takes a message or registers waiters, and the caller waits at its FIFO
+(``waiting``).  FIFOs of others are notified outside of the critical sections.  A notification is a hint: a receiver
+that wakes always looks at its queue again.
 """
 
 from __future__ import annotations
 
-__all__ = ["Registered", "WaitingStore"]
+__all__ = ["STORE_ERRORS", "Wakeups", "is_store_error"]
 
 import contextlib
+import logging
 import os
-import threading
 import time
 import weakref
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
+from collections.abc import Iterable, Sequence
 
 from ...exceptions import SegmentError
+from ...locking.reentrancy import is_ours
 from ...shm.wakeup_fifo import WakeupFifo, live_fifos, notify_all
-from ..attachment import Attachment
+from ..base import CriticalSections
 from .channels import READY
-from .records import Again
-from .store import STORE_ERRORS, MessageStore, is_store_error
-from .waiters import NOTIFIED_SLICE, POLL_SLICE
-from .waits import Registered, Taken
+from .outcomes import Again
+from .parts import MessageParts
+from .receiving import Receiving, Registered, Taken
+from .waiters import NOTIFIED_SLICE, POLL_SLICE, Waiters
 
-#: ns for which a receiver lingers before it sleeps: no longer than it takes to be woken. On a single core nobody could
-#: send meanwhile.
+logger = logging.getLogger("asgi_ipc")
+
+#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
+STORE_ERRORS = (SegmentError, RuntimeError, OSError)
+#: ns for which a receiver spins before it sleeps: no longer than it takes to be woken. On a single core no process
+#: could send meanwhile.
 SPIN_NS = 50_000 if (os.cpu_count() or 1) > 1 else 0
-#: Wakeup FIFOs that are kept for the next call, when many threads have waited at once.
+#: Receives that leave out spinning at most, where it has not paid.
+MOST_SKIPPED = 255
+#: FIFOs that are kept for the next receive, when many threads have waited at once.
 IDLE_FIFOS = 64
 
-_stores: weakref.WeakSet[WaitingStore] = weakref.WeakSet()
+_wakeups: weakref.WeakSet[Wakeups] = weakref.WeakSet()
 
 
-class WaitingStore(MessageStore):
-    """A message store with wakeup FIFOs of its own."""
+def is_store_error(error: BaseException) -> bool:
+    """True if an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
+    return isinstance(error, SegmentError) or is_ours(error)
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+
+def notify_own(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> None:
+    """Notify FIFOs of this process: receivers that wait there look again, and register where the store is by now."""
+    for fifo in live_fifos(fifos):
+        fifo.notify()
+
+
+class Wakeups:
+    """
+    The FIFOs of one message store in this process. ``fifos`` are all of them, by token.
+    """
+
+    def __init__(
+        self, sections: CriticalSections[MessageParts], fifos: weakref.WeakValueDictionary[int, WakeupFifo]
+    ) -> None:
+        self._sections = sections
+        self._fifos = fifos
         self._forget()
-        _stores.add(self)
-        super().__init__(*args, **options)
+        _wakeups.add(self)
 
     def _forget(self) -> None:
-        """Have no wakeup FIFOs: as at birth, and in a forked child, whose parent sleeps at them."""
-        #: Where event loops wait: whatever ``waiting`` keeps for each of them.
-        self.hubs: Dict[Any, Any] = {}
-        self.hubs_lock = threading.RLock()
-        #: Many wait: taking a message and hanging up a waiter are then better done in one section.
-        self.crowded = False
-        self._idle: List[WakeupFifo] = []
-        #: How many calls are to go by without lingering, and how many have.
+        """Have no FIFOs: as at birth, and in a forked child, whose parent waits at them."""
+        self._idle: list[WakeupFifo] = []
+        #: How many receives are to go by without spinning, and how many have.
         self._skip = self._skipped = 0
-        self._fifos: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
+        self._fifos.clear()
 
-    # -- wakeup FIFOs --------------------------------------------------------------------------------------------
+    # -- FIFOs of this process --------------------------------------------------------------------------------
 
     def new_fifo(self) -> WakeupFifo:
-        """A FIFO; give it back with ``give_back_fifo`` or ``dismiss``. Raises ``SegmentRefused`` and ``OSError``."""
-        segment = self._opened().segment
-        fifo = WakeupFifo(self.name, segment.mode, segment.semaphores.group)
+        """A FIFO; give it back with ``give_back`` or ``dismiss``. Raises ``SegmentRefused`` and ``OSError``."""
+        segment = self._sections.opened().segment
+        fifo = WakeupFifo(segment.name, segment.mode, segment.semaphores.group)
         self._fifos[fifo.token] = fifo
         return fifo
 
     def take_fifo(self) -> WakeupFifo:
-        """A wakeup FIFO that was given back, or a new one."""
+        """A FIFO that was given back, or a new one."""
         while self._idle:
             try:
                 fifo = self._idle.pop()
@@ -75,12 +94,12 @@ class WaitingStore(MessageStore):
             self.dismiss(fifo)
         return self.new_fifo()
 
-    def give_back_fifo(self, fifo: WakeupFifo, is_registered: bool) -> None:
+    def give_back(self, fifo: WakeupFifo, is_registered: bool) -> None:
         """
-        Give back a wakeup FIFO; ``is_registered`` if there may be waiters on it.
+        Give back a FIFO; ``is_registered`` if it may have waiters.
 
-        If these cannot be taken down just now, it is closed, and they are later: so no error takes the place of what
-        has ended the waiting.
+        If these cannot be unregistered now, it is closed, and a sweep unregisters them: so no error takes the place of
+        the one that has ended the waiting.
         """
         if is_registered:
             try:
@@ -93,68 +112,86 @@ class WaitingStore(MessageStore):
             fifo.close()
         else:
             self._idle.append(fifo)
-        if self._attachment is None:
+        if self._sections.attachment is None:
             self._close_idle()
 
     def dismiss(self, fifo: WakeupFifo) -> None:
-        """Close a wakeup FIFO for good, and take down whatever hangs on it. Never raises ``SegmentError``."""
+        """Close a FIFO for good, and unregister its waiters. Never raises ``SegmentError``."""
         fifo.close()
-        if self._attachment is not None:
-            with contextlib.suppress(SegmentError, RuntimeError):  # else whoever rings it does that
-                self.unregister_abandoned(fifo.token)
+        if self._sections.attachment is not None:
+            with contextlib.suppress(SegmentError, RuntimeError):  # else a sender that notifies it does that
+                self.unregister_dead(fifo.token)
 
     def close(self) -> None:
-        """Also wake those who still wait: they learn that the layer was closed."""
-        super().close()
+        """Wake the receivers that still wait: they learn that the layer was closed."""
         self._close_idle()
         for fifo in live_fifos(self._fifos):
             fifo.notify()
-            fifo.remove_name()  # its sleeper may not get round to that any more
+            fifo.remove_name()  # its receiver may not get round to that any more
 
     def _close_idle(self) -> None:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was faster
                 self._idle.pop().close()
 
-    def flush(self) -> None:
-        """Empty the store, for every process, and wake all who wait: they hang themselves up anew."""
-        super().flush()
-        self._notify_all()
+    # -- notifying --------------------------------------------------------------------------------------------
 
-    def unlink(self) -> None:
-        """Remove the segment for every process, and wake all who wait: they attach anew."""
-        super().unlink()
-        self._notify_all()
+    def notify(self, tokens: Iterable[int]) -> None:
+        """
+        Notify FIFOs by their tokens, outside of every critical section. One that no process has open is unregistered.
 
-    def _notify_all(self) -> None:
-        attachment = self._attachment
+        Never fails, as the message is sent already: what cannot be unregistered now is, by a sweep.
+        """
+        pending = list(tokens)
+        while pending:
+            attachment, token = self._sections.attachment, pending.pop()
+            if attachment is not None and not attachment.notifier.notify(token):
+                try:
+                    pending += self._unregister_dead(token)
+                except STORE_ERRORS as error:
+                    if not is_store_error(error):
+                        raise
+                    logger.warning(
+                        "%s: the FIFO of a dead process could not be unregistered: %s", self._sections.name, error
+                    )
+
+    def notify_all(self) -> None:
+        """Notify every FIFO of the store, of all processes."""
+        attachment = self._sections.attachment
         if attachment is not None:
             notify_all(attachment.notifier)
 
-    def _attached(self, attachment: Attachment) -> None:
-        super()._attached(attachment)
-        for fifo in live_fifos(self._fifos):
-            fifo.notify()  # those who wait hang themselves up in the new segment
+    def unregister_dead(self, token: int) -> None:
+        """Unregister a FIFO that no process has open, and pass on the notifications of its waiters."""
+        self.notify(self._unregister_dead(token))
+
+    def _unregister_dead(self, token: int) -> list[int]:
+        found: list[int] = []
+        done = False
+        while not done:
+            tokens, done = self._sections.run(Waiters.unregister_dead, token)
+            found += tokens
+        return found
 
     # -- waiting ----------------------------------------------------------------------------------------------
 
     def spin(self, channels: Sequence[str]) -> None:
         """
-        Look at the queues of some channels for a moment, as a message may be on its way: that costs less than a ring.
+        Read the queues of some channels for a moment, as a message may be on its way: that costs less than a wake-up.
 
-        Without the mutex, so that nobody is kept out: what is seen there is a hint, and may be wrong either way. Where
-        it has not paid, it is left out for more and more calls, up to 255.
+        Without the mutex, so that no sender is kept out: what is seen there is a hint, and may be wrong either way.
+        Where it has not paid, it is left out for more and more receives.
         """
         if self._skipped < self._skip:
             self._skipped += 1
             return
-        queues = self._bound[1][0]
+        queues = self._sections.parts.queues
         words = queues.words
         heads = []
         for channel in channels:
-            place = queues.seen.get(channel)
+            place = queues.places.get(channel)
             if place is not None:
-                heads.append(place[2] + READY if place[7] == place[2] else place[3])
+                heads.append(place.record + READY if place.inbox == place.record else place.head_at)
         until = time.monotonic_ns() + SPIN_NS
         try:
             while heads and time.monotonic_ns() < until:
@@ -164,44 +201,48 @@ class WaitingStore(MessageStore):
                         return
         except (ValueError, IndexError):  # another thread has closed the segment
             return
-        self._skip, self._skipped = min(2 * self._skip + 1, 255), 0
+        self._skip, self._skipped = min(2 * self._skip + 1, MOST_SKIPPED), 0
 
-    def pop_or_register(self, channels: Sequence[str], fifo: WakeupFifo) -> Union[Taken, Registered]:
-        """Take a message from one of the channels, or hang waiters for all of them on a wakeup FIFO."""
+    def pop_or_register(self, channels: Sequence[str], fifo: WakeupFifo) -> Taken | Registered:
+        """Take a message from one of the channels, or register a waiter for each of them at a FIFO."""
+        sections = self._sections
         while True:
-            outcome = self._run("pop_or_register", channels, fifo, self.clock())
+            outcome = sections.run(Receiving.pop_or_register, channels, fifo, sections.clock())
             if not isinstance(outcome, Again):
-                return outcome  # type: ignore[no-any-return]
+                return outcome
 
-    def pop_again(self, channels: Sequence[str], fifo: WakeupFifo) -> Union[Taken, Registered]:
+    def pop_again(self, channels: Sequence[str], fifo: WakeupFifo) -> Taken | Registered:
         """
-        Take a message from one of the channels, or see to it that waiters for all of them, and no others, hang there.
+        Take a message from one of the channels, or have waiters for all of them, and no others, registered.
 
-        For the only one who sleeps at the wakeup FIFO. What he was called for and leaves is passed on.
+        For the only receiver that waits at the FIFO. A notification that it leaves unused is passed on.
         """
+        sections = self._sections
         while True:
-            calls, outcome = self._run("pop_again", channels, fifo, self.clock())
-            self.notify(calls)
+            tokens, outcome = sections.run(Receiving.pop_again, channels, fifo, sections.clock())
+            self.notify(tokens)
             if not isinstance(outcome, Again):
-                return outcome  # type: ignore[no-any-return]
+                return outcome
 
     def unregister_all(self, fifo: WakeupFifo) -> None:
-        """Take all waiters of a wakeup FIFO down, and pass on what they were called for."""
-        self.notify(self._run("unregister_all", fifo))
+        """Unregister all waiters of a FIFO, and pass on their notifications."""
+        self.notify(self._sections.run(Waiters.unregister_all, fifo))
 
-    def cancel(self, fifo: WakeupFifo, registration: int, waiters: List[int], notified_for: Iterable[str] = ()) -> None:
-        """Take waiters down that were hung in this life of the FIFO, and pass on what others were called for."""
-        self.notify(self._run("cancel", fifo, registration, waiters, list(notified_for)))
+    def cancel(
+        self, fifo: WakeupFifo, registration: int, waiters: Sequence[int], notified_for: Sequence[str] = ()
+    ) -> None:
+        """Unregister waiters of this registration of a FIFO, and pass on the notifications of these channels."""
+        self.notify(self._sections.run(Receiving.cancel, fifo, registration, waiters, notified_for))
 
-    def take_notified(self, fifo: WakeupFifo) -> Optional[List[int]]:
+    def take_notified(self, fifo: WakeupFifo) -> list[int] | None:
         """
         The waiters of a FIFO that were notified, in that order, which are gone now. None: all its waiters are gone.
 
-        In slices: whoever has thousands of them keeps nobody out.
+        In slices: thousands of them keep no other process out.
         """
-        notified: List[int] = []
+        notified: list[int] = []
         while True:
-            more = self._run("take_notified", fifo)
+            more = self._sections.run(Waiters.take_notified, fifo)
             if more is None:
                 return None
             notified += more
@@ -209,24 +250,25 @@ class WaitingStore(MessageStore):
                 notified.reverse()
                 return notified
 
-    def poll(self, fifo: WakeupFifo, waiters: int) -> Optional[List[int]]:
+    def poll(self, fifo: WakeupFifo, waiters: int) -> list[int] | None:
         """
-        The same, once a second, and for channels that others wait for too, whether messages are there all the same.
+        The same, and those waiters of contended channels that have messages.
 
-        ``waiters`` hang on the wakeup FIFO. Heals whatever was lost between a message and its receiver.
+        Once a second, this finds whatever was lost between a message and its receiver. ``waiters`` is how many are
+        registered at the FIFO.
         """
         notified = self.take_notified(fifo)
-        if notified is None or not self._run("is_contended", fifo):
+        if notified is None or not self._sections.run(Waiters.is_contended, fifo):
             return notified
         for first in range(0, waiters, POLL_SLICE):
-            self._run("poll", fifo, first == 0, min(POLL_SLICE, waiters - first))
+            self._sections.run(Waiters.poll, fifo, first == 0, min(POLL_SLICE, waiters - first))
         more = self.take_notified(fifo)
         return None if more is None else notified + more
 
 
 def _after_fork_in_child() -> None:
-    for store in list(_stores):
-        store._forget()
+    for wakeups in list(_wakeups):
+        wakeups._forget()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

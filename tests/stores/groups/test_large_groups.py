@@ -15,6 +15,7 @@ from helpers.waiting import assert_sound, never_poll, until, waiters
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentBusy
 from asgi_ipc.locking import mutex
 from asgi_ipc.shm.layout import AT_NAPS
+from asgi_ipc.stores.messages.queues import Queues
 from asgi_ipc.stores.messages.store import SEND_SLICE
 
 PROCESSES, SOCKETS = 5, 1000
@@ -249,22 +250,22 @@ def test_those_who_were_reached_are_rung_though_an_error_ends_a_group_send(scrip
     until(lambda: waiters(script, names[0]) == 1)
     for name in names:
         script.group_add("g", name)
-    run, sections = script.message_store._run, []
+    run, slices = script.message_store.sections.run, []
 
     def broken(section, *args):
-        sections.append(section)
-        if sections.count("append_each") > 1:
+        slices.append(section is Queues.enqueue_each)
+        if sum(slices) > 1:
             raise SegmentBusy("made up", 1, 1.0)
         return run(section, *args)
 
-    monkeypatch.setattr(script.message_store, "_run", broken)
+    monkeypatch.setattr(script.message_store.sections, "run", broken)
     with pytest.raises(SegmentBusy):
         script.send_group("g", {"n": 1})
     assert child.hear() == {"n": 1}
 
 
 def test_a_process_that_naps_before_the_guard_says_so(script, start, prefix):
-    words = script.message_store._bound[0].words
+    words = script.message_store.sections.bound[0].words
     holder = start(holds, prefix, "message_store")
     holder.hear()
     before = words[AT_NAPS]
@@ -277,7 +278,7 @@ def test_a_process_that_naps_before_the_guard_says_so(script, start, prefix):
 def test_a_long_group_send_gives_way_once_to_those_who_nap_before_the_guard(script, monkeypatch):
     for number in range(4 * SEND_SLICE):
         script.group_add("g", f"c{number}")
-    held, naps = script.message_store._bound[0], []
+    held, naps = script.message_store.sections.bound[0], []
     monkeypatch.setattr(mutex, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
     script.send_group("g", {})
     assert naps == []  # nobody is there

@@ -197,7 +197,7 @@ def test_a_zombie_is_dead(layer, prefix):
 def test_another_process_in_the_slot_of_the_dead_one_does_not_revive_it(layer, start, prefix, owner):
     layer.send("p!1", {})
     layer.group_add("g", "p!1")
-    words = layer.message_store._bound[0].words
+    words = layer.message_store.sections.bound[0].words
     lives = AT_SLOTS + 1
     counts = words[lives : lives + 2 * SLOT_WORDS : SLOT_WORDS].tolist()
     die(owner)
@@ -254,7 +254,7 @@ def test_an_owner_outlives_a_recovery(layer, owner):
 
 
 def test_names_that_a_process_remembers_of_its_inbox_are_not_believed_after_a_recovery(layer):
-    words, channels = layer.message_store._bound[0].words, layer.message_store._bound[1][0].channels
+    words, channels = layer.message_store.sections.bound[0].words, layer.message_store.sections.parts.queues.channels
     for recovered in (False, True):
         layer.send("p!a", {"to": "p!a"})
         layer.send("p!b", {"to": "p!b"})

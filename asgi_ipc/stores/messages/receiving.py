@@ -1,47 +1,55 @@
 """
-Receive or wait: what happens to queues and waiters in one section, so that no message comes in between.
+Receive or register: what happens to queues and waiters in one critical section, so that no message comes in between.
 
 The caller holds the mutex.
 """
 
 from __future__ import annotations
 
-__all__ = ["Registered", "Waits"]
+__all__ = ["Receiving", "Registered", "Taken"]
 
-from typing import List, NamedTuple, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import NamedTuple, Tuple
 
 from ...shm.wakeup_fifo import WakeupFifo
+from .outcomes import Again
 from .queues import Queues
-from .records import Again
 from .waiters import NOTIFIED, OF_FIFO
 
+#: A message that was taken: the full name of its channel, and its body.
 Taken = Tuple[str, bytes]
 
 
 class Registered(NamedTuple):
-    """No message: ``waiters`` belong to this ``registration`` of the FIFO's record (none: no memory for them)."""
+    """
+    No message is there: ``waiters`` were registered in this ``registration`` of the FIFO's record.
+
+    Without waiters there was no memory for them.
+    """
 
     registration: int
-    waiters: List[int]
+    waiters: Sequence[int]
 
 
-class Waits:
-    """Sections for those who wait for messages in one segment."""
+class Receiving:
+    """Critical sections for receivers that wait for messages in one segment."""
 
     def __init__(self, queues: Queues) -> None:
         self.queues = queues
         self.waiters = queues.waiters
         self.words = queues.words
 
-    def pop_or_register(self, channels: Sequence[str], fifo: WakeupFifo, now: int) -> Union[Again, Taken, Registered]:
-        """Take a message from one of the channels, or wait for one in each of them."""
-        taken = self.queues.pop(channels, now)
+    def pop_or_register(
+        self, channels: Sequence[str], fifo: WakeupFifo, now: int
+    ) -> Again | Taken | Registered:
+        """Take a message from one of the channels, or register a waiter for each of them."""
+        taken = self.queues.dequeue(channels, now)
         if taken is not None:
             return taken
         return self._register(channels, fifo)
 
     def _register(self, channels: Sequence[str], fifo: WakeupFifo) -> Registered:
-        registered: List[int] = []
+        registered: list[int] = []
         for channel in dict.fromkeys(channels):
             record = self.queues.record_of(channel)
             waiter = self.waiters.register(fifo, record) if record else 0
@@ -53,13 +61,13 @@ class Waits:
 
     def pop_again(
         self, channels: Sequence[str], fifo: WakeupFifo, now: int
-    ) -> Tuple[List[int], Union[Again, Taken, Registered]]:
+    ) -> tuple[list[int], Again | Taken | Registered]:
         """
-        The same for the only one who sleeps at a wakeup FIFO, whether he hangs there already, was called, or neither.
+        The same for the only receiver that waits at a FIFO, whether it is registered already, was notified, or neither.
 
-        He hangs there behind this only if he has got nothing. Returns the tokens of FIFOs to ring, too.
+        It is registered behind this only if it has got nothing. Returns the tokens of FIFOs to notify, too.
         """
-        taken = self.queues.pop(channels, now)
+        taken = self.queues.dequeue(channels, now)
         if taken is not None:
             served = 0 if isinstance(taken, Again) else self.queues.channels.find(taken[0])
             return self.waiters.unregister_all(fifo, served), taken
@@ -69,14 +77,16 @@ class Waits:
         tokens = self.waiters.unregister_all(fifo)
         return tokens, self._register(channels, fifo)
 
-    def cancel(self, fifo: WakeupFifo, registration: int, waiters: List[int], channels: Sequence[str]) -> List[int]:
+    def cancel(
+        self, fifo: WakeupFifo, registration: int, waiters: Sequence[int], notified_for: Sequence[str]
+    ) -> list[int]:
         """
-        Somebody leaves: ``waiters`` still hang; ``channels`` he was called for, and has not taken what is there.
+        A receiver gives up: unregister ``waiters``, and pass on the notifications of the channels ``notified_for``.
 
-        Returns the tokens of FIFOs to ring.
+        Returns the tokens of FIFOs to notify.
         """
         tokens = self.waiters.unregister(fifo, registration, waiters)
-        for channel in channels:
+        for channel in notified_for:
             record = self.queues.channels.find(channel)
             if record:
                 self.waiters.pass_on(record, tokens)
