@@ -207,7 +207,3 @@ class Channels:
         """The channels in an inbox's ring, the one whose turn it is first."""
         most = min(self.words[inbox + LOCALS], self.table.longest)
         return list(ring.walk(self.words, inbox + READY, AFTER, most))
-
-    def remove_ready(self, inbox: int, record: int) -> None:
-        """Take a channel that has just lost its last message out of its inbox's ring."""
-        ring.remove(self.words, inbox + READY, record, AFTER)

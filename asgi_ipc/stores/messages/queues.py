@@ -313,32 +313,33 @@ class Queues:
                     continue
                 if not message or words[message + EXPIRES] <= now:
                     return AGAIN  # more have expired, or it is the turn of another channel of the inbox
-            length, at, total, shared = words[message + LENGTH], message + BODY, words[message - 1] >> 2, 0
+            length, at, total = words[message + LENGTH], message + BODY, words[message - 1] >> 2
+            size = length
             if length >= SHARED:
-                length -= SHARED
-                shared = words[at]
-                at = shared + BODY_DATA
+                size, at = length - SHARED, words[at] + BODY_DATA
             elif total < length >> 3:
                 raise ValueError(f"a message claims to have {length} bytes")
-            body = self.data[at << 3 : (at << 3) + length]
-            if len(body) != length:
-                raise ValueError(f"a message claims to have {length} bytes")
-            following = words[message]
-            words[head_at] = following  # commit
+            body = self.data[at << 3 : (at << 3) + size]
+            if len(body) != size:
+                raise ValueError(f"a message claims to have {size} bytes")
+            # From here to the end: a copy of Records.unlink, and of the quick list in Heap.free.
+            words[head_at] = words[message]  # commit
             words[record + TAKEN] += 1
             if inbox:
                 words[inbox + TAKEN] += 1
-                if not following:
+                if not words[record + HEAD]:
                     ring.remove(words, inbox + READY, record, AFTER)
-            if shared:
-                self.records.release(shared)
-            head = words[AT_QUICK + total] if total <= QUICK_WORDS else 0
-            if head and words[head + 1] + total <= QUICK_MOST:  # a copy of the quick list in Heap.free
-                words[message] = head
-                words[message + 1] = words[head + 1] + total
-                words[AT_QUICK + total] = message
-            else:
-                self.heap.free(message)
+            if length >= SHARED:
+                self.records.release(words[message + BODY])
+            if total <= QUICK_WORDS:
+                head = words[AT_QUICK + total]
+                waiting = words[head + 1] + total if head else total
+                if waiting <= QUICK_MOST:
+                    words[message] = head
+                    words[message + 1] = waiting
+                    words[AT_QUICK + total] = message
+                    return channel, body
+            self.heap.free(message)
             return channel, body
         return None
 

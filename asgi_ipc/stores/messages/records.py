@@ -12,7 +12,8 @@ Message and body records: written, read, unlinked, freed, expired.  The caller h
 
 With the header of the heap's block a message costs 40 bytes and the padding beside its body.
 
-``unlink`` is the one place where a message leaves a queue.  ``queues`` is the one where it joins one.
+``unlink`` defines how a message leaves a queue (``queues.dequeue`` has a proven copy of it, on the hot path), and
+``queues.enqueue`` how it joins one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from array import array
 
 from ...shm.layout import NEVER, WORD
 from ...shm.segment import Segment
+from ...structures import ring
 from ...structures.heap import Heap
-from .channels import EARLIEST_EXPIRY, HEAD, INBOX, READY, SENT, TAIL, TAKEN, Channels
+from .channels import AFTER, EARLIEST_EXPIRY, HEAD, INBOX, READY, SENT, TAIL, TAKEN, Channels
 
 NEXT = 0
 LENGTH = 1
@@ -126,13 +128,14 @@ class Records:
         of a longer queue leaves its TAIL void: the caller sets it.
         """
         words = self.words
+        length = words[message + LENGTH]
         words[link] = words[message]  # commit: the NEXT of the message
         words[record + TAKEN] += 1
         if inbox:
             words[inbox + TAKEN] += 1
             if not words[record + HEAD]:
-                self.channels.remove_ready(inbox, record)
-        if words[message + LENGTH] >= SHARED:
+                ring.remove(words, inbox + READY, record, AFTER)
+        if length >= SHARED:
             self.release(words[message + BODY])
         self.heap.free(message)
 
