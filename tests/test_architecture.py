@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -240,3 +241,31 @@ def test_importing_the_package_imports_no_framework(statement: str, tmp_path: Pa
     imported: set[str] = {name.partition(".")[0] for name in done.stdout.split()}
     assert "posix_ipc" in imported
     assert imported & FOREIGN == set()
+
+
+def test_the_integrity_check_is_not_imported_at_run_time(tmp_path: Path) -> None:
+    """It is for tests and operators: a site pays nothing for it."""
+    program = (
+        "import sys, asgi_ipc, asgi_ipc.__main__, asgi_ipc.demo.run\n"
+        "with asgi_ipc.IPCChannelLayer(sys.argv[1]) as layer:\n"
+        "    layer.send('a', {}); layer.receive(['a']); layer.unlink()\n"
+        "print([name for name in sys.modules if name.startswith('asgi_ipc.check')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"asgitest-{os.getpid()}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert done.stdout.split() == ["[]"]
+
+
+def test_only_the_check_itself_imports_the_check() -> None:
+    importers = {
+        module
+        for module, path in MODULES
+        for name in imports(module, path.name == "__init__.py", path.read_text())
+        if f"{name}.".startswith("asgi_ipc.check.") and not f"{module}.".startswith("check.")
+    }
+    assert importers == set()

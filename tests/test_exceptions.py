@@ -40,7 +40,14 @@ CASES = [
     ),
     (
         MemoryFull("a", "/asgi-messages", 8192, 4096, 4352, "filesystem"),
-        {"channel": "a", "segment": "/asgi-messages", "size": 8192, "used": 4096, "reserved": 4352, "reason": "filesystem"},
+        {
+            "channel": "a",
+            "segment": "/asgi-messages",
+            "size": 8192,
+            "used": 4096,
+            "reserved": 4352,
+            "reason": "filesystem",
+        },
         ["'a'", "/asgi-messages", "8192", "4096", "/dev/shm", "full", "--shm-size"],
     ),
     (
