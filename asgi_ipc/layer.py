@@ -12,7 +12,7 @@ __all__ = ["Layer", "Message", "corrupt_error"]
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Dict
 
 from . import capacity as capacities
@@ -71,7 +71,9 @@ class Layer:
         )
         self.hubs = Hubs(self.message_store)
         self._capacities: Memo[str, int] = Memo(REMEMBERED)
-        self._receivable: Memo[str, None] = Memo(REMEMBERED)
+        #: For names to receive from, what ``check_names`` returns for each alone.
+        self._receivable: Memo[str, tuple[str]] = Memo(REMEMBERED)
+        self._find_capacity, self._find_receivable = self._capacities.get, self._receivable.get
         self._draw = random.Random().random  # of our own: a program that seeds its generator is left alone
         self._logged: Memo[str, float] = Memo(REMEMBERED)
 
@@ -93,7 +95,7 @@ class Layer:
         """
         body = codec.encode(message)
         try:
-            capacity = self._capacities.get(channel)
+            capacity = self._find_capacity(channel)
         except TypeError:  # it cannot even be looked up: the check says what a name is
             capacity = None
         if capacity is None:
@@ -105,31 +107,31 @@ class Layer:
         names.valid_channel_name(channel)
         return self._capacities.remember(channel, self.get_capacity(channel))
 
-    def check_names(self, channels: Iterable[str]) -> list[str]:
+    def check_names(self, channels: Iterable[str]) -> Sequence[str]:
         """
-        Check the channels to receive from; in the order in which to try them: none is starved by the others.
+        Check the channels to receive from, and return them in the order in which to try them: none is starved.
 
-        Takes any iterable of names, and returns a list of its own: the caller may change theirs while a receive waits.
-        The name of a process-local channel must end at the ``!``. Raises ``TypeError`` for others.
+        Takes any iterable of names, and never returns the caller's own list: it may change while a receive waits. The
+        name of a process-local channel must end at the ``!``. Raises ``TypeError`` for others.
         """
         try:  # one known name first: nearly every call has just that
             if type(channels) is list and len(channels) == 1:
-                name = channels[0]
-                if name in self._receivable:
-                    return [name]
+                known = self._find_receivable(channels[0])
+                if known is not None:
+                    return known
         except TypeError:  # it is no str, nor anything else that can be looked up
             pass
         if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, Iterable):
             names.valid_channel_names(channels, receive=True)  # raises, and says what is wrong
         found = list(channels)
         try:
-            known = self._receivable.knows(found)
+            all_known = self._receivable.knows(found)
         except TypeError:  # one is no str, nor anything else that can be looked up
-            known = False
-        if not known:
+            all_known = False
+        if not all_known:
             names.valid_channel_names(found, receive=True)
             for name in found:
-                self._receivable.remember(name, None)
+                self._receivable.remember(name, (name,))
         if len(found) > 1:
             # The first one is drawn, so that none is starved. A count could fall into step with the caller's rhythm.
             first = int(self._draw() * len(found))

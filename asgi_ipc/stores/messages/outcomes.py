@@ -44,13 +44,10 @@ class Enqueued:
 
 
 class InboxBatch:
-    """What one inbox gets of an ``enqueue``. It is counted there at the end: this is derived."""
+    """What one inbox gets of a slice of a group send: how many messages, and which channels had none before."""
 
-    __slots__ = ("added", "individual", "ready")
+    __slots__ = ("added", "ready")
 
-    #: Not 0 if each of its channels counts for itself.
-    individual: int
-    #: Messages for its channels.
-    added: int
-    #: Those of its channels that had none before.
-    ready: list[int]
+    def __init__(self) -> None:
+        self.added = 0
+        self.ready: list[int] = []

@@ -85,8 +85,6 @@ class Queues:
         self.ownership = Ownership(self.channels, self.records, liveness)
         self.waiters = Waiters(segment, heap, self.channels, liveness)
         self.limit = min(limit or max(ALWAYS_ACCEPTED, segment.size // 8), self._largest_body())
-        #: For a message with one target: it needs no new batch.
-        self._batch = InboxBatch()
         self.generation = 0
         self.places: Memo[str, Place] = Memo(REMEMBERED)
         self.find_place = self.places.get  # bound once: two attribute look-ups less on the hot path
@@ -147,8 +145,8 @@ class Queues:
         if words[AT_GENERATION] != self.generation:
             self.check_generation()
         outcome: Enqueued | None = None
+        #: For several targets: an inbox is told at the end what its channels have got.
         batches: dict[int, InboxBatch] | None = None if shared is None else {}
-        inbox = 0
         for channel, capacity in targets:
             place = self.find_place(channel)
             if place is None or words[place.tag_at] != place.tag:
@@ -158,14 +156,15 @@ class Queues:
                     break
             record, head_at, inbox = place.record, place.head_at, place.inbox
             if inbox:
-                if batches is None or inbox not in batches:
-                    self._begin_batch(batches, inbox, now)
-                batch = self._batch if batches is None else batches[inbox]
+                if batches is None:
+                    self.ownership.drop_unread_of_dead(inbox, now)
+                else:
+                    batch = batches.get(inbox) or self._begin_batch(batches, inbox, now)
             sent, quota = words[place.sent_at], record
             waiting = sent - words[place.taken_at]
-            if inbox and not batch.individual:
+            if inbox and not words[inbox + INDIVIDUAL]:
                 quota = inbox
-                waiting = words[inbox + SENT] - words[inbox + TAKEN] + batch.added
+                waiting = words[inbox + SENT] - words[inbox + TAKEN] + (0 if batches is None else batch.added)
             if waiting >= capacity:
                 waiting -= self._drop_expired(quota, now)
                 if waiting >= capacity:
@@ -192,27 +191,29 @@ class Queues:
             if not message:
                 outcome = self._count_undecided(outcome, targets, shared)
                 break
-            if words[head_at]:
+            was_empty = not words[head_at]
+            if was_empty:
+                words[head_at] = message  # commit
+                words[record + EARLIEST_EXPIRY] = expires
+            else:
                 words[words[place.tail_at]] = message  # commit: the NEXT of the last message
                 if expires < words[record + EARLIEST_EXPIRY]:
                     words[record + EARLIEST_EXPIRY] = expires
-            else:
-                words[head_at] = message  # commit
-                words[record + EARLIEST_EXPIRY] = expires
-                if inbox:
-                    batch.ready.append(record)
             words[place.tail_at] = message
             words[place.sent_at] = sent + 1
             if inbox:
-                batch.added += 1
+                if batches is None:
+                    self._count_in(inbox, 1, (record,) if was_empty else (), expires)
+                else:
+                    batch.added += 1
+                    if was_empty:
+                        batch.ready.append(record)
             if words[record + WAITERS] or (inbox and words[inbox + WAITERS]):
                 outcome = outcome or Enqueued()
                 outcome.awaited.append(record if words[record + WAITERS] else inbox)
-        if batches is not None:
+        if batches:
             for inbox, batch in batches.items():
-                self._end_batch(inbox, batch, expires)
-        elif inbox:
-            self._end_batch(inbox, self._batch, expires)
+                self._count_in(inbox, batch.added, batch.ready, expires)
         if outcome is not None:
             outcome.tokens = self.waiters.notify_each(outcome.awaited)
         return outcome
@@ -228,24 +229,21 @@ class Queues:
         self.records.end_shared(shared)
         return outcome
 
-    def _begin_batch(self, batches: dict[int, InboxBatch] | None, inbox: int, now: int) -> None:
-        """See how the channels of an inbox count. What a dead owner has left is dropped first: it does not count."""
+    def _begin_batch(self, batches: dict[int, InboxBatch], inbox: int, now: int) -> InboxBatch:
+        """Begin with an inbox. What a dead owner has left there is dropped first, so that it does not count."""
         self.ownership.drop_unread_of_dead(inbox, now)
-        if batches is None:
-            batch = self._batch
-        else:
-            batch = batches[inbox] = InboxBatch()
-        batch.individual, batch.added, batch.ready = self.words[inbox + INDIVIDUAL], 0, []
+        batch = batches[inbox] = InboxBatch()
+        return batch
 
-    def _end_batch(self, inbox: int, batch: InboxBatch, expires: int) -> None:
+    def _count_in(self, inbox: int, added: int, ready: Sequence[int], expires: int) -> None:
         """Count in an inbox what its channels have got, and line up those that had nothing before."""
         words = self.words
-        if batch.added:
+        if added:
             if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + EARLIEST_EXPIRY]:
                 words[inbox + EARLIEST_EXPIRY] = expires
-            words[inbox + SENT] += batch.added
-            if batch.ready:
-                ring.extend(words, inbox + READY, batch.ready, AFTER)
+            words[inbox + SENT] += added
+            if ready:
+                ring.extend(words, inbox + READY, ready, AFTER)
 
     def _drop_expired(self, quota: int, now: int) -> int:
         """Drop the expired messages of a full channel (or inbox); how many it were."""
