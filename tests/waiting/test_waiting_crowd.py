@@ -365,6 +365,8 @@ def test_a_thousand_threads_wait_on_one_machine(make_layer, prefix):
         for _ in range(processes * threads):
             layer.send("all", {"n": 1})
         crowd.until_sum(2 * processes * threads)
+        # All sleep again: one killed while it makes its doorbell would leave a file that nobody knows of.
+        until_waiting(layer, "all", processes * threads)
         assert_sound(layer)
         crowd.kill(0)
         crowd.kill(1)
