@@ -1,4 +1,8 @@
-"""Fixtures of all tests: a unique prefix, layers that are closed, a check that no shared memory is left."""
+"""
+Fixtures of all tests: a unique prefix, layers that are closed, a check that no shared memory is left.
+
+And how the suite runs: in part unless ``--exhaustive`` is given.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers.extent import SKIPPED, Extent, is_in_part
 from helpers.processes import Children
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 
 SHM = "/dev/shm"
-#: Prefix of the name of every object that these tests make; objects with other names are never touched.
-MARK = f"asgitest{os.getpid()}"
+#: Prefix of the name of every object that these tests make; objects with other names are never touched. The hyphen
+#: ends the process id, so that no other worker's prefix begins with it.
+MARK = f"asgitest{os.getpid()}-"
 
 
 def objects_of_tests() -> list[str]:
@@ -37,7 +43,7 @@ def nothing_left_behind() -> Iterator[None]:
 @pytest.fixture
 def prefix() -> Iterator[str]:
     """A unique prefix; all objects with this prefix are removed after the test."""
-    name = f"{MARK}-{secrets.token_hex(4)}"
+    name = f"{MARK}{secrets.token_hex(4)}"
     yield name
     gc.collect()
     for found in objects_of_tests():
@@ -91,7 +97,44 @@ def start() -> Iterator[Children]:
     children.clean_up()
 
 
+@pytest.fixture
+def extent(request: pytest.FixtureRequest) -> Extent:
+    """How much a long test has to try."""
+    return Extent(request.config.getoption("exhaustive"), request.node.user_properties)
+
+
+# -- how the suite runs -------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run all of the long tests, not samples of them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "exhaustive: a long test that is skipped without --exhaustive")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("exhaustive"):
+        for item in items:
+            if item.get_closest_marker("exhaustive"):
+                item.add_marker(pytest.mark.skip(reason=SKIPPED))
+
+
 def pytest_collection_finish() -> None:
     """Exclude all imported objects from the garbage collection after every test, to make it faster."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was left out."""
+    stats = terminalreporter.stats
+    in_part = sum(map(is_in_part, [*stats.get("passed", []), *stats.get("failed", [])]))
+    skipped = sum(SKIPPED in str(report.longrepr) for report in stats.get("skipped", []))
+    if in_part or skipped:
+        terminalreporter.write_sep("-", "not everything has run")
+        terminalreporter.write_line(
+            f"{in_part} tests tried a sample of their cases, and {skipped} long ones were skipped. "
+            f"pytest --exhaustive runs everything, and so does bash .ci/run."
+        )

@@ -748,6 +748,7 @@ def run(*arguments, **environment):
     return process.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(PURE, reason="this is already that run")
 def test_all_of_this_file_with_msgpack_in_pure_python():
     check = "import msgpack; print(msgpack.Packer.__module__, msgpack.Unpacker.__module__)"

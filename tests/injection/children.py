@@ -12,7 +12,7 @@ import random
 import signal
 import time
 import traceback
-from typing import Callable, Iterable
+from typing import Callable, Sequence
 
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS
 
@@ -26,16 +26,16 @@ PATIENCE = 5.0
 #: Seconds after which a child that hangs is ended.
 HANGING = 30
 
-#: Set by hand: try every bytecode, however long it takes.
-EXHAUSTIVE = bool(os.environ.get("ASGI_IPC_EXHAUSTIVE"))
+#: Set by hand, with ``--exhaustive``: try every bytecode, however long it takes.
+EVERY_BYTECODE = bool(os.environ.get("ASGI_IPC_EVERY_BYTECODE"))
 
 Body = Callable[[], None]
 
 
-def sample(count: int, size: int, seed: str) -> Iterable[int]:
-    """Some of the points from 1 to ``count``, the same ones each time; all of them in an exhaustive run."""
+def sample(count: int, size: int, seed: str) -> Sequence[int]:
+    """Some of the points from 1 to ``count``, the same ones each time; all of them where every bytecode is tried."""
     points = range(1, count + 1)
-    return points if EXHAUSTIVE else sorted(random.Random(seed).sample(points, min(size, count)))
+    return points if EVERY_BYTECODE else sorted(random.Random(seed).sample(points, min(size, count)))
 
 
 def spawn(body: Body) -> int:

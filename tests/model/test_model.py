@@ -27,6 +27,17 @@ model = load_runner()
 missing = model.missing_tools()
 needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is available")
 
+#: Cases that take from four to fifteen seconds each.
+LARGE = {
+    "mutex-n3",
+    "mutex-n3-live-stop",
+    "mutex-n3-tso",
+    "mutex-n2-pso-live-stop",
+    "detail-n3-bounded",
+    "detail-n3-tso-bounded",
+    "detail-n2-pso-live-stop",
+}
+
 SMALL = model.Case("small", "mutex", "N=2 PRESCAN")
 BROKEN = model.Case("broken", "mutex", "N=2 PRESCAN NOCHECK", model.ASSERTION)
 
@@ -37,8 +48,13 @@ State-vector 48 byte, depth reached 4573, errors: 0
 """
 
 
+def as_parameter(case):
+    """Return a case as a parameter of a test; the cases with the largest state spaces are exhaustive."""
+    return pytest.param(case, id=case.id, marks=[pytest.mark.exhaustive] if case.id in LARGE else [])
+
+
 @needs_spin
-@pytest.mark.parametrize("case", model.CI_CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [as_parameter(case) for case in model.CI_CASES])
 def test_protocol_has_the_expected_result(case):
     outcome = model.check(case)
     assert outcome.ok, f"{case.flags}: expected {case.expect}, got {outcome.report}"
@@ -113,6 +129,10 @@ def test_violation_in_an_incomplete_search_is_also_a_problem():
 
 def test_no_output_is_a_problem():
     assert model.parse("Segmentation fault").problem
+
+
+def test_large_cases_are_in_the_table():
+    assert {case.id for case in model.CI_CASES} >= LARGE
 
 
 def test_case_ids_are_unique():

@@ -5,7 +5,8 @@ A case overwrites some words of a segment that is in use, runs every operation, 
 as if it were new.  Thousands of cases are cheap because the segment is built once, kept as bytes, and copied back
 before each of them.  They run in child processes that this one watches: a case that hangs or dies of a signal fails.
 
-A case is chosen by its number alone: ``ASGI_IPC_CORRUPTION_CASES`` runs more of them, and a failure names its own.
+A case is chosen by its number alone, and a failure names its own.  With ``--exhaustive``, all cases run, and
+``ASGI_IPC_CORRUPTION_CASES`` makes more of them; without it, a sample.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import select
 import signal
 import time
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple, Union
 
 import pytest
+from helpers.extent import Extent
 
 from asgi_ipc import IPCChannelLayer, exceptions
 from asgi_ipc.check import check_stores
@@ -41,6 +43,8 @@ DOCUMENTED = (exceptions.ChannelFull, exceptions.MessageTooLarge, exceptions.Seg
 #: Seconds after which a case hangs: a hundred times what the longest takes.
 HANGS = 30
 RANDOM_CASES = int(os.environ.get("ASGI_IPC_CORRUPTION_CASES", "1200"))
+#: Cases of each sort that run without ``--exhaustive``.
+SAMPLE = 250
 OPTIONS: Dict[str, Any] = {
     "message_memory": 192 * 1024, "group_memory": 96 * 1024, "capacity": 30, "patience": 0.2
 }  # fmt: skip
@@ -643,8 +647,8 @@ class Neighbour:
         return said[:-1].decode()
 
 
-def run_cases(prefix: str, kind: str, cases: List[Case], first: int, say: int) -> None:
-    """In a child: run the cases from number ``first`` on, and say into a pipe how each went."""
+def run_cases(prefix: str, kind: str, cases: List[Case], numbers: Sequence[int], say: int) -> None:
+    """In a child: run the cases with these numbers, and say into a pipe how each went."""
     hurry()
     neighbour = Neighbour(prefix)
     bench = Bench(prefix)
@@ -652,7 +656,7 @@ def run_cases(prefix: str, kind: str, cases: List[Case], first: int, say: int) -
     victims = {"messages": Victim(bench.layer.message_store), "groups": Victim(bench.layer.group_store)}
     bench.victim = victims[kind]
     start = bench.time
-    for number in range(first, len(cases)):
+    for number in numbers:
         what, writes = cases[number]
         dice = random.Random(f"{kind} {what} {number}")
         os.write(say, f"begin\t{number}\n".encode())
@@ -684,18 +688,18 @@ def kill_group(pid: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def watch(prefix: str, kind: str, cases: List[Case], most: int = 5) -> List[str]:
+def watch(prefix: str, kind: str, cases: List[Case], numbers: Sequence[int], most: int = 5) -> List[str]:
     """Run the cases in children, one child after the other: each ends with its cases, with a hang, or with a signal."""
     failures: List[str] = []
     first = 0
-    while first < len(cases) and len(failures) < most:
+    while (rest := [number for number in numbers if number >= first]) and len(failures) < most:
         hear, say = os.pipe()
         pid = os.fork()
         if not pid:
             try:
                 os.setpgid(0, 0)
                 os.close(hear)
-                run_cases(f"{prefix}-{first}", kind, cases, first, say)
+                run_cases(f"{prefix}-{first}", kind, cases, rest, say)
             except BaseException:
                 os.write(say, f"wrong\t-1\t{traceback.format_exc()}".replace("\n", "\r").encode() + b"\n")
             finally:
@@ -709,11 +713,11 @@ def watch(prefix: str, kind: str, cases: List[Case], most: int = 5) -> List[str]
             more = os.read(hear, 65536) if ready else b""
             *lines, text = (text + more).split(b"\n")
             for line in lines:
-                word, *rest = line.decode().split("\t", 2)
+                word, *said = line.decode().split("\t", 2)
                 if word == "begin":
-                    last = int(rest[0])
+                    last = int(said[0])
                 elif word == "wrong":
-                    failures.append(rest[1].replace("\r", "\n"))
+                    failures.append(said[1].replace("\r", "\n"))
                 elif word == "done":
                     ended, last = "done", len(cases)
             if not more and not ended:
@@ -729,10 +733,10 @@ def watch(prefix: str, kind: str, cases: List[Case], most: int = 5) -> List[str]
 
 @pytest.mark.parametrize("kind", ["messages", "groups"])
 @pytest.mark.parametrize("sort", ["header", "aimed", "random"])
-def test_damage_ends_well_or_with_a_documented_error(prefix: str, kind: str, sort: str) -> None:
+def test_damage_ends_well_or_with_a_documented_error(prefix: str, extent: Extent, kind: str, sort: str) -> None:
     makers = {"header": header_cases, "aimed": lambda: aimed_cases(kind), "random": lambda: random_cases(RANDOM_CASES)}
     cases = makers[sort]()
-    failures = watch(prefix, kind, cases)
+    failures = watch(prefix, kind, cases, extent.sample(range(len(cases)), SAMPLE, f"{kind} {sort}"))
     assert not failures, "\n\n".join(failures)
 
 

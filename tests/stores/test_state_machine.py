@@ -18,6 +18,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 import pytest
+from helpers.extent import Extent
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -49,7 +50,8 @@ DEFAULT_CAPACITY = 4
 #: (message expiry, group expiry) in seconds of the layers that are opened: lives of different length mix in one queue.
 LIVES = ((10, 30), (2, 300), (60, 3))
 STEPS = int(os.environ.get("ASGI_IPC_MODEL_STEPS", "60"))
-EXAMPLES = int(os.environ.get("ASGI_IPC_MODEL_EXAMPLES", "90"))
+#: With ``--exhaustive``, and without it.
+EXAMPLES = 90, 30
 
 
 class Sent(NamedTuple):
@@ -470,7 +472,7 @@ class LayerMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_layer_against_model(prefix: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_layer_against_model(prefix: str, monkeypatch: pytest.MonkeyPatch, extent: Extent, seed: int) -> None:
     for name, seconds in (("SUSPICION", 0.001), ("VISIBILITY", 0.0002)):
         monkeypatch.setattr(mutexes, name, seconds)
     logging.getLogger("asgi_ipc").addFilter(quiet)
@@ -484,7 +486,7 @@ def test_layer_against_model(prefix: str, monkeypatch: pytest.MonkeyPatch, seed:
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             Machine,
             settings=settings(
-                max_examples=EXAMPLES,
+                max_examples=extent.amount("ASGI_IPC_MODEL_EXAMPLES", *EXAMPLES),
                 stateful_step_count=STEPS,
                 deadline=None,
                 derandomize=True,

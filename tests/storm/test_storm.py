@@ -1,7 +1,8 @@
 """
 The storm, for a while: see ``storm.py`` for what must be true in it.
 
-``ASGI_IPC_STORM_SECONDS`` makes it longer, ``ASGI_IPC_STORM_SEED`` repeats its troubles (not the moments they hit).
+It is short unless ``--exhaustive`` is given.  ``ASGI_IPC_STORM_SECONDS`` makes it longer, ``ASGI_IPC_STORM_SEED``
+repeats its troubles (not the moments they hit).
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers.extent import Extent
+
 import asgi_ipc
 
-SECONDS = float(os.environ.get("ASGI_IPC_STORM_SECONDS", "20"))
+#: With ``--exhaustive``, and without it.
+SECONDS = 20.0, 8.0
 SEED = os.environ.get("ASGI_IPC_STORM_SEED") or secrets.token_hex(4)
 
 
-def test_nothing_is_lost_doubled_or_torn_in_a_storm(prefix: str) -> None:
+def test_nothing_is_lost_doubled_or_torn_in_a_storm(prefix: str, extent: Extent) -> None:
     """In a process group of its own, with a limit: nobody may outlive this test."""
+    seconds = extent.amount("ASGI_IPC_STORM_SECONDS", *SECONDS)
     storm = Path(__file__).with_name("storm.py")
-    command = [sys.executable, str(storm), "--seconds", str(SECONDS), "--seed", SEED, "--prefix", prefix]
+    command = [sys.executable, str(storm), "--seconds", str(seconds), "--seed", SEED, "--prefix", prefix]
     package = str(Path(asgi_ipc.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
@@ -36,7 +41,7 @@ def test_nothing_is_lost_doubled_or_torn_in_a_storm(prefix: str) -> None:
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=3 * SECONDS + 120)
+        said, _ = process.communicate(timeout=3 * seconds + 120)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
