@@ -1,7 +1,7 @@
 """
 Fixtures of all tests: a unique prefix, layers that are closed, a check that no shared memory is left.
 
-And how the suite runs: in part unless ``--exhaustive`` is given.
+And how the suite runs: in two processes where pytest-xdist is installed, and in part unless ``--exhaustive`` is given.
 """
 
 from __future__ import annotations
@@ -106,12 +106,27 @@ def extent(request: pytest.FixtureRequest) -> Extent:
 # -- how the suite runs -------------------------------------------------------------------------------------------
 
 
+#: Processes that run tests side by side, unless ``-n`` or pytest-xdist's own environment variable says otherwise.
+WORKERS = 2
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="run all of the long tests, not samples of them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "exhaustive: a long test that is skipped without --exhaustive")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Choose the number of workers before pytest-xdist looks at it; a debugger or a single test needs none."""
+    option = config.option
+    is_open = getattr(option, "numprocesses", 0) is None and option.dist == "no" and not option.tx
+    is_one = option.usepdb or option.trace or option.capture == "no" or any("::" in each for each in option.file_or_dir)
+    if is_open and not is_one and "PYTEST_XDIST_WORKER" not in os.environ:
+        option.numprocesses = int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", WORKERS))
+        option.dist = "worksteal" if option.numprocesses else "no"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -753,5 +753,5 @@ def run(*arguments, **environment):
 def test_all_of_this_file_with_msgpack_in_pure_python():
     check = "import msgpack; print(msgpack.Packer.__module__, msgpack.Unpacker.__module__)"
     assert run("-c", check, MSGPACK_PUREPYTHON="1").split() == ["msgpack.fallback", "msgpack.fallback"]
-    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, MSGPACK_PUREPYTHON="1")
+    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__, MSGPACK_PUREPYTHON="1")
     assert " passed" in output

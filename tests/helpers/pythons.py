@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -37,8 +38,15 @@ def interpreter(version: str, cache: Path) -> str:
     """
     Return an interpreter that can import the package; skip the test if there is none.
 
-    If the interpreter lacks the requirements, an environment with them is made once, in ``cache``.
+    If the interpreter lacks the requirements, an environment with them is made once, in ``cache``, under a lock:
+    another process may ask for it at the same time.
     """
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _find_or_make(version, cache)
+
+
+def _find_or_make(version: str, cache: Path) -> str:
     in_cache = cache / version / "bin" / "python"
     if in_cache.exists() and _runs(str(in_cache), REQUIREMENTS):
         return str(in_cache)
