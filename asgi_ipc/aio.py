@@ -1,8 +1,8 @@
 """
 ``AsyncIPCChannelLayer``: the asynchronous channel layer that Channels 2 and later use.
 
-What it does without waiting is in ``layer``: no call takes longer than a few microseconds, so it is done at once, in
-the event loop.  Only ``receive`` waits (``waiting.loops``).
+What it does without waiting for messages is in ``layer``, and is done at once, in the event loop.  Only ``receive``
+waits (``waiting.asyncio_loop``).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class AsyncIPCChannelLayer:
         taken = None if hubs.crowded else hubs.store.pop(channels)
         if taken is None:
             taken = await asyncio_loop.wait(hubs, channels)
-        try:  # what ``Layer.received`` does, without the call
+        try:  # what ``Layer.decode`` does, without the call
             return codec.decode(taken[1])
         except ValueError as error:
             raise corrupt_error(hubs.store.name, channel, error) from error

@@ -42,7 +42,7 @@ class IPCChannelLayer(Layer):
     The first process to come creates the segments and sets their sizes; a later one uses what is there.
 
     Raises ``TypeError`` and ``ValueError`` for unusable options, ``SegmentRefused`` and ``SegmentMismatch`` for shared
-    memory that belongs to somebody else or to another version.
+    memory that belongs to another user or to another version.
     """
 
     #: What this layer can do beyond sending and receiving (ASGI draft, "Extensions").

@@ -45,6 +45,6 @@ def _problems(store: MessageStore | GroupStore) -> list[str]:
         store.sections.check_name()  # a closed store refuses; a removed segment is attached to anew
         attachment = store.sections.opened()
         try:
-            return attachment.mutex.run(lambda here: check(here).run(), attachment)
+            return store.sections.exclusively(lambda here: check(here).run(), attachment)
         except SegmentGone:  # removed since then
             continue

@@ -2,8 +2,9 @@
 What is wrong with a store: walk its truth, and compare every derived word with what the walk finds.
 
 Each problem is one sentence; a sound store has none.  Nothing is changed.  Nothing in the segment is believed: a link
-that leads out of the heap or in a circle is one more problem.  Nothing of the code that keeps the derived words is
-used, so that a mistake there cannot hide itself.  A check is one critical section: all other processes wait.
+that leads out of the heap or in a circle is one more problem.  Of the code that keeps the derived words only the hash
+and the size classes are used, so that a mistake there cannot hide itself.  A check is one critical section: all other
+processes wait.
 """
 
 from __future__ import annotations

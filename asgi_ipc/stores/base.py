@@ -7,7 +7,7 @@ A removed segment shows a tombstone, which the mutex reports at the next operati
 
 from __future__ import annotations
 
-__all__ = ["CriticalSections", "Parts"]
+__all__ = ["STORE_ERRORS", "CriticalSections", "Parts", "is_store_error"]
 
 import logging
 import os
@@ -16,8 +16,9 @@ import weakref
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
 
-from ..exceptions import SegmentGone
+from ..exceptions import SegmentError, SegmentGone
 from ..locking.mutex import RobustMutex
+from ..locking.reentrancy import is_ours
 from ..shm.permissions import named_identity
 from .attachment import Attachment, Kind
 
@@ -30,9 +31,16 @@ logger = logging.getLogger("asgi_ipc")
 
 R = TypeVar("R")
 
+#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
+STORE_ERRORS = (SegmentError, RuntimeError, OSError)
 #: ns between two checks that the segment's name still leads to the segment.
 CHECK_PERIOD = 1_000_000_000
 LONG_AGO = -(2**63)
+
+
+def is_store_error(error: BaseException) -> bool:
+    """True if an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
+    return isinstance(error, SegmentError) or is_ours(error)
 
 
 class Parts:
@@ -129,6 +137,19 @@ class CriticalSections(Generic[PartsT]):
     def exclusively(self, function: Callable[..., R], *args: Any) -> R:
         """Run any function as a critical section: for code that reads the segment's words itself (checks, tests)."""
         return self.bound[0].run(function, *args)
+
+    def run_behind(self, work: Callable[[], None]) -> None:
+        """
+        Do some upkeep behind an operation that is done: no error of the store in there may deny the operation.
+
+        The next operation meets what is wrong again. An error that a signal handler raises goes on.
+        """
+        try:
+            work()
+        except STORE_ERRORS as error:
+            if not is_store_error(error):
+                raise
+            logger.warning("%s: could not be swept: %s", self.name, error)
 
     def give_way(self) -> None:
         """Let other processes in, between two slices of a long operation (``RobustMutex.give_way``)."""

@@ -21,7 +21,7 @@ from ..exceptions import SegmentError
 from ..shm.permissions import SHM_DIRECTORY, discard_name
 from .attachment import Attachment, Kind
 
-#: Seconds to wait for whoever is creating, repairing or removing the segment just now.
+#: Seconds to wait for a process that is creating, recovering or removing the segment just now.
 PATIENCE = 2.0
 #: What a segment is made with that has no size yet. It lives for a moment.
 SMALLEST = 64 * 1024
@@ -54,7 +54,7 @@ def remove_segment(name: str, kind: Kind) -> Removal:
     if SHM_DIRECTORY is None:
         _remove_unseen(name, kind, removed, kept)
         return removed, kept
-    # Listed before anything is removed: whoever notices the tombstone makes a new segment, which is not ours
+    # Listed before anything is removed: a process that notices the tombstone makes a new segment, which is not ours
     # to take.
     ours = re.compile(rf"(sem\.)?{re.escape(name)}|sem\.{re.escape(name)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
     for found in leftovers(name):  # the segment itself sorts before its semaphores

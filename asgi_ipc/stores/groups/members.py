@@ -1,18 +1,18 @@
 """
 Groups and their members: what may happen to them inside one section.  The caller holds the mutex.
 
-    group     word  0  next in the bucket's chain     (directory)
-                    1  hash of the name               (directory)
+    group     word  0  next in the bucket's chain     (hash table)
+                    1  hash of the name               (hash table)
                     2  COUNT    members in the chain
-                    3  length of the name             (directory)
+                    3  length of the name             (hash table)
                     4  FIRST    first member: truth
                     5  LAST     last member, void while FIRST is 0
                     6  EARLIEST_EXPIRY  no membership ends before this time (ns)
                     7  name
-    member    word  0  next in the index's chain      (directory of the index)
-                    1  hash of group and channel      (directory of the index)
+    member    word  0  next in the index's chain      (hash table of the index)
+                    1  hash of group and channel      (hash table of the index)
                     2  GROUP    the group's record
-                    3  length of the channel's name   (directory of the index)
+                    3  length of the channel's name   (hash table of the index)
                     4  NEXT     the member behind it: truth, as is FIRST of the group
                     5  BEFORE   the member in front of it, 0 for the first
                     6  EXPIRES  ns of the monotonic clock: truth
@@ -125,7 +125,7 @@ class Members:
             # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
             words[record + EARLIEST_EXPIRY] = min(words[record + EARLIEST_EXPIRY], expires)
             self._changed()
-            # Both orders are lawful halves: an owner is believed only together with his home.
+            # A kill between the two stores is harmless: an owner counts only together with its nonce.
             words[member + NONCE] = owner.nonce
             words[member + OWNER] = owner.process
             words[member + EXPIRES] = expires  # commit
@@ -155,7 +155,7 @@ class Members:
         return None
 
     def _changed(self) -> None:
-        """Nobody may believe what he remembers of groups. (A kill before this moves the generation.)"""
+        """Make every process forget the lists it remembers. (A kill before this moves the generation.)"""
         self.words[AT_CHANGES] = (self.words[AT_CHANGES] + 1) % COUNTED
 
     def discard(self, group: str, channel: str) -> None:
@@ -227,16 +227,15 @@ class Members:
         """The channels of a group and their owners."""
         words, name_at = self.words, self.index.name
         channels: list[str] = []
-        nonces: dict[int, int] = {}
+        owners: set[tuple[int, int]] = set()
         for member in self.walk(record):
-            owner = words[member + OWNER]
-            if owner and owner not in nonces:
-                nonces[owner] = words[member + NONCE]
+            if words[member + OWNER]:
+                owners.add((words[member + OWNER], words[member + NONCE]))
             channels.append(name_at(member).decode("ascii"))
-        return channels, {Owner(process, nonce) for process, nonce in nonces.items()}
+        return channels, {Owner(process, nonce) for process, nonce in owners}
 
     def _check_names(self, found: list[str]) -> None:
-        """See that every name is one that can have been added: a damaged one must not reach whoever sends to it."""
+        """Check that every name is one that can have been added: a damaged one must not reach a sender."""
         for name in found:
             try:
                 valid_channel_name(name)
@@ -292,7 +291,7 @@ class Members:
             for record in self.groups_in(range(self.groups.buckets))
         }
 
-    # -- upkeep -----------------------------------------------------------------------------------------------
+    # -- sweeping ---------------------------------------------------------------------------------------------
 
     def sweep(self, now: int) -> None:
         """Drop ended memberships from as many buckets as the time since the last sweep asks for."""

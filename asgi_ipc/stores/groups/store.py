@@ -124,7 +124,7 @@ class GroupStore:
     def _sweep_if_due(self, now: int) -> None:
         if now >= self._sweep_due:
             self._sweep_due = now + SWEEP_PERIOD
-            self.sections.run(Members.sweep, now)
+            self.sections.run_behind(lambda: self.sections.run(Members.sweep, now))
 
     def _sweep_everything(self, now: int) -> bool:
         """Drop every membership that has ended, in slices that let others in; at most once a second."""

@@ -1,10 +1,10 @@
 """
 Channel records: what the message store knows of a channel besides its messages.  The caller holds the mutex.
 
-    word  0  next in the bucket's chain     (directory)
-          1  hash of the name               (directory)
+    word  0  next in the bucket's chain     (hash table)
+          1  hash of the name               (hash table)
           2  tag                            (slab)
-          3  length of the name             (directory)
+          3  length of the name             (hash table)
           4  page                           (slab)
           5  HEAD      first message: truth
           6  TAIL      last message, void while HEAD is 0
@@ -20,7 +20,7 @@ Channel records: what the message store knows of a channel besides its messages.
          16  IDLE      SENT + TAKEN + 1 when the channel was last found empty, 0 if it was not
          17  WAITERS   those who wait for a message and were not called yet form a ring
          18  WAITING   how many waiters lead here, called ones included
-         19  OWNER     of ``prefix!``: the process that receives from it (presence): truth
+         19  OWNER     of ``prefix!``: the process that receives from it (ownership): truth
          20  INDIVIDUAL  of ``prefix!``: 1 if each of its channels counts for itself: truth
          21  name, up to 99 bytes
 

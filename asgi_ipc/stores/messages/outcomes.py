@@ -28,8 +28,9 @@ class Enqueued:
     """
     What has become of a message that not every target simply got.
 
-    ``full`` are the channels that were full; ``undecided`` of the targets, the last ones, were not reached for want of
-    memory (``shortage``: "memory" or "filesystem"); ``tokens`` are those of FIFOs to notify.
+    ``full`` are the channels that were full; ``undecided`` of the targets, the last ones, were not reached, for want of
+    memory (``shortage``: "memory" or "filesystem") or, if that is empty, because a dead owner has left so much that
+    another critical section must go on; ``tokens`` are those of FIFOs to notify.
     """
 
     __slots__ = ("awaited", "full", "shortage", "tokens", "undecided")

@@ -21,9 +21,7 @@ from .records import Records
 
 #: Messages of a dead process that one critical section drops.
 DROP_SLICE = 256
-#: Such slices that a sender drops at most: a few thousand messages, some milliseconds. The next sender goes on.
-DROP_SLICES = 16
-#: Inboxes that a process owns at a time.
+#: Inboxes that a process owns at a time, but for those that have messages or waiters.
 MAX_OWNED = 64
 
 
@@ -85,20 +83,20 @@ class Ownership:
             else:
                 words[inbox + OWNER] = NOBODY  # commit
 
-    def drop_unread_of_dead(self, inbox: int, now: int) -> None:
+    def drop_unread_of_dead(self, inbox: int, now: int) -> bool:
         """
-        Drop what a dead owner has not read, before another message is added.
+        Drop what a dead owner has not read, before another message is added; False if that needs another call.
 
-        Messages sent from now on are not for the dead process: the inbox has no owner, and the next receiver gets them.
+        Messages sent from then on are not for the dead process: the inbox has no owner, the next receiver gets them.
         """
         words = self.words
         owner = words[inbox + OWNER]
         if owner in (NOBODY, SEVERAL) or not self.liveness.was_dead(owner, now):
-            return
-        for _ in range(DROP_SLICES):
-            if self._drop_unread(inbox):
-                words[inbox + OWNER] = NOBODY  # commit
-                return
+            return True
+        if not self._drop_unread(inbox):
+            return False
+        words[inbox + OWNER] = NOBODY  # commit
+        return True
 
     def _drop_unread(self, inbox: int) -> bool:
         """Drop a slice of an inbox's messages; True if nothing is left."""

@@ -138,7 +138,7 @@ class Queues:
         """
         Put one message at the end of the queue of each ``(channel, capacity)``, where there is room for it.
 
-        With ``shared`` the messages point to that body, else each holds a copy. Returns None if each target got it and
+        Several targets share a body (``enqueue_each``); one alone gets a copy. Returns None if each target got it and
         no FIFO is to be notified.
         """
         words = self.words
@@ -152,19 +152,22 @@ class Queues:
             if place is None or words[place.tag_at] != place.tag:
                 place = self.locate(channel, True)
                 if place is None:
-                    outcome = self._count_undecided(outcome, targets, shared)
+                    outcome = self._count_undecided(outcome, targets, shared, self.heap.shortage)
                     break
             record, head_at, inbox = place.record, place.head_at, place.inbox
             if inbox:
-                if batches is None:
-                    self.ownership.drop_unread_of_dead(inbox, now)
-                else:
-                    batch = batches.get(inbox) or self._begin_batch(batches, inbox, now)
+                batch = batches.get(inbox) if batches is not None else None
+                if batch is None:
+                    if not self.ownership.drop_unread_of_dead(inbox, now):
+                        outcome = self._count_undecided(outcome, targets, shared, "")
+                        break
+                    if batches is not None:
+                        batch = batches[inbox] = InboxBatch()
             sent, quota = words[place.sent_at], record
             waiting = sent - words[place.taken_at]
             if inbox and not words[inbox + INDIVIDUAL]:
                 quota = inbox
-                waiting = words[inbox + SENT] - words[inbox + TAKEN] + (0 if batches is None else batch.added)
+                waiting = words[inbox + SENT] - words[inbox + TAKEN] + (0 if batch is None else batch.added)
             if waiting >= capacity:
                 waiting -= self._drop_expired(quota, now)
                 if waiting >= capacity:
@@ -189,7 +192,7 @@ class Queues:
                     start = (message + BODY) << 3
                     self.data[start : start + len(body)] = body
             if not message:
-                outcome = self._count_undecided(outcome, targets, shared)
+                outcome = self._count_undecided(outcome, targets, shared, self.heap.shortage)
                 break
             was_empty = not words[head_at]
             if was_empty:
@@ -202,7 +205,7 @@ class Queues:
             words[place.tail_at] = message
             words[place.sent_at] = sent + 1
             if inbox:
-                if batches is None:
+                if batch is None:
                     self._count_in(inbox, 1, (record,) if was_empty else (), expires)
                 else:
                     batch.added += 1
@@ -229,12 +232,6 @@ class Queues:
         self.records.end_shared(shared)
         return outcome
 
-    def _begin_batch(self, batches: dict[int, InboxBatch], inbox: int, now: int) -> InboxBatch:
-        """Begin with an inbox. What a dead owner has left there is dropped first, so that it does not count."""
-        self.ownership.drop_unread_of_dead(inbox, now)
-        batch = batches[inbox] = InboxBatch()
-        return batch
-
     def _count_in(self, inbox: int, added: int, ready: Sequence[int], expires: int) -> None:
         """Count in an inbox what its channels have got, and line up those that had nothing before."""
         words = self.words
@@ -246,7 +243,7 @@ class Queues:
                 ring.extend(words, inbox + READY, ready, AFTER)
 
     def _drop_expired(self, quota: int, now: int) -> int:
-        """Drop the expired messages of a full channel (or inbox); how many it were."""
+        """Drop the expired messages of a full channel (or inbox); how many there were."""
         words = self.words
         before = words[quota + TAKEN]
         self.records.drop_expired_of(quota, now)
@@ -262,11 +259,11 @@ class Queues:
         return outcome
 
     def _count_undecided(
-        self, outcome: Enqueued | None, targets: Sequence[tuple[str, int]], shared: SharedBody | None
+        self, outcome: Enqueued | None, targets: Sequence[tuple[str, int]], shared: SharedBody | None, shortage: str
     ) -> Enqueued:
-        """Note that memory ran out: which of the targets were not reached."""
+        """Note which of the targets were not reached."""
         outcome = outcome or Enqueued()
-        outcome.shortage = self.heap.shortage
+        outcome.shortage = shortage
         outcome.undecided = len(targets) - len(outcome.full) - (shared.used() if shared is not None else 0)
         return outcome
 

@@ -149,7 +149,7 @@ class Records:
     # -- expiry -----------------------------------------------------------------------------------------------
 
     def drop_heads(self, record: int, now: int, most: int) -> int:
-        """Drop expired messages from the head of a queue, at most ``most`` of them; how many it were."""
+        """Drop expired messages from the head of a queue, at most ``most`` of them; how many there were."""
         words, inbox = self.words, self.words[record + INBOX]
         for dropped in range(most):
             message = words[record + HEAD]

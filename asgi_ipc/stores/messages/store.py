@@ -9,7 +9,6 @@ from __future__ import annotations
 
 __all__ = ["MESSAGES", "MessageStore"]
 
-import logging
 import time
 import weakref
 from collections.abc import Iterable, Sequence
@@ -34,9 +33,7 @@ from .receiving import Taken
 from .records import BODY
 from .recovery import MessageRecovery
 from .sweep import SWEEP_PERIOD, Sweep
-from .wakeups import STORE_ERRORS, Wakeups, is_store_error, notify_own
-
-logger = logging.getLogger("asgi_ipc")
+from .wakeups import Wakeups, notify_own
 
 MESSAGES = Kind(KIND_MESSAGES, MessageRecovery)
 #: Members that one critical section of a group send serves before it lets other processes in.
@@ -128,24 +125,27 @@ class MessageStore:
         if refused is not None:
             self._after_append(refused, channel, capacity, body)
         if now >= self._sweep_due:
-            self._sweep(now)
+            self.sections.run_behind(partial(self._sweep, now))
 
     def _after_append(self, outcome: Enqueued, channel: str, capacity: int, body: bytes) -> None:
         """Notify a receiver; find memory for a message that was refused, or raise what its refusal means."""
-        if outcome.shortage:
+        swept = False
+        while outcome.undecided:
             now = self.sections.clock()
-            if self._sweep_everything(now):
-                targets = ((channel, capacity),)
-                found = self.sections.run(Queues.enqueue, targets, body, now, now + self.expiry)
-                if found is None:
-                    return
-                outcome = found
+            if outcome.shortage:
+                if swept or not self._sweep_everything(now):
+                    break
+                swept = True
+            found = self.sections.run(Queues.enqueue, ((channel, capacity),), body, now, now + self.expiry)
+            if found is None:
+                return
+            outcome = found
         if not (outcome.shortage or outcome.full):
             self.wakeups.notify(outcome.tokens)
             return
         now = self.sections.clock()
         if now >= self._sweep_due:  # a sender that is only ever refused sweeps, too
-            self._sweep(now)
+            self.sections.run_behind(partial(self._sweep, now))
         for full in outcome.full:
             raise ChannelFull(*full)
         memory = self.sections.run(Inspect.memory)
@@ -178,10 +178,11 @@ class MessageStore:
                     tokens.update(outcome.tokens)
                     missed += [full.channel for full in outcome.full]
                     rest = rest[len(rest) - outcome.undecided :]
-                    if swept or not rest or not self._sweep_everything(now):
-                        missed += [channel for channel, _ in rest]
-                        break
-                    swept = True
+                    if rest and outcome.shortage:
+                        if swept or not self._sweep_everything(now):
+                            missed += [channel for channel, _ in rest]
+                            break
+                        swept = True
         finally:  # those of the slices that are done, too, if an error ends it
             self.wakeups.notify(tokens)
         return missed
@@ -235,7 +236,7 @@ class MessageStore:
         if isinstance(taken, Again):
             taken = self._pop_behind_expired(channels)
         if now >= self._sweep_due:
-            self._sweep(now)
+            self.sections.run_behind(partial(self._sweep, now))
         return taken
 
     def _pop_behind_expired(self, channels: Sequence[str]) -> Taken | None:
@@ -250,16 +251,11 @@ class MessageStore:
     # -- sweeping ---------------------------------------------------------------------------------------------
 
     def _sweep(self, now: int) -> None:
-        """Do a share of the sweeping, behind an operation that is done: no error in here must deny that."""
+        """Do a share of the sweeping."""
         self._sweep_due = now + SWEEP_PERIOD
-        try:
-            fifo = self.sections.run(Sweep.step, now)
-            if fifo is not None and self._is_dead_fifo(*fifo):
-                self.wakeups.unregister_dead(fifo[1])
-        except STORE_ERRORS as error:
-            if not is_store_error(error):
-                raise
-            logger.warning("%s: could not be swept: %s", self.name, error)
+        fifo = self.sections.run(Sweep.step, now)
+        if fifo is not None and self._is_dead_fifo(*fifo):
+            self.wakeups.unregister_dead(fifo[1])
 
     def _is_dead_fifo(self, owner: int, token: int) -> bool:
         """

@@ -8,7 +8,7 @@ that wakes always looks at its queue again.
 
 from __future__ import annotations
 
-__all__ = ["STORE_ERRORS", "Wakeups", "is_store_error"]
+__all__ = ["Wakeups", "notify_own"]
 
 import contextlib
 import logging
@@ -18,9 +18,8 @@ import weakref
 from collections.abc import Iterable, Sequence
 
 from ...exceptions import SegmentError
-from ...locking.reentrancy import is_ours
 from ...shm.wakeup_fifo import WakeupFifo, live_fifos, notify_all
-from ..base import CriticalSections
+from ..base import STORE_ERRORS, CriticalSections, is_store_error
 from .channels import READY
 from .outcomes import Again
 from .parts import MessageParts
@@ -29,8 +28,6 @@ from .waiters import NOTIFIED_SLICE, POLL_SLICE, Waiters
 
 logger = logging.getLogger("asgi_ipc")
 
-#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
-STORE_ERRORS = (SegmentError, RuntimeError, OSError)
 #: ns for which a receiver spins before it sleeps: no longer than it takes to be woken. On a single core no process
 #: could send meanwhile.
 SPIN_NS = 50_000 if (os.cpu_count() or 1) > 1 else 0
@@ -40,11 +37,6 @@ MOST_SKIPPED = 255
 IDLE_FIFOS = 64
 
 _wakeups: weakref.WeakSet[Wakeups] = weakref.WeakSet()
-
-
-def is_store_error(error: BaseException) -> bool:
-    """True if an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
-    return isinstance(error, SegmentError) or is_ours(error)
 
 
 def notify_own(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> None:

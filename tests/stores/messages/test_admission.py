@@ -20,6 +20,7 @@ from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.check import check_stores
 from asgi_ipc.locking.liveness import Liveness
 from asgi_ipc.stores.messages.channels import OWNER
+from asgi_ipc.stores.messages.ownership import DROP_SLICE
 from asgi_ipc.stores.messages.store import MessageStore
 
 #: Plain channels; channels of an inbox that counts as a whole; channels of one where each counts for itself.
@@ -224,6 +225,24 @@ def test_a_group_send_reaches_a_channel_that_a_dead_owner_left_full(pair: Pair) 
     store.sections.exclusively(owner_dies, store, "single!")
     assert store.append_each([("single!a", 1), ("single!b", 1)], b"new") == []
     assert store.snapshot() == {"single!a": [b"new"], "single!b": [b"new"]}
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["single send", "group send"])
+def test_a_message_sent_after_the_owner_died_is_kept_however_much_it_left(pair: Pair, group: bool) -> None:
+    """The unread messages are dropped in several critical sections, before the new message is added."""
+    pair.begin()
+    store = pair.grouped
+    for number in range(20 * DROP_SLICE):
+        store.append(f"single!{number % 7}", 10**6, b"unread")
+    store.sections.exclusively(owner_dies, store, "single!")
+    for body in (b"first", b"second"):
+        if group:
+            assert store.append_each([("single!a", 10), ("plain", 10)], body) == []
+        else:
+            store.append("single!a", 10, body)
+    found = store.snapshot()
+    assert found.pop("plain", [b"first", b"second"]) == [b"first", b"second"]
+    assert found == {"single!a": [b"first", b"second"]}
 
 
 def test_a_group_of_one_stores_no_shared_body(make_layer: Any) -> None:
