@@ -12,7 +12,7 @@ import os
 import sys
 
 
-def own_inbox() -> None:
+def adopt() -> None:
     """Make ``benchmarks`` importable, and nothing beside it."""
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != folder]
@@ -26,7 +26,7 @@ def own_inbox() -> None:
 
 
 def main() -> None:
-    own_inbox()
+    adopt()
     from benchmarks import host
 
     host.main(sys.argv[1:])
