@@ -158,25 +158,20 @@ class Waiters:
                 continue
             if words[waiter + CHANNEL] != record or words[waiter + IS_NOTIFIED]:
                 raise ValueError("a waiter of another channel is in the ring of a channel")
+            if words[waiter + NEXT] == waiter:  # the only one, as nearly always
+                words[record + WAITERS] = 0
+            else:
+                ring.remove(words, record + WAITERS, waiter, NEXT)
             fifo = words[waiter + FIFO]
-            if self._move_to_notified(record, waiter, fifo):
+            newest = words[fifo + NOTIFIED]
+            if newest:
+                words[newest + BEFORE] = waiter
+            else:
                 tokens.append(words[fifo + TOKEN])
+            words[waiter + IS_NOTIFIED] = 1
+            words[waiter + NEXT], words[waiter + BEFORE] = newest, 0
+            words[fifo + NOTIFIED] = waiter
         return tokens
-
-    def _move_to_notified(self, record: int, waiter: int, fifo: int) -> bool:
-        """Move a waiter from the ring of its channel to the notified list of its FIFO; True if that was empty."""
-        words = self.words
-        if words[waiter + NEXT] == waiter:  # the only one, as nearly always
-            words[record + WAITERS] = 0
-        else:
-            ring.remove(words, record + WAITERS, waiter, NEXT)
-        newest = words[fifo + NOTIFIED]
-        if newest:
-            words[newest + BEFORE] = waiter
-        words[waiter + IS_NOTIFIED] = 1
-        words[waiter + NEXT], words[waiter + BEFORE] = newest, 0
-        words[fifo + NOTIFIED] = waiter
-        return not newest
 
     def take_notified(self, fifo: WakeupFifo) -> list[int] | None:
         """
@@ -222,7 +217,8 @@ class Waiters:
                 if words[waiter + NEXT] != waiter or self.channels.is_inbox(channel):
                     words[record + CONTENDED] = 1
                 if words[channel + HEAD] or words[channel + READY]:
-                    self._move_to_notified(channel, waiter, record)
+                    words[channel + WAITERS] = waiter  # the ring begins with it
+                    self.notify_each((channel,))
 
     def is_contended(self, fifo: WakeupFifo) -> bool:
         """True if polling the channels themselves is worth its time."""
