@@ -9,8 +9,9 @@ from __future__ import annotations
 
 __all__ = ["AsyncIPCChannelLayer"]
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, List, Mapping, Optional, Type
+from typing import Any
 
 from . import codec, exceptions, names
 from .layer import Layer, Message, corrupt_error
@@ -45,12 +46,12 @@ class AsyncIPCChannelLayer:
         expiry: float = 60,
         group_expiry: float = 86400,
         capacity: int = 100,
-        channel_capacity: Optional[Mapping[Any, int]] = None,
+        channel_capacity: Mapping[Any, int] | None = None,
         message_memory: int = 100 * MIB,
         group_memory: int = 20 * MIB,
         *,
         mode: int = 0o600,
-        message_limit: Optional[int] = None,
+        message_limit: int | None = None,
         patience: float = 10,
     ) -> None:
         _join_channels()
@@ -136,7 +137,7 @@ class AsyncIPCChannelLayer:
         """End a channel's membership in a group; nothing happens if it is no member. ``TypeError`` for wrong names."""
         self._layer.group_discard(group, channel)
 
-    async def group_channels(self, group: str) -> List[str]:
+    async def group_channels(self, group: str) -> list[str]:
         """The names of a group's members, those of dead processes left out. ``TypeError`` for a wrong name."""
         return self._layer.group_channels(group)
 
@@ -168,9 +169,9 @@ class AsyncIPCChannelLayer:
 
     async def __aexit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         await self.close()
 

@@ -10,8 +10,9 @@ __all__ = ["IPCChannelLayer"]
 
 import importlib.util
 import warnings
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type
+from typing import Any
 
 from . import capacity as capacities
 from . import exceptions, names
@@ -57,12 +58,12 @@ class IPCChannelLayer(Layer):
         expiry: float = 60,
         group_expiry: float = 86400,
         capacity: int = 100,
-        channel_capacity: Optional[Mapping[Any, int]] = None,
+        channel_capacity: Mapping[Any, int] | None = None,
         message_memory: int = 100 * MIB,
         group_memory: int = 20 * MIB,
         *,
         mode: int = 0o600,
-        message_limit: Optional[int] = None,
+        message_limit: int | None = None,
         patience: float = 10,
         block_timeout: float = 5,
     ) -> None:
@@ -83,7 +84,7 @@ class IPCChannelLayer(Layer):
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    def receive(self, channels: Iterable[str], block: bool = False) -> Tuple[Optional[str], Optional[Message]]:
+    def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, Message | None]:
         """
         Take a message from one of the channels: ``(channel, message)``, or ``(None, None)`` (ASGI draft, ``receive``).
 
@@ -100,7 +101,7 @@ class IPCChannelLayer(Layer):
             return None, None
         return self.decode(taken)
 
-    async def receive_async(self, channels: Iterable[str]) -> Tuple[Optional[str], Optional[Message]]:
+    async def receive_async(self, channels: Iterable[str]) -> tuple[str | None, Message | None]:
         """
         The same in an asyncio event loop, as long as it takes (ASGI draft, extension ``async``).
 
@@ -127,7 +128,7 @@ class IPCChannelLayer(Layer):
             return twisted_reactor.nothing()
         return twisted_reactor.receive(self.hubs, checked).addCallback(self.decode)
 
-    def receive_many(self, channels: Iterable[str], block: bool = False) -> Tuple[Optional[str], Optional[Message]]:
+    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, Message | None]:
         """The old name of ``receive``, deprecated since asgi_ipc 1.0."""
         warnings.warn("receive_many is deprecated: call receive", DeprecationWarning, stacklevel=2)
         return self.receive(channels, block)
@@ -146,7 +147,7 @@ class IPCChannelLayer(Layer):
 
     # -- the layer as a whole ---------------------------------------------------------------------------------
 
-    def global_statistics(self) -> Dict[str, float]:
+    def global_statistics(self) -> dict[str, float]:
         """
         Figures of all channels together (ASGI draft, "Statistics").
 
@@ -156,7 +157,7 @@ class IPCChannelLayer(Layer):
         """
         return self._rates.report(None, self.message_store.figures())
 
-    def channel_statistics(self, channel: str) -> Dict[str, float]:
+    def channel_statistics(self, channel: str) -> dict[str, float]:
         """
         The same of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name.
 
@@ -170,15 +171,15 @@ class IPCChannelLayer(Layer):
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     # -- helpers that layers of that era have -----------------------------------------------------------------
 
-    def compile_capacities(self, channel_capacity: Optional[Mapping[Any, int]]) -> List[Tuple[Any, int]]:
+    def compile_capacities(self, channel_capacity: Mapping[Any, int] | None) -> list[tuple[Any, int]]:
         """``channel_capacity`` as a list of compiled patterns with their capacities."""
         return list(capacities.compile_capacities(channel_capacity))
 

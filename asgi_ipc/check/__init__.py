@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Finding", "check_stores"]
 
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from ..exceptions import SegmentGone
 from ..stores.groups.store import GroupStore
@@ -26,7 +26,7 @@ class Finding(NamedTuple):
         return f"{self.segment}: {self.problem}"
 
 
-def check_stores(*stores: Union[MessageStore, GroupStore]) -> list[Finding]:
+def check_stores(*stores: MessageStore | GroupStore) -> list[Finding]:
     """
     Check the integrity of stores; a sound store has no findings.
 

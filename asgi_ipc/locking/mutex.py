@@ -29,7 +29,8 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, Callable, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from posix_ipc import BusyError
 

@@ -14,8 +14,8 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from ..locking.liveness import Liveness
 from ..locking.mutex import RobustMutex

@@ -13,8 +13,9 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..exceptions import SegmentError, SegmentGone
 from ..locking.mutex import RobustMutex

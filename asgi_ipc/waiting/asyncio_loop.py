@@ -8,8 +8,7 @@ __all__ = ["wait"]
 
 import asyncio
 import weakref
-from collections.abc import Sequence
-from typing import Callable
+from collections.abc import Callable, Sequence
 
 from ..stores.messages.receiving import Taken
 from .hub import Hub, Hubs, PendingReceive, Wake

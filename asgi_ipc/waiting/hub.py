@@ -15,8 +15,8 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 from ..exceptions import SegmentError
 from ..shm.wakeup_fifo import WakeupFifo

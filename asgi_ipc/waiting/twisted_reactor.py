@@ -6,8 +6,8 @@ from __future__ import annotations
 
 __all__ = ["nothing", "receive"]
 
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet import defer, reactor
 from twisted.internet.interfaces import IReadDescriptor

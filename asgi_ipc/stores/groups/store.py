@@ -8,8 +8,8 @@ from __future__ import annotations
 __all__ = ["GROUPS", "GroupStore", "Owners"]
 
 import time
-from collections.abc import Iterable
-from typing import Callable, Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ...exceptions import GroupStoreFull
 from ...locking.liveness import NO_OWNER, OwnedInbox, Owner

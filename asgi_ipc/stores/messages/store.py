@@ -11,9 +11,8 @@ __all__ = ["MESSAGES", "MessageStore"]
 
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Callable
 
 from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
