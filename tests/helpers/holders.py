@@ -1,9 +1,10 @@
-"""Processes that hold the critical section, and others that want to get in."""
+"""Processes that hold the mutex of a store, and processes that wait for it."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,11 @@ from asgi_ipc.shm.segment import Segment
 from .processes import Talk
 
 OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18, "capacity": 10**6}
-#: Seconds that a test waits for a holder which does not move.
+#: The layer option ``patience``, in seconds: how long an operation waits for a holder that makes no progress.
 PATIENCE = 0.5
 
-#: A layer's stores: the attribute, and an operation that goes through its section.
-STORES: Dict[str, Tuple[str, Callable[[IPCChannelLayer], None]]] = {
+#: The stores of a layer: the attribute, and an operation that takes the store's mutex.
+STORES: dict[str, tuple[str, Callable[[IPCChannelLayer], None]]] = {
     "messages": ("message_store", lambda layer: layer.send("a", {"n": 1})),
     "groups": ("group_store", lambda layer: layer.group_add("g", "a")),
 }
@@ -27,18 +28,18 @@ stores = pytest.mark.parametrize(("store", "operation"), STORES.values(), ids=ST
 
 
 def opened(prefix: str, **options: Any) -> IPCChannelLayer:
-    """A layer as every process of these tests makes it."""
+    """Return a layer with the options that all processes of these tests share."""
     return IPCChannelLayer(prefix, **{**OPTIONS, **options})
 
 
 def segment_of(layer: IPCChannelLayer, store: str = "message_store") -> Segment:
-    """The segment of one of a layer's stores."""
+    """Return the segment of one of a layer's stores."""
     found: Segment = getattr(layer, store).sections.opened().segment
     return found
 
 
 def holds(talk: Talk, prefix: str, store: str) -> None:
-    """A child: go into the section, say so, and come out when told to."""
+    """A child: enter a critical section, report the process id, and leave when told to."""
 
     def stay() -> None:
         talk.say(os.getpid())
@@ -51,7 +52,7 @@ def holds(talk: Talk, prefix: str, store: str) -> None:
 
 
 def tries(talk: Talk, prefix: str, store: str) -> None:
-    """A child: run one operation whenever it is told to, and say how it ended."""
+    """A child: run one operation whenever told to, and report how it ended."""
     with opened(prefix, patience=PATIENCE) as layer:
         while True:
             talk.say("ready")
@@ -65,13 +66,13 @@ def tries(talk: Talk, prefix: str, store: str) -> None:
 
 
 def locked_bytes(talk: Talk, path: str) -> None:
-    """A child: which bytes of a file are locked, and by whom."""
+    """A child: report the locked bytes of a file, each with the process that holds the lock."""
     locks = ByteLocks(os.open(path, os.O_RDWR))
     talk.say([[byte, locks.holder(byte)] for byte in range(1 + SLOTS) if locks.holder(byte) is not None])
 
 
 def use(layer: IPCChannelLayer, name: str, count: int) -> None:
-    """Send and receive on a channel of one's own, and join a group."""
+    """Send to the channel ``name`` and receive from it, ``count`` times; then add it to a group."""
     for number in range(count):
         layer.send(name, {"n": number})
         assert layer.receive([name]) == (name, {"n": number})

@@ -1,10 +1,11 @@
-"""Looking at layers from outside, and ruling their time."""
+"""The state of layers, and a clock for their stores."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from typing import Any, Callable, Dict, List, Tuple
+from collections.abc import Callable
+from typing import Any
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
 from asgi_ipc.check import check_stores
@@ -12,7 +13,7 @@ from asgi_ipc.shm.layout import AT_RESERVED, WORD
 
 
 class Clock:
-    """Nanoseconds that pass only when told to: for the stores of layers, and for whatever counts seconds."""
+    """A clock that stands still until ``forward`` is called. Calling it returns nanoseconds."""
 
     def __init__(self, *layers: IPCChannelLayer) -> None:
         self.now = time.monotonic_ns()
@@ -22,21 +23,21 @@ class Clock:
         return self.now
 
     def rule(self, *layers: IPCChannelLayer) -> None:
-        """Let these layers live by this clock."""
+        """Make the stores of these layers use this clock."""
         for layer in layers:
             layer.message_store.sections.clock = layer.group_store.sections.clock = self
 
     def forward(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock by ``seconds``."""
         self.now += int(seconds * 1e9)
 
     def seconds(self) -> float:
-        """The time in seconds."""
+        """Return the time in seconds."""
         return self.now / 1e9
 
 
-def message_of(size: int) -> Dict[str, Any]:
-    """A message whose encoded form has exactly ``size`` bytes: 1, or at least 3."""
+def message_of(size: int) -> dict[str, Any]:
+    """Return a message whose encoded form has exactly ``size`` bytes: 1, or at least 3."""
     if size == 1:
         return {}
     for padding in range(max(0, size - 8), size):
@@ -46,23 +47,23 @@ def message_of(size: int) -> Dict[str, Any]:
     raise AssertionError(f"no message has {size} bytes")
 
 
-State = Tuple[Dict[str, List[bytes]], Dict[str, Dict[str, int]]]
+State = tuple[dict[str, list[bytes]], dict[str, dict[str, int]]]
 
 
 def state(layer: IPCChannelLayer) -> State:
-    """Everything that is kept, as plain dicts: messages by channel, and members with their end by group."""
+    """Return everything that is stored: messages by channel, and members with their expiry by group."""
     return layer.message_store.snapshot(), layer.group_store.snapshot()
 
 
 def assert_sound(layer: IPCChannelLayer) -> None:
-    """Every derived word is what a walk over the truth finds."""
+    """Assert that every derived word of both segments is what a walk over the truth finds."""
     wrong = check_stores(layer.message_store, layer.group_store)
     assert not wrong, wrong
 
 
-def drain(layer: IPCChannelLayer, *channels: str) -> List[Tuple[str, Dict[str, Any]]]:
-    """Receive until there is nothing left: what came, in order."""
-    found: List[Tuple[str, Dict[str, Any]]] = []
+def drain(layer: IPCChannelLayer, *channels: str) -> list[tuple[str, dict[str, Any]]]:
+    """Receive until nothing is left; return (channel, message) of each message, in order."""
+    found: list[tuple[str, dict[str, Any]]] = []
     while True:
         channel, message = layer.receive(list(channels))
         if channel is None:
@@ -71,8 +72,8 @@ def drain(layer: IPCChannelLayer, *channels: str) -> List[Tuple[str, Dict[str, A
         found.append((channel, message))
 
 
-def until_full(action: Callable[[int], object]) -> Tuple[int, ChannelFull]:
-    """Call ``action(0)``, ``action(1)``, ... until one is refused: how many were not, and the refusal."""
+def until_full(action: Callable[[int], object]) -> tuple[int, ChannelFull]:
+    """Call ``action(0)``, ``action(1)``, ... until ``ChannelFull``; return (successes, error)."""
     for number in itertools.count():
         try:
             action(number)
@@ -82,14 +83,14 @@ def until_full(action: Callable[[int], object]) -> Tuple[int, ChannelFull]:
 
 
 def heap_bytes(layer: IPCChannelLayer) -> int:
-    """The bytes of the message segment that messages and channels share: all of it but the fixed parts."""
+    """Return the size of the message segment's heap in bytes: all of the segment but its fixed parts."""
     attachment = layer.message_store.sections.attachment
     assert attachment is not None
     return (attachment.heap.end - attachment.heap.start) * WORD
 
 
 def reserved_bytes(layer: IPCChannelLayer) -> int:
-    """The bytes of the message segment that have memory."""
+    """Return how many bytes of the message segment have memory reserved."""
     attachment = layer.message_store.sections.attachment
     assert attachment is not None
     return int(attachment.segment.words[AT_RESERVED]) * WORD

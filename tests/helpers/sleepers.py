@@ -1,4 +1,4 @@
-"""Those who sleep in a blocking receive: threads of the test itself, and crowds of forked processes."""
+"""Blocking receives: in threads of the test itself, in a child, and in many forked processes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import os
 import signal
 import threading
 import traceback
-from typing import Any, Callable, Iterable, List, Optional, Tuple
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
 
 from asgi_ipc import IPCChannelLayer
 
 from .processes import LIMIT, Talk, reap
 from .waiting import OPTIONS, until
 
-Received = Tuple[Optional[str], Any]
+#: What ``receive`` returns.
+Received = tuple[Optional[str], Any]
 
 
 class Sleeper(threading.Thread):
-    """A thread that receives once, and sleeps for that as long as its layer allows."""
+    """A thread that runs one blocking ``receive``."""
 
     def __init__(self, layer: IPCChannelLayer, channels: Iterable[str]) -> None:
         super().__init__(daemon=True)
         self.layer, self.channels = layer, channels
         self._found: Received = (None, None)
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
@@ -35,7 +37,7 @@ class Sleeper(threading.Thread):
             self._error = error
 
     def result(self) -> Received:
-        """What it has received, once it has."""
+        """Wait for the end of the ``receive``; return its result, or raise its exception."""
         self.join(LIMIT)
         assert not self.is_alive(), f"still asleep after {LIMIT} s"
         if self._error is not None:
@@ -43,11 +45,11 @@ class Sleeper(threading.Thread):
         return self._found
 
 
-def sleeps(talk: Talk, prefix: str, channels: List[str], look: bool, times: int = 1) -> None:
-    """A child: sleep in a receive, say what has come, and again. Without ``look`` it depends on being rung."""
+def sleeps(talk: Talk, prefix: str, channels: list[str], poll: bool, times: int = 1) -> None:
+    """A child: block in ``receive``, ``times`` times, and report each result; poll only with ``poll``."""
     from .waiting import never_poll
 
-    if not look:
+    if not poll:
         never_poll()
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         for _ in range(times):
@@ -57,9 +59,9 @@ def sleeps(talk: Talk, prefix: str, channels: List[str], look: bool, times: int 
 
 class Crowd:
     """
-    Forked processes that run ``body(number, words)``, with words that they share with the test.
+    Forked processes that run ``body(number, words)``; they share ``words`` with the test.
 
-    A context manager: leaving it ends and reaps them.
+    A context manager: at its end the processes are killed and reaped.
     """
 
     def __init__(self, count: int, body: Callable[[int, memoryview], None], words: int = 64) -> None:
@@ -71,7 +73,7 @@ class Crowd:
         if pid:
             return pid
         try:
-            signal.alarm(int(4 * LIMIT))  # whatever happens to the test
+            signal.alarm(int(4 * LIMIT))  # ends the process even if the test was killed
             body(number, self.words)
             os._exit(0)
         except BaseException:
@@ -80,22 +82,22 @@ class Crowd:
             os._exit(1)
 
     def sum(self, first: int = 0, last: int = 0) -> int:
-        """The sum of these words."""
+        """Return the sum of ``words[first:last]``, or of ``words[first:]``."""
         return sum(self.words[first : last or len(self.words)])
 
     def until_sum(self, total: int, first: int = 0, last: int = 0) -> None:
-        """Wait until these words come to so much."""
+        """Wait until the sum of these words is at least ``total``."""
         until(lambda: self.sum(first, last) >= total)
 
     def kill(self, number: int, how: int = signal.SIGKILL) -> None:
-        """Send a signal to one of them; wait for its end if that is what it does."""
+        """Send a signal to one of the processes; after SIGKILL, reap it."""
         os.kill(self.pids[number], how)
         if how == signal.SIGKILL:
             os.waitpid(self.pids[number], 0)
             self.pids[number] = 0
 
-    def end(self) -> List[Optional[int]]:
-        """Wait for all that were not killed: how they ended."""
+    def end(self) -> list[int | None]:
+        """Wait for all processes that were not killed; return what ``reap`` returns for each."""
         codes = [reap(pid) for pid in self.pids if pid]
         self.pids = []
         return codes

@@ -1,11 +1,12 @@
-"""Those who wait for messages: seen from outside, and left without the look that heals whatever was lost."""
+"""The state of waiting receivers, and switching off the polls that find lost notifications."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from typing import Any, Awaitable, Callable, Coroutine, Dict, List, TypeVar, Union
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, Union
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 from asgi_ipc.check import check_stores
@@ -21,25 +22,29 @@ from .processes import LIMIT
 AnyLayer = Union[IPCChannelLayer, AsyncIPCChannelLayer]
 T = TypeVar("T")
 
-#: Options of the layers in children: those of the fixtures, so that nobody logs about other sizes.
-OPTIONS: Dict[str, Any] = {"message_memory": 1 << 20, "group_memory": 1 << 18}
-#: Longer than any test: a sleeper that looks once in this time depends on being rung.
+#: Options of the layers in children: those of the fixtures, as other sizes would be logged.
+OPTIONS: dict[str, Any] = {"message_memory": 1 << 20, "group_memory": 1 << 18}
+#: Seconds, longer than any test: a waiter with this poll period depends on being notified.
 NEVER = 3600.0
 
 
 def never_poll(set_to: Callable[[Any, str, float], None] = setattr) -> None:
-    """Let nobody in this process look by himself whether there are messages; ``set_to`` undoes that in the end."""
+    """
+    Switch off the polls of all waiters in this process, so that they depend on notifications.
+
+    ``set_to`` sets an attribute; ``monkeypatch.setattr`` restores it at the end of the test.
+    """
     for module in (hub, thread):
         set_to(module, "POLL_PERIOD", NEVER)
 
 
 def store_of(layer: AnyLayer) -> MessageStore:
-    """The message store of a layer of either kind."""
+    """Return the message store of a layer of either front end."""
     return (layer if isinstance(layer, IPCChannelLayer) else layer._layer).message_store
 
 
 def waiters(layer: AnyLayer, channel: str) -> int:
-    """How many waiters lead to a channel, of all processes."""
+    """Return how many waiters are registered for a channel, by all processes."""
     store = store_of(layer)
     channels = store.sections.parts.queues.channels
 
@@ -52,20 +57,20 @@ def waiters(layer: AnyLayer, channel: str) -> int:
 
 
 def fifos(layer: AnyLayer) -> int:
-    """How many wakeup FIFOs the message segment knows, of all processes."""
+    """Return how many wakeup FIFOs are registered in the message segment, by all processes."""
     store = store_of(layer)
     words = store.sections.parts.queues.words
     return len(store.sections.exclusively(lambda: list(ring.walk(words, AT_FIFOS, NEXT_FIFO, 1 << 20))))
 
 
 def assert_sound(layer: AnyLayer) -> None:
-    """Every derived word of the message segment is what a walk over the truth finds."""
+    """Assert that every derived word of the message segment is what a walk over the truth finds."""
     wrong = check_stores(store_of(layer))
     assert not wrong, wrong
 
 
-def files_of(prefix: str) -> List[str]:
-    """The wakeup FIFOs of a prefix as files."""
+def files_of(prefix: str) -> list[str]:
+    """Return the file names of a prefix's wakeup FIFOs."""
     return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.wakeup.")]
 
 
@@ -86,17 +91,17 @@ async def until_async(condition: Callable[[], bool]) -> None:
 
 
 async def until_waiting(layer: AnyLayer, channel: str, count: int) -> None:
-    """Wait in the event loop until so many wait for a channel."""
+    """Wait in the event loop until ``count`` waiters are registered for a channel."""
     await until_async(lambda: waiters(layer, channel) == count)
 
 
 async def within(awaitable: Awaitable[T]) -> T:
-    """What an awaitable gives, which must not take as long as a hang."""
+    """Return the result of an awaitable; raise ``TimeoutError`` if it takes longer than ``LIMIT``."""
     return await asyncio.wait_for(awaitable, LIMIT)
 
 
 async def ended(task: asyncio.Task[Any]) -> bool:
-    """Cancel a task and wait for it: whether that has ended it, rather than a result."""
+    """Cancel a task and wait for its end; return False if it returned a result all the same."""
     task.cancel()
     try:
         await within(task)
@@ -106,7 +111,7 @@ async def ended(task: asyncio.Task[Any]) -> bool:
 
 
 def run_in(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
-    """As ``asyncio.run``, in a loop of another kind, which is closed behind it."""
+    """Run ``main`` like ``asyncio.run``, in a given loop; close the loop at the end."""
 
     async def cancel_the_rest() -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}
