@@ -1,8 +1,8 @@
 """
-``receive`` is cancelled at any moment: nothing is lost, and whoever waits on gets what is there.
+Cancelling ``receive`` at any moment loses no message: the receivers that still wait get what is there.
 
-Most tests take away the look that each sleeper has once a second, and that heals whatever was lost: what arrives then
-was passed on by the one who was cancelled.
+Waiters also poll once a second, which finds whatever was lost. Most tests switch the polls off, so that a
+message arrives only if the cancelled receive has passed its notification on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEPS = 10
 
 
 @pytest.fixture
-def no_looks(monkeypatch):
+def no_polling(monkeypatch):
     never_poll(monkeypatch.setattr)
 
 
@@ -41,7 +41,7 @@ async def steps(count):
 
 
 def waits(talk, prefix, channel):
-    """A child: receive from a channel without ever looking by itself, and say what has come, again and again."""
+    """A child: receive from a channel in an event loop, without polling, and report each message."""
     never_poll()
 
     async def main():
@@ -53,16 +53,16 @@ def waits(talk, prefix, channel):
 
 
 def sleeps(talk, prefix, channel):
-    """A child: the same in a thread."""
+    """A child: do the same with blocking receives."""
     never_poll()
     with IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS) as layer:
         while True:
             talk.say(layer.receive([channel], block=True)[1])
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize("channel", ["plain", "specific.process!one"])
-def test_whoever_is_cancelled_passes_the_message_on_in_the_same_loop(make_async, channel):
+def test_cancelled_receive_passes_its_notification_on_in_the_same_loop(make_async, channel):
     layer = make_async()
 
     async def main():
@@ -80,16 +80,16 @@ def test_whoever_is_cancelled_passes_the_message_on_in_the_same_loop(make_async,
             else:
                 assert first.result() == {"n": number}
                 assert await ended(second)
-        assert 0 < passed_on < STEPS, "every moment must have had its turn"
+        assert 0 < passed_on < STEPS, "the cancellation came before the message, or after it, every time"
         assert waiters(layer, channel) == 0
         assert_sound(layer)
 
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize("other", [waits, sleeps])
-def test_whoever_is_cancelled_passes_the_message_on_to_another_process(make_async, prefix, start, other):
+def test_cancelled_receive_passes_its_notification_on_to_another_process(make_async, prefix, start, other):
     layer = make_async()
     child = start(other, prefix, "a")
 
@@ -97,7 +97,7 @@ def test_whoever_is_cancelled_passes_the_message_on_to_another_process(make_asyn
         passed_on = 0
         await until_waiting(layer, "a", 1)
         for number in range(STEPS):
-            # The other one comes first in the queue of those who wait: let it have a message, and stand behind us.
+            # The child's waiter is the first of the channel: a message for it makes it register behind ours.
             first = asyncio.create_task(layer.receive("a"))
             await until_waiting(layer, "a", 2)
             await layer.send("a", {"n": -1})
@@ -111,14 +111,14 @@ def test_whoever_is_cancelled_passes_the_message_on_to_another_process(make_asyn
                 await until_waiting(layer, "a", 1)
             else:
                 assert first.result() == {"n": number}
-        assert 0 < passed_on < STEPS, "every moment must have had its turn"
+        assert 0 < passed_on < STEPS, "the cancellation came before the message, or after it, every time"
 
     asyncio.run(main())
     child.die()
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_is_cancelled_before_a_message_comes_is_not_called_for_it(make_async):
+@pytest.mark.usefixtures("no_polling")
+def test_receive_that_was_cancelled_before_a_message_came_is_not_notified(make_async):
     layer = make_async()
 
     async def main():
@@ -133,8 +133,8 @@ def test_whoever_is_cancelled_before_a_message_comes_is_not_called_for_it(make_a
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_all_who_were_called_are_cancelled_at_once_and_the_rest_get_everything(make_async):
+@pytest.mark.usefixtures("no_polling")
+def test_notified_receives_are_cancelled_together_and_the_others_get_every_message(make_async):
     layer = make_async()
 
     async def main():
@@ -155,13 +155,13 @@ def test_all_who_were_called_are_cancelled_at_once_and_the_rest_get_everything(m
     asyncio.run(main())
 
 
-# -- several channels --------------------------------------------------------------------------------------------
+# -- several channels ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize("cancel", [False, True])
-def test_whoever_was_called_for_two_channels_leaves_one_to_the_next(make_layer, cancel):
-    """He takes one message, or none if he is cancelled; the others go to those who wait for them."""
+def test_receive_notified_for_two_channels_passes_one_notification_on(make_layer, cancel):
+    """It takes one message, or none if it is cancelled; the other waiters of the channels get the rest."""
     layer = make_layer()
 
     async def main():
@@ -186,14 +186,14 @@ def test_whoever_was_called_for_two_channels_leaves_one_to_the_next(make_layer, 
                 assert await within(single[each]) == (each, {"n": number})
             for each in set("ab") - expected:
                 assert await ended(single[each])
-        assert cancel or took == set("ab"), "no channel is starved"
+        assert cancel or took == set("ab"), "one channel was never served"
         assert_sound(layer)
 
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_got_a_message_no_longer_waits_for_his_other_channels(make_layer):
+@pytest.mark.usefixtures("no_polling")
+def test_receive_that_took_a_message_no_longer_waits_for_its_other_channels(make_layer):
     layer = make_layer()
 
     async def main():
@@ -211,9 +211,8 @@ def test_whoever_got_a_message_no_longer_waits_for_his_other_channels(make_layer
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_waits_for_an_inbox_passes_on_to_those_who_wait_for_one_of_its_channels(make_layer, make_async):
-    """And the other way round."""
+@pytest.mark.usefixtures("no_polling")
+def test_waiters_of_an_inbox_and_of_its_channel_pass_notifications_on_to_each_other(make_layer, make_async):
     inboxes, locals_ = make_layer(), make_async()
     inbox, channel = "specific.process!", "specific.process!one"
 
@@ -245,10 +244,10 @@ def test_whoever_waits_for_an_inbox_passes_on_to_those_who_wait_for_one_of_its_c
     asyncio.run(main())
 
 
-# -- timeouts ----------------------------------------------------------------------------------------------------
+# -- timeouts ------------------------------------------------------------------------------------------------
 
 
-def test_waiting_with_a_timeout_leaves_nothing_behind(make_async):
+def test_timed_out_receive_leaves_no_waiter(make_async):
     layer = make_async()
 
     async def main():
@@ -262,13 +261,13 @@ def test_waiting_with_a_timeout_leaves_nothing_behind(make_async):
     asyncio.run(main())
 
 
-def test_an_event_loop_that_ends_cancels_what_waits_in_it(make_async):
-    """``asyncio.run`` does that, and so does whoever presses Control-C."""
+def test_receives_that_the_end_of_their_loop_cancels_leave_no_waiter(make_async):
+    """``asyncio.run`` cancels its tasks when ``main`` returns, and when ``KeyboardInterrupt`` ends it."""
     layer = make_async()
 
     async def main(raised):
         for _ in range(10):
-            asyncio.create_task(layer.receive("a"))  # noqa: RUF006  nobody waits for it
+            asyncio.create_task(layer.receive("a"))  # noqa: RUF006  the loop cancels it
         await until_waiting(layer, "a", 10)
         await layer.send("a", {"n": 1})
         if raised:
@@ -284,15 +283,15 @@ def test_an_event_loop_that_ends_cancels_what_waits_in_it(make_async):
     assert_sound(layer)
 
 
-# -- coroutines that are closed or collected -----------------------------------------------------------------------
+# -- coroutines that are closed or collected -----------------------------------------------------------------
 
 
-def test_coroutine_that_is_closed_while_it_waits_waits_no_longer(make_async):
+def test_closed_coroutine_leaves_no_waiter(make_async):
     layer = make_async()
 
     async def main():
         waiting = layer.receive("a")
-        waiting.send(None)  # the first step: it hangs now
+        waiting.send(None)  # the first step registers its waiter
         assert waiters(layer, "a") == 1
         waiting.close()
         await until_waiting(layer, "a", 0)
@@ -303,8 +302,8 @@ def test_coroutine_that_is_closed_while_it_waits_waits_no_longer(make_async):
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_coroutine_that_is_closed_after_it_was_called_passes_on(make_async):
+@pytest.mark.usefixtures("no_polling")
+def test_coroutine_closed_after_its_notification_passes_it_on(make_async):
     layer = make_async()
 
     async def main():
@@ -316,15 +315,15 @@ def test_coroutine_that_is_closed_after_it_was_called_passes_on(make_async):
             await layer.send("a", {"n": number})
             await steps(number)
             waiting.close()
-            with pytest.raises(asyncio.TimeoutError):  # a call that uses the room settles what was closed in it
+            with pytest.raises(asyncio.TimeoutError):  # the next use of the hub cancels what was abandoned
                 await asyncio.wait_for(layer.receive("b"), 0.001)
             assert await within(other) == {"n": number}
 
     asyncio.run(main())
 
 
-def test_coroutine_that_is_thrown_into_passes_on(make_async):
-    """Any exception, thrown in by hand at the only place where it waits."""
+def test_exception_thrown_into_a_coroutine_loses_no_message(make_async):
+    """``throw`` raises at the one ``await`` where the coroutine waits."""
     layer = make_async()
 
     async def main():
@@ -341,8 +340,8 @@ def test_coroutine_that_is_thrown_into_passes_on(make_async):
     asyncio.run(main())
 
 
-def test_garbage_collection_inside_a_section_may_end_a_coroutine_that_waits(make_async):
-    """A finaliser must not enter the section: its own thread is in there."""
+def test_garbage_collection_in_a_critical_section_may_close_a_waiting_coroutine(make_async):
+    """The finaliser must not take the mutex, which its own thread already holds."""
     layer = make_async()
     store = store_of(layer)
 
@@ -350,13 +349,13 @@ def test_garbage_collection_inside_a_section_may_end_a_coroutine_that_waits(make
         for _ in range(20):
             waiting = layer.receive("a")
             waiting.send(None)
-            knot = [waiting]
-            knot.append(knot)
-            gone = weakref.ref(waiting)
-            del waiting, knot
-            assert gone() is not None
+            cycle = [waiting]
+            cycle.append(cycle)
+            reference = weakref.ref(waiting)
+            del waiting, cycle
+            assert reference() is not None
             store.sections.exclusively(gc.collect)
-            assert gone() is None
+            assert reference() is None
         await until_waiting(layer, "a", 0)
         await layer.send("a", {"n": 1})
         assert await layer.receive("a") == {"n": 1}
@@ -369,11 +368,11 @@ def test_garbage_collection_inside_a_section_may_end_a_coroutine_that_waits(make
         gc.enable()
 
 
-# -- the layer ends under those who wait ---------------------------------------------------------------------------
+# -- the layer is closed, or its segment removed, while receives wait ----------------------------------------
 
 
-def test_cancelled_at_the_end_of_the_layer_is_cancelled(make_async):
-    """As in a program that closes its layer and then leaves ``asyncio.run``, which cancels what still waits."""
+def test_receive_cancelled_after_the_layer_was_closed_raises_cancelled_error(make_async):
+    """As in a program that closes its layer before ``asyncio.run`` cancels the tasks that still wait."""
     layer = make_async()
 
     async def main():
@@ -385,7 +384,7 @@ def test_cancelled_at_the_end_of_the_layer_is_cancelled(make_async):
     asyncio.run(main())
 
 
-def test_cancelled_while_the_segment_is_removed(make_async):
+def test_receive_cancelled_after_its_segment_was_removed_raises_cancelled_error(make_async):
     layer = make_async()
 
     async def main():

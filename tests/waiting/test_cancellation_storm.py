@@ -1,8 +1,8 @@
 """
-Tens of thousands of cancellations at any moment, while other processes and threads send.
+Tens of thousands of cancellations at random moments, while other processes and threads send.
 
-Every message says who has sent it and the how-manieth of his it is.  In the end each of them has come once, and each
-receiver has had those of one sender in their order.
+Every message holds its sender and the sender's sequence number. At the end each message has arrived exactly
+once, and each receiver has had the messages of one sender in order.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
 
 
 def send_until(layer, channel, sender, stop):
-    """Send in bursts, with pauses in which receivers wait, until ``stop()``: how many messages were sent."""
-    chance = random.Random(sender)
+    """Send in bursts, with pauses in which receivers wait, until ``stop()``; return how many were sent."""
+    rng = random.Random(sender)
     number = 0
     while not stop():
-        for _ in range(chance.randrange(1, 6)):
+        for _ in range(rng.randrange(1, 6)):
             try:
                 layer.send(channel, {"from": sender, "n": number})
             except ChannelFull:
                 break
             number += 1
-        time.sleep(chance.random() * 0.002)
+        time.sleep(rng.random() * 0.002)
     return number
 
 
 def sends(talk, prefix, channel, sender):
-    """A child: send until told to stop, and say how much that was."""
+    """A child: send until told to stop, and report how many messages it has sent."""
     stopped = threading.Event()
     threading.Thread(target=lambda: (talk.hear(), stopped.set()), daemon=True).start()
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
@@ -49,20 +49,22 @@ def sends(talk, prefix, channel, sender):
 
 async def receive_and_cancel(receive, seed, cancellations, over):
     """
-    Receive, and cancel so often, after any number of steps or any delay; then go on until ``over()``.
+    Receive and cancel, after a random number of steps or a random delay.
 
-    What has come, in order, and how often a cancellation came before a message.
+    Stop when ``cancellations`` receives were cancelled and ``over()`` is true. Return the messages in order,
+    and how many receives were cancelled before they got a message.
+
     """
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     got, cancelled = [], 0
     while cancelled < cancellations or not over():
         task = asyncio.ensure_future(receive())
-        how = chance.random()
+        how = rng.random()
         if how < 0.6:
-            for _ in range(chance.randrange(6)):
+            for _ in range(rng.randrange(6)):
                 await asyncio.sleep(0)
         elif how < 0.9:
-            await asyncio.wait({task}, timeout=chance.random() * 0.0006)
+            await asyncio.wait({task}, timeout=rng.random() * 0.0006)
         else:
             await asyncio.wait({task}, timeout=0.01)
         task.cancel()
@@ -74,12 +76,12 @@ async def receive_and_cancel(receive, seed, cancellations, over):
 
 
 async def receive_with_timeouts(receive, seed, cancellations, over):
-    """The same with ``asyncio.wait_for``."""
-    chance = random.Random(seed)
+    """Do the same with the timeouts of ``asyncio.wait_for``."""
+    rng = random.Random(seed)
     got, cancelled = [], 0
     while cancelled < cancellations or not over():
         try:
-            got.append(await asyncio.wait_for(receive(), chance.random() * 0.0002))
+            got.append(await asyncio.wait_for(receive(), rng.random() * 0.0002))
         except asyncio.TimeoutError:
             cancelled += 1
     return got, cancelled
@@ -87,7 +89,9 @@ async def receive_with_timeouts(receive, seed, cancellations, over):
 
 def check(received, sent):
     """
-    ``received``: what each receiver got, in order; ``sent``: how many messages each sender has sent.
+    Assert that every message arrived exactly once, and those of one sender in order.
+
+    ``received`` holds the messages of each receiver, ``sent`` the number of messages by sender.
     """
     found = defaultdict(list)
     for messages in received:
@@ -95,16 +99,16 @@ def check(received, sent):
         for message in messages:
             own[message["from"]].append(message["n"])
         for sender, numbers in own.items():
-            assert numbers == sorted(numbers), f"messages of {sender} came out of order"
+            assert numbers == sorted(numbers), f"messages of {sender} arrived out of order"
             found[sender] += numbers
     for sender, count in sent.items():
         numbers = sorted(found[sender])
-        assert len(numbers) == len(set(numbers)), f"messages of {sender} came twice"
+        assert len(numbers) == len(set(numbers)), f"messages of {sender} arrived twice"
         assert numbers == list(range(count)), f"messages of {sender} were lost"
 
 
 class Senders:
-    """Two processes and a thread that send to one channel until ``receivers`` have had their cancellations."""
+    """Two processes and a thread that send to one channel until ``receivers`` receivers are satisfied."""
 
     def __init__(self, start, pool, layer, channel, receivers=1):
         self.layer, self.channel, self.receivers = layer, channel, receivers
@@ -128,7 +132,11 @@ class Senders:
         return sent
 
     def over(self, receiver=None):
-        """A receiver has had his cancellations: whether all have, the senders are done and nothing is left."""
+        """
+        Note that a receiver has had its cancellations.
+
+        Return True if all receivers have, the senders have stopped and the channel is empty.
+        """
         self.satisfied.add(receiver)
         if len(self.satisfied) == self.receivers:
             self.stopped.set()
@@ -156,20 +164,20 @@ def new_loop(request):
         (receive_with_timeouts, "plain"),
     ],
 )
-def test_one_receiver_is_cancelled_all_the_time(make_async, start, pool, new_loop, channel, how):
+def test_cancelling_one_receiver_all_the_time_loses_no_message(make_async, start, pool, new_loop, channel, how):
     layer = make_async()
     senders = Senders(start, pool, layer, channel)
     cancellations = 10_000 if how is receive_and_cancel else 1_000
     got, cancelled = run_in(new_loop(), how(lambda: layer.receive(channel), 1, cancellations, senders.over))
     assert cancelled >= cancellations
-    assert len(got) > 100, "others have hardly sent anything"
+    assert len(got) > 100, "the senders have hardly sent anything"
     check([got], senders.sent.result(LIMIT))
     assert waiters(layer, channel) == 0
     assert_sound(layer)
 
 
 def receives(talk, prefix, channel, seed, cancellations):
-    """A child: two receivers in one loop, cancelled all the time, until told to stop. Says what each of them got."""
+    """A child: cancel two receivers in one loop all the time, until told to stop; report what each got."""
     stopped = threading.Event()
 
     def listen():
@@ -200,8 +208,8 @@ def receives(talk, prefix, channel, seed, cancellations):
     talk.say([got for got, _ in asyncio.run(main())])
 
 
-def test_many_receivers_of_one_channel_are_cancelled_all_the_time(make_layer, make_async, prefix, start, pool):
-    """In two loops of this process and one of another, and a thread that sleeps for a moment each time."""
+def test_cancelling_many_receivers_of_one_channel_loses_no_message(make_layer, make_async, prefix, start, pool):
+    """In two loops of this process and one of another; a thread blocks with a short timeout."""
     layer, threaded = make_async(), make_layer(block_timeout=0.0005)
     senders = Senders(start, pool, layer, "a", receivers=8)
     child = start(receives, prefix, "a", 7, 1_500)
@@ -216,7 +224,7 @@ def test_many_receivers_of_one_channel_are_cancelled_all_the_time(make_layer, ma
             )
         )
 
-    def sleep():
+    def receive_blocking():
         got, timeouts = [], 0
         while timeouts < 1_500 or not senders.over("thread"):
             channel, message = threaded.receive(["a"], block=True)
@@ -226,7 +234,7 @@ def test_many_receivers_of_one_channel_are_cancelled_all_the_time(make_layer, ma
                 timeouts += 1
         return got
 
-    def mind_the_child():
+    def run_child():
         child.hear()
         senders.over("child")
         senders.sent.result(LIMIT)
@@ -237,22 +245,22 @@ def test_many_receivers_of_one_channel_are_cancelled_all_the_time(make_layer, ma
         return got
 
     loops = [pool.submit(asyncio.run, receivers(seed)) for seed in (10, 20)]
-    slept, childs = pool.submit(sleep), pool.submit(mind_the_child)
+    blocking, childs = pool.submit(receive_blocking), pool.submit(run_child)
     received = [got for loop in loops for got, _ in loop.result(LIMIT)]
-    check([*received, slept.result(LIMIT), *childs.result(LIMIT)], senders.sent.result(LIMIT))
+    check([*received, blocking.result(LIMIT), *childs.result(LIMIT)], senders.sent.result(LIMIT))
     assert sum(map(bool, received)) == 6
     assert waiters(layer, "a") == 0
     assert_sound(layer)
 
 
-def test_receivers_of_several_channels_are_cancelled_all_the_time(make_layer, make_async, prefix, start, pool):
-    """One for three channels, and one for each of them."""
+def test_cancelling_receivers_of_several_channels_loses_no_message(make_layer, make_async, prefix, start, pool):
+    """One receiver waits for three channels, and one for each of the two that are sent to."""
     layer, other = make_async(), make_layer()
     names = ["a", "b", "c"]
     senders = [Senders(start, pool, layer, name, receivers=2) for name in names[:2]]
 
     def over():
-        return all([each.over("all") for each in senders])  # noqa: C419  each of them must hear of it
+        return all([each.over("all") for each in senders])  # noqa: C419  each of them must be called
 
     async def receive_all():
         return (await other.receive_async(names))[1]

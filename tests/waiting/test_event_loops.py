@@ -1,4 +1,4 @@
-"""Event loops: one after another, several at once, closed under those who wait, of another make, and after a fork."""
+"""Receiving in event loops: one after another, several at once, closed while receives wait, uvloop, forks."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from helpers.waiting import (
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 from asgi_ipc.shm.wakeup_fifo import OPEN_FIFOS
 
-#: Sockets that one process may have.
+#: Receives that wait at once: as many as there are sockets in a large process.
 MANY = 10_000
 
 
 @pytest.fixture
-def no_looks(monkeypatch):
+def no_polling(monkeypatch):
     never_poll(monkeypatch.setattr)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def new_loop(request):
-    """What makes an event loop, of each kind."""
+    """Return a function that makes an event loop, of each kind."""
     if request.param == "uvloop":
         return pytest.importorskip("uvloop", reason="needs uvloop").new_event_loop
     return asyncio.new_event_loop
@@ -48,19 +48,20 @@ def new_loop(request):
 
 @pytest.fixture
 def pool():
-    """Threads, all of which end with the test."""
+    """A pool of threads, which are joined at the end of the test."""
     with ThreadPoolExecutor(16) as threads:
         yield threads
 
 
 def open_files() -> int:
+    """Return the number of open file descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
-# -- any number of loops -----------------------------------------------------------------------------------------
+# -- any number of loops -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 def test_one_loop_after_another(make_async, make_layer, pool, new_loop):
     layer, other = make_async(), make_layer()
 
@@ -75,7 +76,7 @@ def test_one_loop_after_another(make_async, make_layer, pool, new_loop):
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 def test_two_loops_in_two_threads_at_once(make_async, pool, new_loop):
     layer = make_async()
 
@@ -84,14 +85,14 @@ def test_two_loops_in_two_threads_at_once(make_async, pool, new_loop):
             await layer.send(theirs, {"n": number})
             assert await within(layer.receive(mine)) == {"n": number}
 
-    games = [pool.submit(run_in, new_loop(), play(*names)) for names in ("ab", "ba")]
-    for game in games:
-        game.result(LIMIT)
+    loops = [pool.submit(run_in, new_loop(), play(*names)) for names in ("ab", "ba")]
+    for loop in loops:
+        loop.result(LIMIT)
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_many_who_wait_for_one_channel_in_several_loops_get_one_message_each(make_async, make_layer, pool, new_loop):
+@pytest.mark.usefixtures("no_polling")
+def test_receivers_of_one_channel_in_several_loops_get_one_message_each(make_async, make_layer, pool, new_loop):
     layer, other = make_async(), make_layer()
 
     async def wait():
@@ -106,21 +107,21 @@ def test_many_who_wait_for_one_channel_in_several_loops_get_one_message_each(mak
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_thread_and_loop_wait_at_once(make_layer, pool):
-    """On one layer object: ``receive`` in a thread, ``receive_async`` in a loop of another."""
+@pytest.mark.usefixtures("no_polling")
+def test_thread_and_loop_wait_at_once_on_one_layer(make_layer, pool):
+    """``receive`` in a thread, ``receive_async`` in the event loop of another thread."""
     layer = make_layer(block_timeout=3600)
-    asleep = pool.submit(layer.receive, ["a"], True)
-    awaits = pool.submit(asyncio.run, within(layer.receive_async(["b"])))
+    in_thread = pool.submit(layer.receive, ["a"], True)
+    in_loop = pool.submit(asyncio.run, within(layer.receive_async(["b"])))
     until(lambda: waiters(layer, "a") == waiters(layer, "b") == 1)
     for channel in "ba":
         layer.send(channel, {"to": channel})
-    assert asleep.result(LIMIT) == ("a", {"to": "a"})
-    assert awaits.result(LIMIT) == ("b", {"to": "b"})
+    assert in_thread.result(LIMIT) == ("a", {"to": "a"})
+    assert in_loop.result(LIMIT) == ("b", {"to": "b"})
 
 
 def test_async_to_sync_from_many_threads(make_async, pool):
-    """It makes a loop for each call."""
+    """``async_to_sync`` makes an event loop for each call."""
     sync = pytest.importorskip("asgiref.sync", reason="needs asgiref 3")
     if not hasattr(sync, "async_to_sync"):
         pytest.skip("needs asgiref 3: this one has no async_to_sync")
@@ -135,33 +136,33 @@ def test_async_to_sync_from_many_threads(make_async, pool):
     before = open_files()
     for done in [pool.submit(work, number) for number in range(8)]:
         done.result(LIMIT)
-    nothing_comes(layer)  # another loop closes the FIFOs of those that are over
+    receive_in_vain(layer)  # the first receive in a new loop closes the FIFOs of closed loops
     assert len(files_of(layer.prefix)) == fifos(layer) == 1
-    assert open_files() <= before + OPEN_FIFOS + 10  # senders keep so many FIFOs of others open
+    assert open_files() <= before + OPEN_FIFOS + 10  # a notifier keeps up to OPEN_FIFOS of other waiters open
     assert_sound(layer)
 
 
-def nothing_comes(layer, new_loop=asyncio.new_event_loop):
-    """Wait in a loop for a channel that nobody sends to."""
+def receive_in_vain(layer, new_loop=asyncio.new_event_loop):
+    """Wait in a new loop for a channel to which nothing is sent."""
     with pytest.raises(asyncio.TimeoutError):
         run_in(new_loop(), asyncio.wait_for(layer.receive("nothing"), 0.01))
 
 
-# -- loops that are closed under those who wait --------------------------------------------------------------------
+# -- loops that are closed while receives wait ---------------------------------------------------------------
 
 
 def leave_waiting(layer, channel, new_loop, count):
-    """Close a loop in which so many wait for a channel: the tasks that still wait, and never will again."""
+    """Close a loop in which ``count`` tasks wait for a channel; return the tasks, which never run again."""
     loop = new_loop()
     tasks = [loop.create_task(layer.receive(channel)) for _ in range(count)]
     loop.run_until_complete(until_waiting(layer, channel, count))
-    loop.set_exception_handler(lambda *_: None)  # it complains of each task when that is collected
+    loop.set_exception_handler(lambda *_: None)  # each pending task is reported to it when it is collected
     loop.close()
     return tasks
 
 
 def gives(talk, prefix):
-    """A child: say what it receives, in a loop."""
+    """A child: receive one message in an event loop, and report it."""
 
     async def main():
         async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
@@ -171,9 +172,9 @@ def gives(talk, prefix):
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "collected"])
-@pytest.mark.parametrize("who", ["loop", "thread", "process"])
-def test_message_does_not_wait_for_a_loop_that_was_closed(
-    make_async, make_layer, prefix, start, pool, who, keep
+@pytest.mark.parametrize("receiver", ["loop", "thread", "process"])
+def test_message_goes_past_the_waiters_of_a_closed_loop(
+    make_async, make_layer, prefix, start, pool, receiver, keep
 ):
     layer, other = make_async(), make_layer(block_timeout=3600)
     tasks = leave_waiting(layer, "a", asyncio.new_event_loop, 3)
@@ -181,10 +182,10 @@ def test_message_does_not_wait_for_a_loop_that_was_closed(
         tasks.clear()
         gc.collect()
     dead = waiters(other, "a")
-    if who == "loop":
+    if receiver == "loop":
         received = pool.submit(asyncio.run, within(layer.receive("a")))
-        until(lambda: waiters(other, "a") == 1)  # those of the closed loop have gone
-    elif who == "thread":
+        until(lambda: waiters(other, "a") == 1)  # the waiters of the closed loop are unregistered
+    elif receiver == "thread":
         received = pool.submit(lambda: other.receive(["a"], block=True)[1])
         until(lambda: waiters(other, "a") == dead + 1)
     else:
@@ -198,19 +199,19 @@ def test_message_does_not_wait_for_a_loop_that_was_closed(
     assert_sound(layer)
 
 
-def test_closed_loop_leaves_no_waiter_and_no_bell_behind(make_async, prefix, new_loop):
+def test_closed_loop_leaves_no_waiter_and_no_fifo(make_async, prefix, new_loop):
     layer = make_async()
     for _ in range(20):
         leave_waiting(layer, "a", new_loop, 2)
     gc.collect()
-    nothing_comes(layer, new_loop)
+    receive_in_vain(layer, new_loop)
     assert waiters(layer, "a") == 0
     assert len(files_of(prefix)) == fifos(layer) == 1
     assert_sound(layer)
 
 
-def test_loop_that_is_run_again_goes_on_waiting(make_async, new_loop):
-    """``run_until_complete`` stops a loop and leaves what waits in it alone."""
+def test_receive_still_waits_when_its_loop_is_stopped_and_run_again(make_async, new_loop):
+    """``run_until_complete`` stops a loop, but does not cancel its other tasks."""
     layer = make_async()
     loop = new_loop()
     task = loop.create_task(layer.receive("a"))
@@ -221,14 +222,14 @@ def test_loop_that_is_run_again_goes_on_waiting(make_async, new_loop):
     assert run_in(loop, within(task)) == {"n": 1}
 
 
-# -- forks -------------------------------------------------------------------------------------------------------
+# -- forks ---------------------------------------------------------------------------------------------------
 
 
 def forks_outside_a_loop(talk, prefix):
-    """A child: make a layer, use it in a loop, and fork: both talk to each other, in loops of their own."""
+    """A child: use a layer in an event loop and fork. Both processes exchange messages in new loops."""
     never_poll()
     layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
-    nothing_comes(layer)
+    receive_in_vain(layer)
 
     async def parent():
         name = await layer.new_channel()
@@ -249,7 +250,7 @@ def forks_outside_a_loop(talk, prefix):
 
 @contextlib.contextmanager
 def os_exit():
-    """End a forked process with the block: with 0 if nothing was raised."""
+    """End the process at the end of the block: with exit code 0 if nothing was raised, else 1."""
     code = 1
     try:
         yield
@@ -260,7 +261,7 @@ def os_exit():
         os._exit(code)
 
 
-def test_fork_after_the_layer_was_used(prefix, start):
+def test_layer_works_in_both_processes_after_a_fork(prefix, start):
     child = start(forks_outside_a_loop, prefix)
     message, parents = child.hear()
     assert message["name"].startswith("specific.")
@@ -271,8 +272,10 @@ def test_fork_after_the_layer_was_used(prefix, start):
 
 def forks_inside_a_loop(talk, prefix, escapes):
     """
-    A child: fork in a running loop where others wait. Its child makes a loop of its own, or leaves by an exception,
-    so that the loop it has inherited cancels everything; the parent goes on as if nothing had happened.
+    A child: fork in a running event loop in which receives wait.
+
+    The forked process runs a new loop, or (``escapes``) raises an exception through the inherited loop, which
+    then cancels its tasks. The receives of the parent must not be disturbed.
     """
     never_poll()
     layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
@@ -303,7 +306,7 @@ def forks_inside_a_loop(talk, prefix, escapes):
 
 
 @pytest.mark.parametrize("escapes", [False, True], ids=["new loop", "exception"])
-def test_fork_inside_a_running_loop(prefix, start, escapes):
+def test_fork_in_a_running_loop_does_not_disturb_the_parents_receives(prefix, start, escapes):
     child = start(forks_inside_a_loop, prefix, escapes)
     if not escapes:
         assert child.hear() == {"n": 1}
@@ -313,7 +316,7 @@ def test_fork_inside_a_running_loop(prefix, start, escapes):
 
 
 def forks_in_a_handler(talk, prefix):
-    """A child: its signal handler forks in a blocking receive, and the new process leaves by an exception."""
+    """A child: its signal handler forks in a blocking receive; the forked process ends by an exception."""
     never_poll()
     layer = IPCChannelLayer(prefix, block_timeout=3600, **OPTIONS)
 
@@ -328,7 +331,7 @@ def forks_in_a_handler(talk, prefix):
     talk.say(layer.receive(["a"], block=True))
 
 
-def test_fork_in_a_blocking_receive(make_layer, prefix, start):
+def test_fork_in_a_blocking_receive_does_not_disturb_the_parents_receive(make_layer, prefix, start):
     layer = make_layer()
     child = start(forks_in_a_handler, prefix)
     child.hear()
@@ -341,11 +344,15 @@ def test_fork_in_a_blocking_receive(make_layer, prefix, start):
     assert_sound(layer)
 
 
-# -- ten thousand ------------------------------------------------------------------------------------------------
+# -- ten thousand --------------------------------------------------------------------------------------------
 
 
 def holds_ten_thousand(talk, prefix, kind, seconds):
-    """A child: ten thousand who wait, the processor time of some seconds of that, and what each of them got."""
+    """
+    A child: ten thousand receives wait in one event loop.
+
+    Report the CPU time that they use in ``seconds``, their channels, and how many got the expected message.
+    """
     new_loop = __import__("uvloop").new_event_loop if kind == "uvloop" else asyncio.new_event_loop
 
     async def main():
@@ -365,12 +372,12 @@ def holds_ten_thousand(talk, prefix, kind, seconds):
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("asyncio", 5), ("uvloop", 3)])
-def test_ten_thousand_wait_at_once_at_no_cost(prefix, start, kind, seconds):
+def test_ten_thousand_waiting_receives_use_no_cpu_time(prefix, start, kind, seconds):
     if kind == "uvloop":
         pytest.importorskip("uvloop", reason="needs uvloop")
     child = start(holds_ten_thousand, prefix, kind, seconds)
     used = child.hear()
-    assert used < seconds / 20, "they use the processor while nothing happens"
+    assert used < seconds / 20, "receives use CPU time while no message arrives"
     names = child.hear()
     with IPCChannelLayer(prefix) as layer:
         assert len(files_of(prefix)) == 1

@@ -1,7 +1,7 @@
 """
-``receive_twisted``: a Deferred in Twisted's reactor, as Daphne 1 wants it.
+``receive_twisted``: a Deferred in Twisted's reactor, as Daphne 1 needs it.
 
-A reactor runs once in a process, so each test has one in a child.
+A reactor can run only once in a process, so each test runs one in a child.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ pytest.importorskip("twisted", reason="needs Twisted")
 
 
 def in_reactor(main):
-    """A child function: run ``main(reactor, talk, layer)``, a generator of Deferreds, in the reactor until it ends."""
+    """
+    Return a child's function that runs ``main(reactor, talk, layer)`` in the reactor.
 
-    def child(talk, prefix, looks=False, **options):
+    ``main`` is a generator of Deferreds, as ``inlineCallbacks`` expects it.
+    """
+
+    def child(talk, prefix, poll=False, **options):
         from twisted.internet import defer, reactor
 
-        if not looks:
+        if not poll:
             never_poll()
         layer = IPCChannelLayer(prefix, **{**OPTIONS, **options})
         failures = []
 
-        def over(failure):
+        def stop(failure):
             failures.append(failure)
             reactor.stop()
 
         def begin():
-            defer.inlineCallbacks(main)(reactor, talk, layer).addBoth(over)
+            defer.inlineCallbacks(main)(reactor, talk, layer).addBoth(stop)
 
         reactor.callWhenRunning(begin)
         reactor.run(installSignalHandlers=False)
@@ -47,23 +51,18 @@ def in_reactor(main):
 
 
 def pause(reactor, seconds=0.0):
+    """Return a Deferred that fires after ``seconds``, in a later step of the reactor."""
     from twisted.internet import task
 
     return task.deferLater(reactor, seconds, lambda: None)
 
 
-def hear(talk):
-    from twisted.internet import threads
-
-    return threads.deferToThread(talk.hear)
-
-
 def receives(reactor, talk, layer):
-    """What is there comes at once, what is not when it is there; from several channels, inboxes included."""
+    """Receive a message that is there already, then messages that are sent later to channels and an inbox."""
     layer.send("a", {"n": 0})
-    there = layer.receive_twisted(["a"])
-    assert there.called
-    assert (yield there) == ("a", {"n": 0})
+    ready = layer.receive_twisted(["a"])
+    assert ready.called
+    assert (yield ready) == ("a", {"n": 0})
     none = layer.receive_twisted([])
     assert (yield none) == (None, None)
     for number in range(100):
@@ -74,7 +73,7 @@ def receives(reactor, talk, layer):
 
 
 def cancels(reactor, talk, layer):
-    """A Deferred that is cancelled passes on what it was called for, at any step; nothing is lost."""
+    """Cancel a Deferred some steps after its notification: it passes the notification on."""
     from twisted.internet import defer
 
     passed_on = 0
@@ -103,7 +102,7 @@ def cancels(reactor, talk, layer):
 
 
 def shares(reactor, talk, layer):
-    """Called for two channels, it takes one message and leaves the other to the next."""
+    """A Deferred notified for two channels takes one message and passes the other notification on."""
     from twisted.internet import defer
 
     for _ in range(20):
@@ -121,8 +120,8 @@ def shares(reactor, talk, layer):
     assert waiters(layer, "a") == waiters(layer, "b") == 0
 
 
-def heals(reactor, talk, layer):
-    """A ring that was lost: the look once a second finds the message. One layer that is closed: an error."""
+def polls_and_closes(reactor, talk, layer):
+    """A notification is lost: the poll finds the message. Then the layer is closed: the Deferred fails."""
     waiting = layer.receive_twisted(["a"])
     talk.say("waits")
     assert (yield waiting) == ("a", {"n": 1})
@@ -135,17 +134,17 @@ def heals(reactor, talk, layer):
 
 
 def is_refused(reactor, talk, layer):
-    """Wrong names are refused by the call."""
-    for wrong in ("a", ["a b"], ["a!b"], [7]):
+    """Report the errors of calls with invalid names."""
+    for names in ("a", ["a b"], ["a!b"], [7]):
         try:
-            layer.receive_twisted(wrong)
+            layer.receive_twisted(names)
         except TypeError as error:
             talk.say(str(error))
     yield pause(reactor)
 
 
 def waits_for_many(reactor, talk, layer):
-    """Many at once, through one wakeup FIFO."""
+    """A thousand Deferreds wait at once, at one wakeup FIFO."""
     waiting = [layer.receive_twisted([f"a{number}"]) for number in range(1000)]
     talk.say("wait")
     for number, each in enumerate(waiting):
@@ -153,7 +152,7 @@ def waits_for_many(reactor, talk, layer):
 
 
 def is_dropped(reactor, talk, layer):
-    """Layers that are dropped leave nothing behind."""
+    """Drop 100 layers, and report how many descriptors the reactor still watches."""
     from twisted.internet import defer
 
     prefix = layer.prefix
@@ -175,16 +174,16 @@ def is_dropped(reactor, talk, layer):
 
 
 class REACTORS:
-    """The children by name."""
+    """The functions of the children, by name."""
 
 
-for each in (receives, cancels, shares, heals, is_refused, waits_for_many, is_dropped):
+for each in (receives, cancels, shares, polls_and_closes, is_refused, waits_for_many, is_dropped):
     setattr(REACTORS, each.__name__, staticmethod(in_reactor(each)))
 
 
 @pytest.fixture
 def layer(make_layer):
-    """The layer of the test itself."""
+    """Return the layer of the test itself."""
     return make_layer()
 
 
@@ -200,7 +199,7 @@ def test_deferred_fires_with_a_message(layer, prefix, start):
     assert_sound(layer)
 
 
-def test_cancelled_deferred_passes_the_message_on(layer, prefix, start):
+def test_cancelled_deferred_passes_its_notification_on(layer, prefix, start):
     child = start(REACTORS.cancels, prefix)
     assert 0 < child.hear() < 8
     assert child.hear() == "done"
@@ -208,15 +207,15 @@ def test_cancelled_deferred_passes_the_message_on(layer, prefix, start):
     assert_sound(layer)
 
 
-def test_deferred_that_was_called_for_two_channels_leaves_one_to_the_next(layer, prefix, start):
+def test_deferred_notified_for_two_channels_passes_one_notification_on(layer, prefix, start):
     child = start(REACTORS.shares, prefix)
     assert child.hear() == "done"
     child.end()
     assert_sound(layer)
 
 
-def test_lost_ring_is_healed_and_close_is_an_error(layer, prefix, start, monkeypatch):
-    child = start(REACTORS.heals, prefix, True)
+def test_poll_finds_a_message_whose_notification_was_lost_and_close_is_an_error(layer, prefix, start, monkeypatch):
+    child = start(REACTORS.polls_and_closes, prefix, True)
     assert child.hear() == "waits"
     monkeypatch.setattr(layer.message_store.sections.attachment.notifier, "notify", lambda token: True)
     layer.send("a", {"n": 1})
@@ -225,7 +224,7 @@ def test_lost_ring_is_healed_and_close_is_an_error(layer, prefix, start, monkeyp
     child.end()
 
 
-def test_wrong_names_are_refused(layer, prefix, start):
+def test_invalid_names_are_refused(layer, prefix, start):
     child = start(REACTORS.is_refused, prefix)
     assert "must be a list of channel names" in child.hear()
     assert "'a b'" in child.hear()
@@ -245,20 +244,21 @@ def test_a_thousand_deferreds_wait_at_once(layer, prefix, start):
     child.end()
 
 
-def test_layers_that_are_dropped_leave_nothing_behind(layer, prefix, start):
+def test_dropped_layers_leave_no_fifo(layer, prefix, start):
     child = start(REACTORS.is_dropped, prefix)
     assert child.hear() <= 1, "the reactor still watches wakeup FIFOs"
     assert child.hear() == "done"
     child.end()
 
 
-def test_killed_reactor_leaves_nobody_waiting(layer, prefix, start):
-    child = start(REACTORS.heals, prefix, True)
+def test_killed_reactor_leaves_no_waiter_and_no_fifo(layer, prefix, start):
+    child = start(REACTORS.polls_and_closes, prefix, True)
     assert child.hear() == "waits"
     child.kill(signal.SIGKILL)
     child._wait()
     layer.send("a", {"n": 1})
-    until(lambda: layer.receive(["b"]) == (None, None) and fifos(layer) == 0)  # whoever uses the layer sweeps
+    until(lambda: layer.receive(["b"]) == (None, None) and fifos(layer) == 0)  # operations sweep
+
     assert layer.receive(["a"]) == ("a", {"n": 1})
     assert waiters(layer, "a") == 0
     assert files_of(prefix) == []

@@ -1,7 +1,9 @@
 """
-A blocking receive sleeps until there is a message, whatever happens to the segment, the layer or the process meanwhile.
+A blocking ``receive`` waits for a message, whatever happens to the segment, the layer or the process.
 
-Most tests take away the look that each sleeper has once a second: what wakes him then is the ring of his wakeup FIFO.
+Waiters also poll once a second. Most tests switch the polls off, so that only a notification of its wakeup
+FIFO wakes a receiver.
+
 """
 
 from __future__ import annotations
@@ -23,32 +25,32 @@ from asgi_ipc.shm.layout import AT_WAIT_GENERATION
 from asgi_ipc.shm.wakeup_fifo import WakeupFifo
 from asgi_ipc.stores.messages.wakeups import Wakeups
 
-#: Longer than any test.
+#: A timeout that is longer than any test.
 LONG = {"block_timeout": 3600}
 
 
 @pytest.fixture
-def no_looks(monkeypatch):
+def no_polling(monkeypatch):
     never_poll(monkeypatch.setattr)
 
 
 def until_waiting(layer, channel, count):
-    """Wait until so many wait for a channel, in whatever segment there is by then."""
+    """Wait until ``count`` waiters are registered for a channel. The segment may be replaced meanwhile."""
 
-    def is_so():
+    def are_registered():
         layer.message_store.sections.check_name()
         try:
             return waiters(layer, channel) == count
         except SegmentGone:
             return False
 
-    until(is_so)
+    until(are_registered)
 
 
-# -- what receive returns ---------------------------------------------------------------------------------------
+# -- what receive returns ------------------------------------------------------------------------------------
 
 
-def test_nothing_comes_back_when_the_time_is_over(make_layer):
+def test_it_returns_none_when_the_timeout_is_over(make_layer):
     layer = make_layer(block_timeout=0.2)
     began = time.monotonic()
     assert layer.receive(["a", "b", "p!"], block=True) == (None, None)
@@ -70,10 +72,10 @@ def test_a_message_that_is_there_is_taken_without_sleeping(make_layer, prefix):
     assert files_of(prefix) == []
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize("wanted", [["a", "b", "p!"], ("p!", "b", "a"), {"a", "b", "p!"}, {"a": 1, "b": 2, "p!": 3}])
 @pytest.mark.parametrize("channel", ["a", "b", "p!x"])
-def test_any_of_several_channels_wakes(make_layer, wanted, channel):
+def test_a_message_in_any_of_several_channels_wakes_the_receiver(make_layer, wanted, channel):
     layer = make_layer(**LONG)
     sleeper = Sleeper(layer, wanted)
     until_waiting(layer, "b", 1)
@@ -84,8 +86,8 @@ def test_any_of_several_channels_wakes(make_layer, wanted, channel):
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_any_iterable_of_names_will_do(make_layer):
+@pytest.mark.usefixtures("no_polling")
+def test_any_iterable_of_names_is_accepted(make_layer):
     layer = make_layer(**LONG)
     sleeper = Sleeper(layer, (name for name in ("a", "b")))
     until_waiting(layer, "b", 1)
@@ -93,8 +95,8 @@ def test_any_iterable_of_names_will_do(make_layer):
     assert sleeper.result() == ("b", {})
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer, monkeypatch):
+@pytest.mark.usefixtures("no_polling")
+def test_a_message_that_arrives_just_before_the_waiter_is_registered_is_taken(make_layer, monkeypatch):
     layer = make_layer(**LONG)
     take_fifo = Wakeups.take_fifo
 
@@ -106,7 +108,7 @@ def test_a_message_that_comes_between_the_look_and_the_sleep_is_taken(make_layer
     assert Sleeper(layer, ["a"]).result() == ("a", {"n": 1})
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 def test_a_group_send_wakes_every_member(make_layer):
     layer = make_layer(**LONG)
     names = [f"member-{number}" for number in range(20)]
@@ -119,44 +121,44 @@ def test_a_group_send_wakes_every_member(make_layer):
     assert [sleeper.result() for sleeper in sleepers] == [(name, {"n": 1}) for name in [*names, "p!x"]]
 
 
-# -- threads ----------------------------------------------------------------------------------------------------
+# -- threads -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 def test_many_threads_on_one_object_get_each_message_once_and_in_order(make_layer):
     layer, other = make_layer(capacity=10000, **LONG), make_layer(capacity=10000)
     count, threads = 400, 8
-    heard = [[] for _ in range(threads)]
+    received = [[] for _ in range(threads)]
 
-    def hear(mine):
+    def receive(mine):
         while True:
             _, message = layer.receive(["a", "p!", "b"], block=True)
             if message["n"] < 0:
                 return
             mine.append(message["n"])
 
-    started = [threading.Thread(target=hear, args=(mine,), daemon=True) for mine in heard]
+    started = [threading.Thread(target=receive, args=(mine,), daemon=True) for mine in received]
     for thread in started:
         thread.start()
     for number in range(count):
         other.send("p!x", {"n": number})
-        if number % 50 == 0:  # also when all of them sleep
+        if number % 50 == 0:  # the next message is sent while all threads sleep
             until_waiting(layer, "p!", threads)
-    until(lambda: sum(map(len, heard)) == count)
+    until(lambda: sum(map(len, received)) == count)
     for _ in range(threads):
         other.send("b", {"n": -1})
     for thread in started:
         thread.join(LIMIT)
         assert not thread.is_alive()
-    assert sorted(number for mine in heard for number in mine) == list(range(count))
-    for mine in heard:
+    assert sorted(number for mine in received for number in mine) == list(range(count))
+    for mine in received:
         assert mine == sorted(mine)
     assert waiters(layer, "a") == waiters(layer, "b") == waiters(layer, "p!") == 0
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_doorbells_are_used_again(make_layer, prefix):
+@pytest.mark.usefixtures("no_polling")
+def test_the_fifo_of_a_finished_receive_is_used_again(make_layer, prefix):
     layer = make_layer(**LONG)
     for number in range(10):
         sleeper = Sleeper(layer, ["a"])
@@ -168,11 +170,11 @@ def test_doorbells_are_used_again(make_layer, prefix):
     assert files_of(prefix) == []
 
 
-# -- signals ----------------------------------------------------------------------------------------------------
+# -- signals -------------------------------------------------------------------------------------------------
 
 
 def leaves_on_sigterm(talk, prefix):
-    """A child as a worker of Channels 1: a handler that ends it while it waits for messages."""
+    """A child like a worker of Channels 1: a signal handler ends it while it waits for messages."""
     never_poll()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     layer = IPCChannelLayer(prefix, **LONG, **OPTIONS)
@@ -180,7 +182,7 @@ def leaves_on_sigterm(talk, prefix):
     layer.receive(["a", "p!"], block=True)
 
 
-def test_a_handler_that_exits_ends_the_wait_and_leaves_nothing_behind(layer, prefix, start):
+def test_a_handler_that_exits_ends_the_wait_and_leaves_no_waiter(layer, prefix, start):
     child = start(leaves_on_sigterm, prefix)
     child.hear()
     until_waiting(layer, "p!", 1)
@@ -194,13 +196,13 @@ def test_a_handler_that_exits_ends_the_wait_and_leaves_nothing_behind(layer, pre
 
 
 def ends_while_a_thread_sleeps(talk, prefix):
-    """A child whose main thread returns while another one, a daemon, is in a receive."""
+    """A child: its main thread returns while a daemon thread is in a blocking receive."""
     layer = IPCChannelLayer(prefix, **LONG, **OPTIONS)
     Sleeper(layer, ["a"])
     talk.hear()
 
 
-def test_a_process_that_ends_while_a_thread_sleeps_takes_its_doorbell_with_it(layer, prefix, start):
+def test_a_process_that_ends_while_a_thread_sleeps_removes_its_fifo(layer, prefix, start):
     child = start(ends_while_a_thread_sleeps, prefix)
     until_waiting(layer, "a", 1)
     child.say()
@@ -209,12 +211,12 @@ def test_a_process_that_ends_while_a_thread_sleeps_takes_its_doorbell_with_it(la
 
 
 class Enough(Exception):
-    """What a handler raises."""
+    """An exception for signal handlers to raise."""
 
 
 @pytest.fixture
 def on_alarm():
-    """Have SIGALRM handled by a function, and come soon."""
+    """Return a function that installs a handler of SIGALRM and sends the signal after 0.1 s."""
 
     def handle(function):
         signal.signal(signal.SIGALRM, function)
@@ -225,8 +227,8 @@ def on_alarm():
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_handler_may_raise_and_the_layer_goes_on(make_layer, on_alarm):
+@pytest.mark.usefixtures("no_polling")
+def test_a_layer_works_after_a_handler_has_raised_in_a_receive(make_layer, on_alarm):
     layer = make_layer(block_timeout=LIMIT)
 
     def stop(*_):
@@ -242,16 +244,16 @@ def test_a_handler_may_raise_and_the_layer_goes_on(make_layer, on_alarm):
     assert sleeper.result() == ("a", {"n": 1})
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 def test_a_handler_may_send_the_message_that_is_waited_for(make_layer, on_alarm):
     layer = make_layer(block_timeout=LIMIT)
     on_alarm(lambda *_: layer.send("a", {"from": "handler"}))
     assert layer.receive(["a"], block=True) == ("a", {"from": "handler"})
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_is_interrupted_after_he_was_called_passes_on(make_layer, monkeypatch):
-    """The signal comes when his wakeup FIFO has rung, and before he looks."""
+@pytest.mark.usefixtures("no_polling")
+def test_a_receiver_interrupted_after_its_notification_passes_it_on(make_layer, monkeypatch):
+    """The signal arrives after the FIFO was notified, and before the receiver takes the message."""
     layer = make_layer(block_timeout=LIMIT)
     sleep, mine = WakeupFifo.wait, threading.current_thread()
 
@@ -270,8 +272,8 @@ def test_whoever_is_interrupted_after_he_was_called_passes_on(make_layer, monkey
     assert others[0].result() == ("a", {"n": 1})
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_is_out_of_time_when_he_is_called_takes_the_message(make_layer, monkeypatch):
+@pytest.mark.usefixtures("no_polling")
+def test_a_receiver_notified_just_before_its_timeout_takes_the_message(make_layer, monkeypatch):
     layer = make_layer(block_timeout=0.01)
 
     def late(fifo, seconds):
@@ -284,7 +286,7 @@ def test_whoever_is_out_of_time_when_he_is_called_takes_the_message(make_layer, 
 
 
 def outlives_sigpipe(talk, prefix):
-    """A child that has restored the default of SIGPIPE, and rings a waiter who is gone, twice."""
+    """A child: restore the default action of SIGPIPE, and send twice; the second waiter is dead by then."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
         for number in range(2):
@@ -293,7 +295,7 @@ def outlives_sigpipe(talk, prefix):
             talk.say(number)
 
 
-def test_a_program_with_the_default_of_sigpipe_survives_a_waiter_who_dies(layer, prefix, start):
+def test_a_sender_with_the_default_action_of_sigpipe_survives_a_dead_waiter(layer, prefix, start):
     sender, waiter = start(outlives_sigpipe, prefix), start(sleeps, prefix, ["a"], False, 2)
     until_waiting(layer, "a", 1)
     sender.say()
@@ -307,11 +309,11 @@ def test_a_program_with_the_default_of_sigpipe_survives_a_waiter_who_dies(layer,
     assert layer.receive(["a"]) == ("a", {"n": 1})
 
 
-# -- what happens to the layer meanwhile --------------------------------------------------------------------------
+# -- what happens to the layer meanwhile ---------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_waits_when_the_layer_is_closed_is_told_so(make_layer, prefix):
+@pytest.mark.usefixtures("no_polling")
+def test_a_receiver_raises_when_its_layer_is_closed(make_layer, prefix):
     layer, other = make_layer(**LONG), make_layer()
     sleepers = [Sleeper(layer, ["a"]) for _ in range(3)]
     until_waiting(other, "a", 3)
@@ -322,8 +324,8 @@ def test_whoever_waits_when_the_layer_is_closed_is_told_so(make_layer, prefix):
     assert files_of(prefix) == []
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_flush_leaves_everybody_waiting(make_layer, prefix, start):
+@pytest.mark.usefixtures("no_polling")
+def test_receivers_wait_on_after_a_flush(make_layer, prefix, start):
     layer = make_layer(**LONG)
     child = start(sleeps, prefix, ["a", "p!"], False)
     sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
@@ -342,8 +344,8 @@ def test_a_flush_leaves_everybody_waiting(make_layer, prefix, start):
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_recovery_leaves_everybody_waiting(make_layer, prefix, start):
+@pytest.mark.usefixtures("no_polling")
+def test_receivers_wait_on_after_a_recovery(make_layer, prefix, start):
     layer = make_layer(**LONG)
     child = start(sleeps, prefix, ["a", "p!"], False)
     sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
@@ -361,27 +363,27 @@ def test_a_recovery_leaves_everybody_waiting(make_layer, prefix, start):
 
 
 def dies_inside(talk, prefix):
-    """A child that is killed in the section."""
+    """A child that is killed in a critical section."""
     layer = IPCChannelLayer(prefix, **OPTIONS)
     layer.message_store.sections.exclusively(os.kill, os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_holder_is_recovered_from_while_all_others_sleep(layer, prefix, start):
-    """Nobody does anything but sleep: their looks find it."""
+def test_a_waiters_poll_recovers_from_a_killed_holder(layer, prefix, start):
+    """No process does anything but wait."""
     child = start(sleeps, prefix, ["a"], True)
     until_waiting(layer, "a", 1)
     words = layer.message_store.sections.bound[0].words
     before = words[AT_WAIT_GENERATION]
     dead = start(dies_inside, prefix)
     assert dead.process.wait(LIMIT) == -signal.SIGKILL
-    until(lambda: words[AT_WAIT_GENERATION] != before)  # without an operation of ours
+    until(lambda: words[AT_WAIT_GENERATION] != before)  # without an operation of this process
     until_waiting(layer, "a", 1)
     layer.send("a", {"n": 1})
     assert child.hear() == ["a", {"n": 1}]
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_waits_when_the_segment_is_removed_waits_in_the_new_one(make_layer, prefix, start, caplog):
+@pytest.mark.usefixtures("no_polling")
+def test_receivers_wait_on_in_the_new_segment_after_an_unlink(make_layer, prefix, start, caplog):
     layer = make_layer(**LONG)
     child = start(sleeps, prefix, ["a"], False)
     sleeper = Sleeper(layer, ["b"])
@@ -397,15 +399,15 @@ def test_whoever_waits_when_the_segment_is_removed_waits_in_the_new_one(make_lay
     assert_sound(layer)
 
 
-def test_whoever_waits_when_the_file_of_the_segment_is_removed_looks(make_layer, prefix, start, caplog):
-    """As by ``rm``, or systemd's RemoveIPC: nobody is rung."""
+def test_receivers_wait_on_in_a_new_segment_after_the_file_was_removed(make_layer, prefix, start, caplog):
+    """As by ``rm``, or systemd's ``RemoveIPC``: no waiter is notified, so polls must find it."""
     child = start(sleeps, prefix, ["a"], True)
     layer = make_layer(**LONG)
     sleeper = Sleeper(layer, ["b"])
     until_waiting(layer, "a", 1)
     until_waiting(layer, "b", 1)
     os.unlink(path_of(prefix))
-    until(lambda: os.path.exists(path_of(prefix)))  # they have made a new one
+    until(lambda: os.path.exists(path_of(prefix)))  # the waiters' polls have made a new one
     until_waiting(layer, "a", 1)
     until_waiting(layer, "b", 1)
     layer.send("a", {"n": 1})
@@ -415,11 +417,12 @@ def test_whoever_waits_when_the_file_of_the_segment_is_removed_looks(make_layer,
     layer.unlink()
 
 
-# -- forks --------------------------------------------------------------------------------------------------------
+# -- forks ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_fork_while_a_thread_waits_disturbs_neither(make_layer, prefix):
+@pytest.mark.usefixtures("no_polling")
+def test_a_fork_while_a_thread_waits_disturbs_neither_process(make_layer, prefix):
+
     layer = make_layer(**LONG)
     sleeper = Sleeper(layer, ["a"])
     until_waiting(layer, "a", 1)

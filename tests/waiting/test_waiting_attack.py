@@ -1,4 +1,4 @@
-"""What goes wrong while somebody waits: interrupts, closed layers, dead sleepers, many at once."""
+"""Faults while receivers wait: interrupts, closed layers, busy stores, dead waiters, lost FIFOs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asgi_ipc.stores.messages.sweep import Sweep
 from asgi_ipc.structures import ring
 
 OPTIONS = {"message_memory": 1 << 20, "group_memory": 1 << 18}
-#: Far less than the second after which a sleeper looks by himself, far more than a ring takes.
+#: Seconds: far less than the poll period of a waiter, far more than a notification takes.
 AT_ONCE = 0.6
 
 
@@ -37,19 +37,19 @@ def words_of(layer):
 
 
 def fifos(layer):
-    """The FIFO records of a layer's segment."""
+    """Return the FIFO records of a layer's message segment."""
     return list(ring.walk(words_of(layer), AT_FIFOS, waiters.NEXT_FIFO, 10**6))
 
 
-def repaired(layer):
-    """How often the segment was repaired."""
+def epoch_of(layer):
+    """Return the segment's epoch: it changes with every recovery, and is odd during one."""
     return words_of(layer)[AT_EPOCH]
 
 
 def sweep(layer):
-    """Let time pass for the sweeps of whoever operates."""
+    """Run operations for long enough that they sweep the whole segment."""
     for _ in range(200):
-        layer.receive(["nobody-sends-here"])
+        layer.receive(["always-empty"])
         time.sleep(0.001)
 
 
@@ -60,14 +60,14 @@ async def until(condition):
         await asyncio.sleep(0.005)
 
 
-# -- in an event loop -------------------------------------------------------------------------------------------
+# -- in an event loop ----------------------------------------------------------------------------------------
 
 
-def test_a_call_for_two_channels_that_both_get_a_message(layer):
-    """Both waiters of one call stand in the news of one ring: the second one is not taken down once more."""
+def test_a_receive_notified_for_two_channels_at_once_unregisters_each_waiter_once(layer):
+    """Both of its waiters are in the notified list when the hub reads it."""
 
     async def run():
-        epoch = repaired(layer)
+        epoch = epoch_of(layer)
         for number in range(20):
             waits = asyncio.ensure_future(layer.receive_async(["a", "b"]))
             await asyncio.sleep(0.01)
@@ -76,14 +76,14 @@ def test_a_call_for_two_channels_that_both_get_a_message(layer):
             first = await waits
             second = await asyncio.wait_for(layer.receive_async(["a", "b"]), LIMIT)
             assert sorted([first[0], second[0]]) == ["a", "b"]
-        assert repaired(layer) == epoch
+        assert epoch_of(layer) == epoch
 
     asyncio.run(run())
     assert_sound(layer)
 
 
-def test_what_a_call_for_two_channels_leaves_is_passed_on(layer):
-    """Whoever was called for two messages takes one; the other one's next waiter has it without a look."""
+def test_a_receive_notified_for_two_channels_passes_one_notification_on(layer):
+    """It takes one message; the next waiter of the other channel is notified and needs no poll."""
 
     async def run():
         first = asyncio.ensure_future(layer.receive_async(["a", "b"]))
@@ -104,7 +104,7 @@ def test_what_a_call_for_two_channels_leaves_is_passed_on(layer):
     assert_sound(layer)
 
 
-def test_a_call_that_is_cancelled_behind_the_end_of_its_layer_is_cancelled(prefix):
+def test_a_receive_cancelled_after_its_layer_was_closed_raises_cancelled_error(prefix):
     async def run():
         layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
         waits = asyncio.ensure_future(layer.receive("a"))
@@ -117,8 +117,8 @@ def test_a_call_that_is_cancelled_behind_the_end_of_its_layer_is_cancelled(prefi
     asyncio.run(run())
 
 
-def test_cancelling_raises_nothing_else_while_the_store_cannot_be_entered(make_layer, monkeypatch):
-    """What could not be taken down then is taken down later, and steals no calls."""
+def test_cancelling_raises_only_cancelled_error_while_the_store_is_busy(make_layer, monkeypatch):
+    """The waiter that cannot be unregistered now is unregistered later, and takes no notifications."""
     layer = make_layer(capacity=10**6)
     store = layer.message_store
 
@@ -148,8 +148,8 @@ def record_of(layer, channel):
 
 
 @pytest.mark.parametrize("point", ["pop_or_register", "take_notified", "cancel"])
-def test_an_interrupt_behind_a_section_of_the_loop_leaves_nobody_asleep(layer, monkeypatch, point):
-    """KeyboardInterrupt ends run_forever between a section and what the loop notes of it; the loop goes on later."""
+def test_an_interrupt_just_after_a_critical_section_of_a_hub_loses_no_wakeup(layer, monkeypatch, point):
+    """``KeyboardInterrupt`` comes before the hub has noted the outcome; the loop is run again later."""
     store = layer.message_store.wakeups
     loop = asyncio.new_event_loop()
     tasks = []
@@ -189,12 +189,12 @@ def test_an_interrupt_behind_a_section_of_the_loop_leaves_nobody_asleep(layer, m
             if task.done() and not task.cancelled():
                 task.exception()
         loop.close()
-    assert not repaired(layer) & 1
+    assert not epoch_of(layer) & 1
     assert_sound(layer)
 
 
-def test_a_flush_wakes_who_waits(prefix, layer):
-    """He hangs himself up anew at once: a message that comes next does not lie until he looks."""
+def test_waiters_register_again_at_once_after_a_flush(prefix, layer):
+    """The next message wakes the receiver by a notification, not only by its next poll."""
 
     async def run():
         other = AsyncIPCChannelLayer(prefix, **OPTIONS)
@@ -212,17 +212,17 @@ def test_a_flush_wakes_who_waits(prefix, layer):
     asyncio.run(run())
 
 
-# -- after the commit -------------------------------------------------------------------------------------------
+# -- after the commit ----------------------------------------------------------------------------------------
 
 
-def test_upkeep_that_fails_loses_no_message(layer, monkeypatch):
-    """The sweep behind an operation belongs to others: what it meets neither takes a message nor denies one."""
+def test_a_sweep_that_fails_loses_no_message(layer, monkeypatch):
+    """The sweep after an operation serves other processes: its errors must not replace the result."""
     store = layer.message_store
     real = store.sections.run
 
     def run(section, *args):
         if section is Sweep.step:
-            raise SegmentCorrupt(store.name, "for once")
+            raise SegmentCorrupt(store.name, "raised by the test")
         return real(section, *args)
 
     monkeypatch.setattr(store.sections, "run", run)
@@ -234,8 +234,8 @@ def test_upkeep_that_fails_loses_no_message(layer, monkeypatch):
         assert layer.receive(["a"]) == ("a", {"n": number})
 
 
-def test_a_ring_that_fails_loses_no_message(layer, monkeypatch):
-    """A sender who cannot take a deserted FIFO down has sent all the same."""
+def test_a_notification_that_fails_loses_no_message(layer, monkeypatch):
+    """The send succeeds even if the FIFO of a dead process cannot be unregistered."""
     store = layer.message_store
     real, refused = store.sections.run, []
 
@@ -256,11 +256,11 @@ def test_a_ring_that_fails_loses_no_message(layer, monkeypatch):
     assert drain(layer, "a") == [("a", {"n": 1})]
 
 
-# -- what is left -----------------------------------------------------------------------------------------------
+# -- what is left --------------------------------------------------------------------------------------------
 
 
-def test_closed_and_dropped_layers_leave_no_bells(make_layer, prefix):
-    """As long as another layer of the process is there, its slot stands for the process: so somebody must sweep."""
+def test_closed_and_dropped_layers_leave_no_waiters(make_layer, prefix):
+    """Another layer keeps the process's slot, so the process counts as alive: a sweep unregisters them."""
     kept = make_layer()
     for turn in range(10):
         layer = make_layer(block_timeout=0.01)
@@ -289,8 +289,8 @@ def test_closed_and_dropped_layers_leave_no_bells(make_layer, prefix):
     assert_sound(kept)
 
 
-def test_a_bell_lost_in_a_process_that_lives_is_taken_down(layer):
-    """A wakeup FIFO that was only dropped, with waiters on it: they steal no calls for ever, and keep no record."""
+def test_a_sweep_unregisters_a_dropped_fifo_of_a_live_process(layer):
+    """The FIFO was collected while it had waiters: they must not take notifications and memory for ever."""
     store = layer.message_store
     fifo = store.wakeups.new_fifo()
     store.wakeups.pop_or_register(["a", "b"], fifo)
@@ -302,7 +302,7 @@ def test_a_bell_lost_in_a_process_that_lives_is_taken_down(layer):
     assert_sound(layer)
 
 
-def test_interrupting_the_end_of_a_blocking_receive_leaves_no_waiter(layer, monkeypatch):
+def test_an_interrupt_at_the_end_of_a_blocking_receive_leaves_no_waiter(layer, monkeypatch):
     layer.block_timeout = 0.01
 
     def interrupted(*_):
@@ -318,8 +318,8 @@ def test_interrupting_the_end_of_a_blocking_receive_leaves_no_waiter(layer, monk
     assert_sound(layer)
 
 
-def test_what_a_signal_handler_raises_is_not_lost_in_a_busy_store(layer, monkeypatch):
-    """``sys.exit`` from a handler ends a sleeping worker, even if it cannot take its waiters down just then."""
+def test_a_busy_store_does_not_replace_the_exception_of_a_signal_handler(layer, monkeypatch):
+    """``sys.exit`` in a handler ends a waiting worker, even if its waiters cannot be unregistered now."""
     store = layer.message_store
     layer.block_timeout = LIMIT
 
@@ -345,8 +345,8 @@ def test_what_a_signal_handler_raises_is_not_lost_in_a_busy_store(layer, monkeyp
     assert_sound(layer)
 
 
-def test_a_descriptor_that_somebody_closed_does_not_reach_the_sender(layer):
-    """A program that closes every descriptor it finds loses what it remembered; it still sends."""
+def test_a_notifier_opens_a_fifo_again_whose_descriptor_was_closed(layer):
+    """Some programs close every descriptor that they find; they can still send."""
     store = layer.message_store
     fifo = store.wakeups.new_fifo()
     notifier = store.sections.opened().notifier
@@ -357,8 +357,8 @@ def test_a_descriptor_that_somebody_closed_does_not_reach_the_sender(layer):
     store.wakeups.dismiss(fifo)
 
 
-def test_a_ringer_that_was_closed_keeps_nothing_open(layer, make_layer):
-    """A thread rings while another one closes the layer: the descriptor it has opened is nobody's to close."""
+def test_a_closed_notifier_keeps_no_descriptor_open(layer, make_layer):
+    """A thread notifies while another one closes the layer: no later call would close the descriptor."""
     store = layer.message_store
     fifo = store.wakeups.new_fifo()
     notifier = store.sections.opened().notifier
@@ -371,8 +371,8 @@ def test_a_ringer_that_was_closed_keeps_nothing_open(layer, make_layer):
     store.wakeups.dismiss(fifo)
 
 
-def test_a_look_at_a_segment_that_another_thread_unmaps(layer, make_layer, monkeypatch):
-    """Between the look at the descriptor and the one at the words the segment is closed: that is gone, no crash."""
+def test_is_gone_is_true_for_a_segment_that_another_thread_unmaps(layer, make_layer, monkeypatch):
+    """The segment is closed after its descriptor was checked, and before its words are read: no crash."""
     attachment = layer.message_store.sections.opened()
 
     class Closing(int):
@@ -388,29 +388,11 @@ def test_a_look_at_a_segment_that_another_thread_unmaps(layer, make_layer, monke
             attachment.segment.fd = fd
 
 
-# -- many at once -----------------------------------------------------------------------------------------------
+# -- many at once --------------------------------------------------------------------------------------------
 
 
-def longest_section(store, monkeypatch, work):
-    """Seconds that the longest section of ``work()`` took, and its name."""
-    took = [(0.0, "")]
-    real = store._run_here
-
-    def timed(section, args):
-        began = time.perf_counter()
-        try:
-            return real(section, args)
-        finally:
-            took.append((time.perf_counter() - began, section))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "_run_here", timed)
-        work()
-    return took
-
-
-def test_thousands_who_were_called_are_told_in_slices(make_layer, monkeypatch):
-    """No section of theirs visits them all: others get in between."""
+def test_thousands_of_notified_waiters_are_taken_in_slices(make_layer, monkeypatch):
+    """No critical section visits all of them, so that other processes get the mutex in between."""
     layer = make_layer(message_memory=1 << 23, capacity=10**6)
     store = layer.message_store
     count = 3 * waiters.NOTIFIED_SLICE + 5
@@ -428,15 +410,15 @@ def test_thousands_who_were_called_are_told_in_slices(make_layer, monkeypatch):
 
     store.sections.bound[2][counted] = store.sections.parts.waiters
     monkeypatch.setattr(waiters.Waiters, "take_notified", counted)
-    called = store.wakeups.take_notified(fifo)
-    assert sorted(called) == sorted(registered.waiters)
+    notified = store.wakeups.take_notified(fifo)
+    assert sorted(notified) == sorted(registered.waiters)
     assert max(visits) == waiters.NOTIFIED_SLICE
     assert_sound(layer)
     store.wakeups.dismiss(fifo)
 
 
-def test_thousands_of_calls_that_are_cancelled_before_they_run(make_layer):
-    """Each leaves the news of the FIFO without a search through all the others."""
+def test_the_time_to_cancel_notified_receives_grows_linearly(make_layer):
+    """Each waiter is unlinked from the notified list without a search through the others."""
     layer = make_layer(message_memory=1 << 24, capacity=10**6)
 
     async def run(count):
@@ -454,5 +436,6 @@ def test_thousands_of_calls_that_are_cancelled_before_they_run(make_layer):
 
     few = asyncio.run(run(500))
     many = asyncio.run(run(4000))
-    assert many < few * 8 * 4  # eight times as many: a search made it sixty-four
+    assert many < few * 8 * 4  # 8 times as many; with a search it would take 64 times as long
+
     assert_sound(layer)

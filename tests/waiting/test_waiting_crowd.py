@@ -1,7 +1,7 @@
 """
-Crowds that wait: each message wakes one of them, and none is left lying because one was killed, stopped or late.
+Many waiting processes: a message wakes one of them, and none is left when one was killed, stopped or late.
 
-Who depends on being rung never looks by himself here; where a look is what heals, it is left to its once a second.
+Tests of notifications switch the polls of waiters off. Tests of polls keep their period of one second.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from asgi_ipc.stores.messages.wakeups import Wakeups
 
 LONG = {"block_timeout": 3600}
 CROWD = 50
-#: Seconds after which whoever is woken in vain has been woken.
+#: Seconds after which a receiver that is woken in vain has been woken.
 SETTLED = 0.3
 
 
 @pytest.fixture
-def no_looks(monkeypatch):
+def no_polling(monkeypatch):
     never_poll(monkeypatch.setattr)
 
 
@@ -37,11 +37,11 @@ def until_waiting(layer, channel, count):
     until(lambda: waiters(layer, channel) == count)
 
 
-# -- one message wakes one ----------------------------------------------------------------------------------------
+# -- one message wakes one receiver --------------------------------------------------------------------------
 
 
-def count_looks(layer, number, words):
-    """Count in a word how often a process hangs itself up or looks for messages."""
+def count_attempts(layer, number, words):
+    """Count in ``words[number]`` how often a process tries to take a message, or else registers."""
     pop_again = layer.message_store.wakeups.pop_again
 
     def counted(*args):
@@ -52,10 +52,10 @@ def count_looks(layer, number, words):
 
 
 def takes(layer, channel, times):
-    """What a process of a crowd does: take so many messages, and count looks and messages."""
+    """Return the body of a process that takes ``times`` messages, and counts its attempts and messages."""
 
     def body(number, words):
-        count_looks(layer, number, words)
+        count_attempts(layer, number, words)
         for _ in range(times):
             assert layer.receive([channel], block=True)[0].startswith(channel)
             words[CROWD + number] += 1
@@ -64,7 +64,7 @@ def takes(layer, channel, times):
     return body
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize(("wanted", "sent_to"), [("a", "a"), ("p!", "p!x")])
 def test_one_message_wakes_one_of_fifty_processes(make_layer, wanted, sent_to):
     layer = make_layer(**LONG)
@@ -76,12 +76,12 @@ def test_one_message_wakes_one_of_fifty_processes(make_layer, wanted, sent_to):
             crowd.until_sum(count, CROWD)
             until_waiting(layer, wanted, CROWD)
             time.sleep(SETTLED)
-            # One wakes and takes it, and hangs himself up again.
+            # One process is woken: it takes the message and registers again, two attempts.
             assert crowd.sum(0, CROWD) == CROWD + 2 * count
         assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
+@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize("how", ["each", "group"])
 def test_fifty_messages_wake_fifty_processes(make_layer, how):
     layer = make_layer(**LONG)
@@ -98,18 +98,18 @@ def test_fifty_messages_wake_fifty_processes(make_layer, how):
         crowd.until_sum(CROWD, CROWD)
         time.sleep(SETTLED)
         assert list(crowd.words[CROWD:]) == [1] * CROWD
-        assert crowd.sum(0, CROWD) == 2 * CROWD  # each looked once, and found something
+        assert crowd.sum(0, CROWD) == 2 * CROWD  # each was woken once, and found a message
         assert waiters(layer, "p!") == 0
         assert layer.receive(["p!"]) == (None, None)
         assert_sound(layer)
 
 
-# -- waiters who do not take what they are called for -------------------------------------------------------------
+# -- waiters that do not take the message they were notified of ----------------------------------------------
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_message_goes_past_waiters_who_were_killed(make_layer, prefix):
-    """They stand first, and each had been killed when he was called."""
+@pytest.mark.usefixtures("no_polling")
+def test_a_message_goes_past_waiters_that_were_killed(make_layer, prefix):
+    """They are the first waiters of the channel, and dead when the message is sent."""
     layer = make_layer(**LONG)
     with Crowd(10, takes(layer, "a", 1), 2 * CROWD) as crowd:
         until_waiting(layer, "a", 10)
@@ -120,13 +120,13 @@ def test_a_message_goes_past_waiters_who_were_killed(make_layer, prefix):
         layer.send("a", {"n": 1})
         assert sleeper.result() == ("a", {"n": 1})
         assert waiters(layer, "a") == 0
-        assert len(files_of(prefix)) == 1  # their wakeup FIFOs went with them
+        assert len(files_of(prefix)) == 1  # the FIFOs of the dead were removed
         assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_a_message_for_a_waiter_who_is_killed_when_called_goes_to_the_next_one(make_layer):
-    """He was rung and did not get round to it; the sweep finds him, who is left to ring."""
+@pytest.mark.usefixtures("no_polling")
+def test_a_message_for_a_waiter_killed_after_its_notification_goes_to_the_next_one(make_layer):
+    """It was notified, but killed before it took the message: a sweep unregisters it and passes that on."""
     layer, sender = make_layer(**LONG), make_layer()
     with Crowd(1, takes(layer, "a", 1), 2 * CROWD) as crowd:
         until_waiting(layer, "a", 1)
@@ -140,7 +140,7 @@ def test_a_message_for_a_waiter_who_is_killed_when_called_goes_to_the_next_one(m
         assert sleeper.result() == ("a", {"n": 1})
 
 
-def test_a_message_for_a_waiter_who_is_stopped_is_taken_by_one_who_looks(make_layer):
+def test_a_message_for_a_stopped_waiter_is_taken_by_one_that_polls(make_layer):
     layer = make_layer(**LONG)
     with Crowd(1, takes(layer, "a", 2), 2 * CROWD) as crowd:
         until_waiting(layer, "a", 1)
@@ -150,14 +150,14 @@ def test_a_message_for_a_waiter_who_is_stopped_is_taken_by_one_who_looks(make_la
         layer.send("a", {"n": 1})
         assert sleeper.result() == ("a", {"n": 1})
         crowd.kill(0, signal.SIGCONT)
-        until_waiting(layer, "a", 1)  # he hangs again
+        until_waiting(layer, "a", 1)  # it has registered again
         layer.send("a", {"n": 2})
         crowd.until_sum(1, CROWD)
         assert_sound(layer)
 
 
-def rings_nobody(talk, prefix):
-    """A child that is killed when it has sent, and before it rings."""
+def dies_before_notifying(talk, prefix):
+    """A child that is killed after the commit of its message, and before it notifies the waiter."""
     Wakeups.notify = lambda wakeups, tokens: any(tokens) and os.kill(os.getpid(), signal.SIGKILL)
     layer = IPCChannelLayer(prefix, **OPTIONS)
     talk.hear()
@@ -166,8 +166,8 @@ def rings_nobody(talk, prefix):
 
 
 @pytest.mark.parametrize("wanted", [["a"], ["b", "a", "c"]])
-def test_a_sender_who_is_killed_before_he_rings_is_healed_by_a_look(layer, prefix, start, wanted):
-    child, sender = start(sleeps, prefix, wanted, True), start(rings_nobody, prefix)
+def test_a_poll_finds_the_message_of_a_sender_killed_before_it_notified(layer, prefix, start, wanted):
+    child, sender = start(sleeps, prefix, wanted, True), start(dies_before_notifying, prefix)
     until_waiting(layer, "a", 1)
     sender.say()
     assert sender.process.wait(LIMIT) == -signal.SIGKILL
@@ -176,7 +176,7 @@ def test_a_sender_who_is_killed_before_he_rings_is_healed_by_a_look(layer, prefi
     assert_sound(layer)
 
 
-def test_whoever_finds_his_doorbell_removed_has_another_one(make_layer, prefix):
+def test_a_waiter_whose_fifo_was_removed_makes_another_one(make_layer, prefix):
     layer = make_layer(**LONG)
     sleeper = Sleeper(layer, ["a"])
     until_waiting(layer, "a", 1)
@@ -189,8 +189,8 @@ def test_whoever_finds_his_doorbell_removed_has_another_one(make_layer, prefix):
     assert sleeper.result() == ("a", {"n": 1})
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_whoever_was_called_for_two_channels_leaves_one_to_the_next(make_layer, monkeypatch):
+@pytest.mark.usefixtures("no_polling")
+def test_a_receiver_notified_for_two_channels_passes_one_notification_on(make_layer, monkeypatch):
     layer, sender = make_layer(**LONG), make_layer()
     sleep, go, slow = WakeupFifo.wait, threading.Event(), set()
 
@@ -224,36 +224,37 @@ def test_whoever_was_called_for_two_channels_leaves_one_to_the_next(make_layer, 
     assert_sound(layer)
 
 
-@pytest.mark.usefixtures("no_looks")
-def test_short_waits_lose_nothing_to_long_ones(make_layer):
-    """Whoever leaves at the moment in which he is called has taken the message or passed it on."""
-    hasty, patient, sender = make_layer(block_timeout=0.001), make_layer(**LONG), make_layer(capacity=10**6)
-    count, dice = 400, random.Random(1)
-    heard, over = [], threading.Event()
+@pytest.mark.usefixtures("no_polling")
+def test_receivers_with_short_and_long_timeouts_lose_no_message(make_layer):
+    """A receiver whose timeout ends when it is notified takes the message or passes the notification on."""
+    short, long, sender = make_layer(block_timeout=0.001), make_layer(**LONG), make_layer(capacity=10**6)
+    count, rng = 400, random.Random(1)
+    received, stopped = [], threading.Event()
 
-    def hurry():
-        while not over.is_set():
-            _, message = hasty.receive(["a", "b"], block=True)
+    def receive_short():
+        while not stopped.is_set():
+            _, message = short.receive(["a", "b"], block=True)
             if message:
-                heard.append(message["n"])
+                received.append(message["n"])
 
-    def wait():
+    def receive_long():
         while True:
-            _, message = patient.receive(["a"], block=True)
+            _, message = long.receive(["a"], block=True)
             if message["n"] < 0:
                 return
-            heard.append(message["n"])
+            received.append(message["n"])
 
-    threads = [threading.Thread(target=work, daemon=True) for work in (hurry, hurry, hurry, wait, wait)]
+    bodies = (receive_short, receive_short, receive_short, receive_long, receive_long)
+    threads = [threading.Thread(target=body, daemon=True) for body in bodies]
     for thread in threads:
         thread.start()
     for number in range(count):
         sender.send("a", {"n": number})
         if number % 20 == 0:
-            until(lambda sent=number + 1: len(heard) == sent)
-        time.sleep(dice.random() * 0.002)
-    until(lambda: len(heard) == count)
-    over.set()
+            until(lambda sent=number + 1: len(received) == sent)
+        time.sleep(rng.random() * 0.002)
+    until(lambda: len(received) == count)
+    stopped.set()
     for thread in threads[:3]:
         thread.join(LIMIT)
     for _ in range(2):
@@ -261,14 +262,14 @@ def test_short_waits_lose_nothing_to_long_ones(make_layer):
     for thread in threads[3:]:
         thread.join(LIMIT)
         assert not thread.is_alive()
-    assert sorted(heard) == list(range(count))
+    assert sorted(received) == list(range(count))
     assert waiters(sender, "a") == 0
     assert_sound(sender)
 
 
-def test_no_message_lies_while_waiters_are_killed_and_stopped(make_layer, prefix):
-    """Processes that are killed and stopped at random wait: each message comes, or went with one who was killed."""
-    layer, dice = make_layer(**LONG), random.Random(2)
+def test_no_message_is_left_while_waiters_are_killed_and_stopped(make_layer, prefix):
+    """Waiting processes are killed and stopped at random: a message arrives, or a killed process took it."""
+    layer, rng = make_layer(**LONG), random.Random(2)
 
     def body(number, words):
         while True:
@@ -278,49 +279,51 @@ def test_no_message_lies_while_waiters_are_killed_and_stopped(make_layer, prefix
     with Crowd(6, body, 2 * CROWD) as crowd:
         until_waiting(layer, "a", 6)
         for number in range(rounds):
-            victim = dice.randrange(6)
-            how = dice.choice((signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT))
-            if dice.random() < 0.5:
-                hit(crowd, victim, how, layer)
-                layer.send(dice.choice(("a", "p!x")), {"n": number})
+            target = rng.randrange(6)
+            signal_number = rng.choice((signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT))
+            if rng.random() < 0.5:
+                send_signal(crowd, target, signal_number, layer)
+                layer.send(rng.choice(("a", "p!x")), {"n": number})
             else:
-                layer.send(dice.choice(("a", "p!x")), {"n": number})
-                hit(crowd, victim, how, layer)
-            if how == signal.SIGKILL:
-                crowd.pids[victim] = crowd._fork(body, victim)
+                layer.send(rng.choice(("a", "p!x")), {"n": number})
+                send_signal(crowd, target, signal_number, layer)
+            if signal_number == signal.SIGKILL:
+                crowd.pids[target] = crowd._fork(body, target)
             else:
-                crowd.kill(dice.randrange(6), signal.SIGCONT)
-            deadline = time.monotonic() + 3  # whoever was killed may have had it
+                crowd.kill(rng.randrange(6), signal.SIGCONT)
+            deadline = time.monotonic() + 3  # a killed process may have taken the message
             while crowd.words[CROWD] <= number and time.monotonic() < deadline:
                 time.sleep(0.001)
-            lies = layer.receive(["a", "p!"]) if crowd.words[CROWD] <= number else (None, None)
-            if lies != (None, None):
-                stopped = [state_of(pid) for pid in crowd.pids]
-                assert set(stopped) == {"T"}, f"message {number} is left lying: {stopped}"
+            left = layer.receive(["a", "p!"]) if crowd.words[CROWD] <= number else (None, None)
+            if left != (None, None):
+                states = [state_of(pid) for pid in crowd.pids]
+                assert set(states) == {"T"}, f"message {number} is left although a process waits: {states}"
         for number in range(6):
             crowd.kill(number)
     until(lambda: layer.receive(["other"]) == (None, None) and fifos(layer) == 0)
-    # Killed between making its wakeup FIFO and having it known, one leaves a file to whoever makes the segment anew.
+    # A process killed after it made its FIFO and before it registered it leaves a file. The next creation of
+    # the segment removes it.
+
     assert len(files_of(prefix)) <= 2
     sweep_fifos(layer.message_store.name)
     assert files_of(prefix) == []
     assert_sound(layer)
 
 
-def hit(crowd, victim, how, layer):
-    """Send a signal to a process; one that is stopped inside the section, where nobody could pass, a little later."""
-    crowd.kill(victim, how)
-    if how == signal.SIGSTOP:
-        until(lambda: state_of(crowd.pids[victim]) == "T")
-        while somebody_stays_inside(layer):
-            crowd.kill(victim, signal.SIGCONT)
+def send_signal(crowd, target, signal_number, layer):
+    """Send a signal to a process, but do not leave it stopped while it holds the mutex: others need it."""
+    crowd.kill(target, signal_number)
+    if signal_number == signal.SIGSTOP:
+        until(lambda: state_of(crowd.pids[target]) == "T")
+        while mutex_stays_held(layer):
+            crowd.kill(target, signal.SIGCONT)
             time.sleep(0.001)
-            crowd.kill(victim, how)
-            until(lambda: state_of(crowd.pids[victim]) == "T")
+            crowd.kill(target, signal_number)
+            until(lambda: state_of(crowd.pids[target]) == "T")
 
 
-def somebody_stays_inside(layer):
-    """Whether a process seems to be in the section for far longer than one takes."""
+def mutex_stays_held(layer):
+    """Return True if the mutex is held far longer than a critical section takes."""
     slots = layer.message_store.sections.bound[0].words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS]
     deadline = time.monotonic() + 0.05
     while time.monotonic() < deadline:
@@ -330,16 +333,16 @@ def somebody_stays_inside(layer):
 
 
 def state_of(pid):
-    """The state of a process: "T" if it is stopped."""
+    """Return the state of a process from ``/proc``: "T" if it is stopped."""
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0]
 
 
-# -- many -----------------------------------------------------------------------------------------------------------
+# -- many ----------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_threads_wait_on_one_machine(make_layer, prefix):
-    """Four processes with 250 threads each: everybody gets his message. Then all are killed, and nothing stays."""
+def test_a_thousand_waiting_threads_get_their_messages(make_layer, prefix):
+    """Four processes with 250 threads each. When they are killed, their waiters and FIFOs are removed."""
     processes, threads = 4, 250
     layer = make_layer(message_memory=4 << 20, capacity=processes * threads, **LONG)
 
@@ -380,7 +383,8 @@ def test_a_thousand_threads_wait_on_one_machine(make_layer, prefix):
     assert files_of(prefix) == []
 
 
-def test_the_next_creation_sweeps_doorbells_of_the_dead(make_layer, prefix):
+def test_the_next_creation_removes_the_fifos_of_dead_processes(make_layer, prefix):
+
     layer = make_layer(**LONG)
     with Crowd(3, takes(layer, "a", 1), 2 * CROWD) as crowd:
         until_waiting(layer, "a", 3)
