@@ -1,11 +1,12 @@
-"""The audit finds nothing wrong with a sound store, and names every derived word that was damaged."""
+"""The integrity check finds nothing wrong with a consistent store, and finds each damaged derived word."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import re
-from typing import Any, Callable, Iterator, List, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE = 1, 2, 3
 
 
 class Clock:
-    """A clock that stands until it is told."""
+    """A clock that stands still until a test changes ``now`` (ns)."""
 
     def __init__(self) -> None:
         self.now = 10**12
@@ -72,44 +73,44 @@ def groups(prefix: str, clock: Clock) -> Iterator[GroupStore]:
     store.close()
 
 
-def test_whatever_happens_to_a_store_the_audit_finds_it_sound(
+def test_the_check_finds_nothing_after_random_operations(
     messages: MessageStore, groups: GroupStore, clock: Clock
 ) -> None:
-    draw = random.Random(20)
+    rng = random.Random(20)
     names = [f"c{number}" for number in range(60)] + [f"p{number % 3}!{number}" for number in range(60)]
 
     def send() -> None:
-        length = draw.choice((draw.randrange(3000), draw.randrange(200)))
-        messages.append(draw.choice(names), 5, bytes(length))
+        length = rng.choice((rng.randrange(3000), rng.randrange(200)))
+        messages.append(rng.choice(names), 5, bytes(length))
 
     def send_to_many() -> None:
-        messages.append_each([(name, 5) for name in draw.sample(names, 10)], bytes(draw.randrange(500)))
+        messages.append_each([(name, 5) for name in rng.sample(names, 10)], bytes(rng.randrange(500)))
 
     def add() -> None:
-        groups.add(f"g{draw.randrange(6)}", draw.choice(names))
+        groups.add(f"g{rng.randrange(6)}", rng.choice(names))
 
-    def later() -> None:
-        clock.now += draw.choice((1, 10**6, 10**9, 10**10, 7 * 10**10))
+    def pass_time() -> None:
+        clock.now += rng.choice((1, 10**6, 10**9, 10**10, 7 * 10**10))
 
     def receive() -> None:
-        name = draw.choice(names)
+        name = rng.choice(names)
         messages.pop([name[: name.index("!") + 1] if "!" in name else name])
 
-    does: List[Callable[[], Any]] = [
+    operations: list[Callable[[], Any]] = [
         *[send] * 40,
         *[receive] * 25,
         *[send_to_many] * 5,
         *[add] * 10,
-        *[later] * 5,
-        lambda: groups.discard(f"g{draw.randrange(6)}", draw.choice(names)),
-        lambda: groups.channels(f"g{draw.randrange(6)}"),
-        lambda: messages.figures(draw.choice(names)),
+        *[pass_time] * 5,
+        lambda: groups.discard(f"g{rng.randrange(6)}", rng.choice(names)),
+        lambda: groups.channels(f"g{rng.randrange(6)}"),
+        lambda: messages.figures(rng.choice(names)),
     ]
     for step in range(3000):
         with contextlib.suppress(ChannelFull):
-            draw.choice(does)()
-        if draw.randrange(1000) == 0:
-            draw.choice((messages, groups)).flush()
+            rng.choice(operations)()
+        if rng.randrange(1000) == 0:
+            rng.choice((messages, groups)).flush()
         if step % 10 == 0:
             assert check_stores(messages, groups) == [], f"seed 20, step {step}"
 
@@ -117,10 +118,12 @@ def test_whatever_happens_to_a_store_the_audit_finds_it_sound(
 # -- message segments: one damaged word each -----------------------------------------------------------------
 
 
-def filled(store: MessageStore, clock: Clock) -> None:
+def fill_messages(store: MessageStore, clock: Clock) -> None:
     """
-    Two pages of channels, a queue of three, an inbox with three ready channels and an empty one, bodies shared by
-    two channels, free and waiting blocks.
+    Fill a store with something of each kind.
+
+    Two pages of channels, a queue of three messages, an inbox with three ready channels and an empty one, a
+    body shared by two channels, free blocks, and blocks in quick lists.
     """
     for number in range(PAGE_RECORDS + 5):
         store.append(f"c{number}", 5, b"x" * 40)
@@ -145,17 +148,17 @@ def record(store: MessageStore, channel: str) -> int:
 
 
 def free_block(words: Any) -> int:
-    """The header of some free block."""
+    """Return the header of some free block."""
     return next(head for head in words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist() if head)
 
 
-def quick_block(words: Any) -> Tuple[int, int]:
-    """The size of blocks that wait unmerged, and the first of them."""
+def quick_block(words: Any) -> tuple[int, int]:
+    """Return the size of the blocks in some quick list, and the first of them."""
     found = words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()
     return next((total, block) for total, block in enumerate(found) if block)
 
 
-#: What is done to a word.
+#: Returns the value to overwrite a word with, for the value that it has.
 Change = Callable[[int], int]
 MORE: Change = lambda word: word + 1  # noqa: E731
 LESS: Change = lambda word: word - 1  # noqa: E731
@@ -163,12 +166,12 @@ FLIP: Change = lambda word: word ^ 1  # noqa: E731
 ZERO: Change = lambda word: 0  # noqa: E731
 ONE: Change = lambda word: 1  # noqa: E731
 
-#: Which word of a store to change, and into what.
-Damage = Callable[[Any, Any], Tuple[int, int]]
+#: Returns the offset of a word of a store, and the value to overwrite it with.
+Damage = Callable[[Any, Any], tuple[int, int]]
 
 
 def field(channel: str, at: int, change: Change) -> Damage:
-    def damage(store: MessageStore, words: Any) -> Tuple[int, int]:
+    def damage(store: MessageStore, words: Any) -> tuple[int, int]:
         where = record(store, channel) + at
         return where, change(words[where])
 
@@ -195,69 +198,69 @@ def free_field(at: int, change: Change) -> Damage:
     return lambda store, words: (free_block(words) + at, change(words[free_block(words) + at]))
 
 
-def footer(store: Any, words: Any) -> Tuple[int, int]:
+def footer(store: Any, words: Any) -> tuple[int, int]:
     block = free_block(words)
     return block + (words[block] >> 2) - 1, block - 4
 
 
-def behind_free(store: Any, words: Any) -> Tuple[int, int]:
+def behind_free(store: Any, words: Any) -> tuple[int, int]:
     block = free_block(words)
     return block + (words[block] >> 2), words[block + (words[block] >> 2)] & ~2
 
 
-def free_list_head(store: Any, words: Any) -> Tuple[int, int]:
+def free_list_head(store: Any, words: Any) -> tuple[int, int]:
     heads = words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist()
     return AT_FREE_HEADS + next(number for number, head in enumerate(heads) if head), 0
 
 
-def wrong_class(store: Any, words: Any) -> Tuple[int, int]:
+def wrong_class(store: Any, words: Any) -> tuple[int, int]:
     heads = words[AT_FREE_HEADS : AT_FREE_HEADS + POWERS * SPLITS].tolist()
     return AT_FREE_HEADS + next(number for number, head in enumerate(heads) if not head), free_block(words)
 
 
-def split_map(store: Any, words: Any) -> Tuple[int, int]:
+def split_map(store: Any, words: Any) -> tuple[int, int]:
     power = words[AT_POWER_MAP].bit_length() - 1
     return AT_SPLIT_MAPS + power, words[AT_SPLIT_MAPS + power] ^ 0x11
 
 
-def quick_head(store: Any, words: Any) -> Tuple[int, int]:
+def quick_head(store: Any, words: Any) -> tuple[int, int]:
     total, _ = quick_block(words)
     return AT_QUICK + total, 0
 
 
-def quick_count(store: Any, words: Any) -> Tuple[int, int]:
+def quick_count(store: Any, words: Any) -> tuple[int, int]:
     _, block = quick_block(words)
     return block + 1, words[block + 1] + 1
 
 
-def quick_in_use(store: Any, words: Any) -> Tuple[int, int]:
+def quick_in_use(store: Any, words: Any) -> tuple[int, int]:
     message = words[record(store, "c3") + c.HEAD]
     return AT_QUICK + (words[message - 1] >> 2), message
 
 
-def quick_of_another_size(store: Any, words: Any) -> Tuple[int, int]:
+def quick_of_another_size(store: Any, words: Any) -> tuple[int, int]:
     total, block = quick_block(words)
     return AT_QUICK + total + 50, block
 
 
-def free_tag(store: Any, words: Any) -> Tuple[int, int]:
+def free_tag(store: Any, words: Any) -> tuple[int, int]:
     return words[words[AT_PAGES] + PAGE_FREE] + TAG, 7
 
 
-def last_block(store: Any, words: Any) -> Tuple[int, int]:
+def last_block(store: Any, words: Any) -> tuple[int, int]:
     return words[AT_RESERVED] - 1, words[words[AT_RESERVED] - 1] | 4 << 2
 
 
-def leaked(store: Any, words: Any) -> Tuple[int, int]:
+def leaked(store: Any, words: Any) -> tuple[int, int]:
     return record(store, "behind") + c.HEAD, 0
 
 
-def bucket_of_another(store: Any, words: Any) -> Tuple[int, int]:
+def bucket_of_another(store: Any, words: Any) -> tuple[int, int]:
     buckets = words[AT_BUCKETS : store.sections.attachment.heap.start].tolist()
     return AT_BUCKETS + buckets.index(0), record(store, "c3")
 
 
-def circle(store: Any, words: Any) -> Tuple[int, int]:
+def cycle(store: Any, words: Any) -> tuple[int, int]:
     return words[record(store, "c3") + c.HEAD], words[record(store, "c3") + c.HEAD]
 
 
@@ -266,14 +269,14 @@ MESSAGE_DAMAGE = {
     "tail": (field("c0", c.TAIL, MORE), "TAIL of channel 'c0'"),
     "sent": (field("c0", c.SENT, MORE), "SENT - TAKEN of channel 'c0' is 4, not 3"),
     "taken": (field("c0", c.TAKEN, MORE), "SENT - TAKEN of channel 'c0' is 2, not 3"),
-    "soonest": (field("c0", c.EARLIEST_EXPIRY, MORE), "EARLIEST_EXPIRY of channel 'c0' is .* later than"),
+    "earliest expiry": (field("c0", c.EARLIEST_EXPIRY, MORE), "EARLIEST_EXPIRY of channel 'c0' is .* later than"),
     "sent of an empty one": (field("gap", c.SENT, MORE), "SENT - TAKEN of channel 'gap' is 1, not 0"),
     "inbox": (field("p!2", c.INBOX, ZERO), "INBOX of channel 'p!2' is 0"),
     "inbox of none": (field("c2", c.INBOX, lambda word: 9000), "INBOX of channel 'c2' is 9000"),
     "head of an inbox": (field("p!", c.HEAD, lambda word: 5), "the queue of channel 'p!' leads out"),
     "sent of an inbox": (field("p!", c.SENT, LESS), "SENT - TAKEN of channel 'p!' is 2, not 3"),
     "taken of an inbox": (field("p!", c.TAKEN, LESS), "SENT - TAKEN of channel 'p!' is 4, not 3"),
-    "soonest of an inbox": (
+    "earliest expiry of an inbox": (
         field("p!", c.EARLIEST_EXPIRY, lambda word: word + 10**11),
         "EARLIEST_EXPIRY of channel 'p!' is",
     ),
@@ -294,14 +297,14 @@ MESSAGE_DAMAGE = {
     "length of a name": (field("c4", NAME_LENGTH, lambda word: 2**40), "has a name of 1099511627776 bytes"),
     "hash": (field("c4", HASH, FLIP), "the hash of channel b'c4'"),
     "bucket": (bucket_of_another, "the bucket of channel b'c3'"),
-    "queue in a circle": (circle, "the queue of channel 'c3' leads in a circle"),
+    "queue in a cycle": (cycle, "the queue of channel 'c3' leads in a circle"),
     "length of a message": (message_field("c5", q.LENGTH, 400), "channel 'c5' at .* needs a block of 55"),
     "references": (body_field(q.REFERENCES, 1), "REFERENCES of the shared body at .* is 1, not 2"),
     "length of a body": (body_field(q.BODY_LENGTH, 1), "lengths of the shared body at .* is \\{1\\}, not \\{120\\}"),
     "live records": (page_field(PAGE_LIVE, MORE), "the number of live records in page"),
     "free records": (page_field(PAGE_FREE, ZERO), "the free records in page .* is \\[\\], not"),
     "previous page": (page_field(PAGE_PREVIOUS, ONE), "the page before page .* is 1, not 0"),
-    "pages with room": (header(AT_PAGES, ZERO), "whether page .* is listed as having room is False"),
+    "pages with free records": (header(AT_PAGES, ZERO), "whether page .* is listed as having room is False"),
     "tag of a free record": (free_tag, "TAG of the free record at .* is 7, not 0"),
     "reserved": (header(AT_RESERVED, lambda word: 2**50), "RESERVED is"),
     "reserved less": (header(AT_RESERVED, lambda word: word - 512), "block at|free block"),
@@ -318,7 +321,7 @@ MESSAGE_DAMAGE = {
     "bitmap beyond": (header(AT_POWER_MAP, lambda word: word | 1 << 50), "bits beyond the last power"),
     "head of a quick list": (quick_head, "a block of .* words at .* is lost"),
     "count of a quick list": (quick_count, "the quick list of .* words counts"),
-    "quick list of what is in use": (quick_in_use, "waits in a quick list, and is none or in use"),
+    "quick list with a block in use": (quick_in_use, "waits in a quick list, and is none or in use"),
     "quick list of another size": (quick_of_another_size, "the quick list of .* words leads to"),
     "end of the heap": (last_block, "the block at .* that ends the heap is not empty"),
     "message out of reach": (leaked, "a block of .* words at .* is lost"),
@@ -326,13 +329,13 @@ MESSAGE_DAMAGE = {
 
 
 @pytest.mark.parametrize("name", MESSAGE_DAMAGE)
-def test_the_audit_names_each_damaged_word_of_messages(messages: MessageStore, clock: Clock, name: str) -> None:
+def test_the_check_finds_each_damaged_word_of_messages(messages: MessageStore, clock: Clock, name: str) -> None:
     damage, sentence = MESSAGE_DAMAGE[name]
-    filled(messages, clock)
+    fill_messages(messages, clock)
     _damage_and_check(messages, damage, sentence)
 
 
-# -- message segments with those who wait: one damaged word each ------------------------------------------------
+# -- message segments with waiters: one damaged word each ----------------------------------------------------
 
 
 @pytest.fixture
@@ -343,9 +346,9 @@ def waiting(prefix: str, clock: Clock) -> Iterator[MessageStore]:
     store.close()
 
 
-def waited_for(store: MessageStore) -> None:
-    """Three FIFOs: at the first, three wait, of whom two were called; at the second, two; at the third, nobody."""
-    store._sweep_due = NEVER  # which would make another FIFO the first one
+def fill_waiters(store: MessageStore) -> None:
+    """Register FIFOs with three waiters, two of them notified, with two waiters, and with none."""
+    store._sweep_due = NEVER  # a sweep would make another FIFO the first one
     fifos = [store.wakeups.new_fifo() for _ in range(3)]
     for fifo, channels in zip(fifos, (("a", "b", "p!"), ("a", "c"), ("d",))):
         outcome = store.wakeups.pop_again(channels, fifo)
@@ -368,7 +371,7 @@ def fifo(number: int) -> Callable[[Any], int]:
 
 
 def waiter(number: int) -> Callable[[Any], int]:
-    """One of those at the first FIFO: 0 waits for a, 1 for b and was called, 2 for p! and was called."""
+    """A waiter of the first FIFO: 0 waits for ``a``, 1 for ``b``, 2 for ``p!``; 1 and 2 were notified."""
 
     def find(words: Any) -> int:
         found: int = words[fifo(0)(words) + w.OF_FIFO]
@@ -383,27 +386,27 @@ def word_of(place: Callable[[Any], int], at: int, change: Change) -> Damage:
     return lambda store, words: (place(words) + at, change(words[place(words) + at]))
 
 
-def to_another_bell(store: Any, words: Any) -> Tuple[int, int]:
+def to_another_fifo(store: Any, words: Any) -> tuple[int, int]:
     return waiter(0)(words) + w.FIFO, fifo(1)(words)
 
 
-def to_another_channel(store: Any, words: Any) -> Tuple[int, int]:
+def to_another_channel(store: Any, words: Any) -> tuple[int, int]:
     return waiter(0)(words) + w.CHANNEL, record(store, "c")
 
 
-def first_of_another_channel(store: Any, words: Any) -> Tuple[int, int]:
+def first_of_another_channel(store: Any, words: Any) -> tuple[int, int]:
     return record(store, "d") + c.WAITERS, waiter(0)(words)
 
 
-def news_of_another_bell(store: Any, words: Any) -> Tuple[int, int]:
+def notified_of_another(store: Any, words: Any) -> tuple[int, int]:
     return fifo(1)(words) + w.NOTIFIED, words[fifo(0)(words) + w.NOTIFIED]
 
 
-def first_of_another_bell(store: Any, words: Any) -> Tuple[int, int]:
+def first_of_another_fifo(store: Any, words: Any) -> tuple[int, int]:
     return fifo(1)(words) + w.OF_FIFO, waiter(0)(words)
 
 
-def one_bell_less(store: Any, words: Any) -> Tuple[int, int]:
+def last_fifo_lost(store: Any, words: Any) -> tuple[int, int]:
     """The ring of FIFOs closes before the last one."""
     return fifo(1)(words) + w.NEXT_FIFO, fifo(0)(words)
 
@@ -411,15 +414,15 @@ def one_bell_less(store: Any, words: Any) -> Tuple[int, int]:
 WAITING_DAMAGE = {
     "FIFOs": (header(AT_FIFOS, ZERO), "WAITING of channel 'a' is 2, not 0"),
     "FIFOs lost": (header(AT_FIFOS, ZERO), "a block of .* words at .* is lost"),
-    "ring of FIFOs": (one_bell_less, "the item before .* in the ring of FIFOs is"),
+    "ring of FIFOs": (last_fifo_lost, "the item before .* in the ring of FIFOs is"),
     "previous FIFO": (word_of(fifo(1), w.NEXT_FIFO + 1, MORE), "the item before .* in the ring of FIFOs is"),
     "notified list": (word_of(fifo(0), w.NOTIFIED, ZERO), "the notified list of the FIFO at .* is \\[\\], not \\["),
-    "notified list of another": (news_of_another_bell, "the notified list of the FIFO at .* is \\[.*\\], not \\[\\]"),
+    "notified list of another": (notified_of_another, "the notified list of the FIFO at .* is \\[.*\\], not \\[\\]"),
     "waiters of a FIFO": (word_of(fifo(0), w.OF_FIFO, ZERO), "WAITING of channel 'a' is 2, not 1"),
-    "waiters of another": (first_of_another_bell, "a waiter at .* is a waiter, too"),
+    "waiters of another": (first_of_another_fifo, "a waiter at .* is a waiter, too"),
     "notified": (word_of(waiter(0), w.IS_NOTIFIED, ONE), "the waiters of channel 'a' is"),
     "not notified": (word_of(waiter(1), w.IS_NOTIFIED, ZERO), "the waiters of channel 'b' is \\[\\], not"),
-    "FIFO": (to_another_bell, "FIFO of the waiter at .* is"),
+    "FIFO": (to_another_fifo, "FIFO of the waiter at .* is"),
     "channel": (to_another_channel, "WAITING of channel 'c' is 1, not 2"),
     "no channel": (word_of(waiter(0), w.CHANNEL, lambda word: 5), "a waiter waits for 5, which is no channel"),
     "next notified": (word_of(waiter(2), w.NEXT, ZERO), "the notified list of the FIFO at"),
@@ -437,9 +440,9 @@ WAITING_DAMAGE = {
 
 
 @pytest.mark.parametrize("name", WAITING_DAMAGE)
-def test_the_audit_names_each_damaged_word_of_those_who_wait(waiting: MessageStore, name: str) -> None:
+def test_the_check_finds_each_damaged_word_of_fifos_and_waiters(waiting: MessageStore, name: str) -> None:
     damage, sentence = WAITING_DAMAGE[name]
-    waited_for(waiting)
+    fill_waiters(waiting)
     _damage_and_check(waiting, damage, sentence)
 
 
@@ -451,7 +454,7 @@ def group(store: GroupStore, name: str) -> int:
 
 
 def group_field(at: int, change: Change) -> Damage:
-    def damage(store: GroupStore, words: Any) -> Tuple[int, int]:
+    def damage(store: GroupStore, words: Any) -> tuple[int, int]:
         where = group(store, "chat") + at
         return where, change(words[where])
 
@@ -459,7 +462,7 @@ def group_field(at: int, change: Change) -> Damage:
 
 
 def member_field(number: int, at: int, change: Change) -> Damage:
-    def damage(store: GroupStore, words: Any) -> Tuple[int, int]:
+    def damage(store: GroupStore, words: Any) -> tuple[int, int]:
         member = words[group(store, "chat") + m.FIRST]
         for _ in range(number):
             member = words[member + m.NEXT]
@@ -468,28 +471,28 @@ def member_field(number: int, at: int, change: Change) -> Damage:
     return damage
 
 
-def index_bucket(store: GroupStore, words: Any) -> Tuple[int, int]:
+def index_bucket(store: GroupStore, words: Any) -> tuple[int, int]:
     """Lose the chain of one index bucket."""
     geometry = store.sections.attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + next(number for number, head in enumerate(heads) if head), 0
 
 
-def index_stranger(store: GroupStore, words: Any) -> Tuple[int, int]:
+def index_group(store: GroupStore, words: Any) -> tuple[int, int]:
     """Enter a group into the index of members."""
     geometry = store.sections.attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + heads.index(0), group(store, "other")
 
 
-def index_twice(store: GroupStore, words: Any) -> Tuple[int, int]:
+def index_twice(store: GroupStore, words: Any) -> tuple[int, int]:
     """Enter a member into an index bucket that is not its own."""
     geometry = store.sections.attachment.segment.geometry
     heads = words[geometry.index_at : geometry.index_at + geometry.indexes].tolist()
     return geometry.index_at + heads.index(0), next(head for head in heads if head)
 
 
-def no_members(store: GroupStore, words: Any) -> Tuple[int, int]:
+def no_members(store: GroupStore, words: Any) -> tuple[int, int]:
     return group(store, "other") + m.FIRST, 0
 
 
@@ -497,7 +500,7 @@ GROUP_DAMAGE = {
     "flushing": (header(AT_FLUSHING, ONE), "the flag of a flush is 1"),
     "count": (group_field(m.COUNT, MORE), "COUNT of group 'chat' is 4, not 3"),
     "last": (group_field(m.LAST, ZERO), "LAST of group 'chat' is 0"),
-    "soonest": (group_field(m.EARLIEST_EXPIRY, MORE), "EARLIEST_EXPIRY of group 'chat' is"),
+    "earliest expiry": (group_field(m.EARLIEST_EXPIRY, MORE), "EARLIEST_EXPIRY of group 'chat' is"),
     "group": (member_field(1, m.GROUP, MORE), "GROUP of member 'c1' of group 'chat'"),
     "before": (member_field(1, m.BEFORE, ZERO), "BEFORE of member 'c1' of group 'chat' is 0"),
     "hash": (member_field(1, HASH, FLIP), "the hash of member 'c1' of group 'chat'"),
@@ -505,7 +508,7 @@ GROUP_DAMAGE = {
     "same name": (member_field(1, m.MEMBER_NAME, lambda word: word - 256), "member 'c0' .* is there twice"),
     "chain": (member_field(2, m.NEXT, lambda word: word or 7), "the chain of group 'chat' leads out of the heap"),
     "lost from the index": (index_bucket, "is not in the index"),
-    "stranger in the index": (index_stranger, "the index leads to .*, which is no member"),
+    "group in the index": (index_group, "the index leads to .*, which is no member"),
     "twice in the index": (index_twice, "which is there twice|the index bucket of member"),
     "group without members": (no_members, "group 'other' has no members"),
     "lost members": (no_members, "a block of .* words at .* is lost"),
@@ -516,7 +519,7 @@ GROUP_DAMAGE = {
 
 
 @pytest.mark.parametrize("name", GROUP_DAMAGE)
-def test_the_audit_names_each_damaged_word_of_groups(groups: GroupStore, clock: Clock, name: str) -> None:
+def test_the_check_finds_each_damaged_word_of_groups(groups: GroupStore, clock: Clock, name: str) -> None:
     damage, sentence = GROUP_DAMAGE[name]
     for channel in ("c0", "c1", "c2"):
         groups.add("chat", channel)
@@ -540,10 +543,10 @@ def _damage_and_check(store: Any, damage: Damage, sentence: str) -> None:
         words[where] = right
     assert any(re.search(sentence, finding.problem) for finding in found), found
     assert {finding.segment for finding in found} == {store.name}
-    assert check_stores(store) == [], "the check itself has changed something"
+    assert check_stores(store) == [], "the check itself has changed a word"
 
 
-def test_the_audit_of_a_closed_store_is_refused(prefix: str) -> None:
+def test_the_check_of_a_closed_store_raises(prefix: str) -> None:
     store = MessageStore(prefix, SIZE)
     store.unlink()
     store.close()
@@ -551,7 +554,7 @@ def test_the_audit_of_a_closed_store_is_refused(prefix: str) -> None:
         check_stores(store)
 
 
-def test_the_audit_of_a_removed_segment_is_that_of_the_new_one(messages: MessageStore) -> None:
+def test_the_check_of_a_removed_segment_checks_the_new_one(messages: MessageStore) -> None:
     messages.append("c", 5, b"lost")
     messages.unlink()
     assert check_stores(messages) == []
