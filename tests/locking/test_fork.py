@@ -1,4 +1,4 @@
-"""Forks: outside the critical section, with a thread inside, with parent and child at it at once."""
+"""Forks: outside the critical section, while a thread is in it, and with parent and child at work at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asgi_ipc import SegmentBusy
 
 
 def forked(work, *args):
-    """Fork and run ``work(*args)`` in the child; the pid."""
+    """Fork, run ``work(*args)`` in the forked process, and return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -31,7 +31,7 @@ def forked(work, *args):
 
 
 def forks(talk, prefix, where):
-    """A child that forks: outside, with another thread inside the section, from a forked child again."""
+    """A child: fork outside the critical section, while a thread is in it, or again in the forked process."""
     layer = opened(prefix)
     use(layer, "before", 5)
     if where == "thread_inside":
@@ -45,7 +45,7 @@ def forks(talk, prefix, where):
         thread.start()
         inside.wait()
         pid = forked(use, layer, "child", 50)
-        time.sleep(0.05)  # time for the child to do wrong
+        time.sleep(0.05)  # time for the forked process to enter the critical section, which it must not
         waiting = os.waitpid(pid, os.WNOHANG)[0] == 0
         leave.set()
         thread.join()
@@ -63,11 +63,11 @@ def forks(talk, prefix, where):
 
 
 @pytest.mark.parametrize("where", ["outside", "both", "thread_inside", "again"])
-def test_a_forked_child_uses_the_layer_at_once(prefix, layer, start, where):
+def test_a_forked_process_can_use_the_layer(prefix, layer, start, where):
     child = start(forks, prefix, where)
     assert child.hear() == [True, 0], child.errors()
-    proven = {pid for _, pid in start(locked_bytes, f"/dev/shm/{prefix}-messages").hear()}
-    assert proven == {child.pid, os.getpid()}  # the forked process has taken nobody's lock with it
+    alive = {pid for _, pid in start(locked_bytes, f"/dev/shm/{prefix}-messages").hear()}
+    assert alive == {child.pid, os.getpid()}  # the end of the forked process has released only its own lock
     child.say()
     child.end()
     expected = {"before", "child", "after"} | {"both": {"parent"}, "again": {"grandchild"}}.get(where, set())
@@ -77,7 +77,7 @@ def test_a_forked_child_uses_the_layer_at_once(prefix, layer, start, where):
 
 
 def forks_and_stays(talk, prefix):
-    """A child that forks; both use the layer, then the forked one ends and the other goes inside."""
+    """A child: fork, and use the layer in both processes; then stay in a critical section."""
     layer = opened(prefix)
     layer.send("all", {})
     assert reap(forked(use, layer, "child", 5)) == 0
@@ -89,7 +89,7 @@ def forks_and_stays(talk, prefix):
     layer.message_store.sections.exclusively(stay)
 
 
-def test_the_end_of_a_forked_child_is_not_the_end_of_its_parent(prefix, make_layer, start):
+def test_the_end_of_a_forked_process_does_not_make_its_parent_look_dead(prefix, make_layer, start):
     layer = make_layer(patience=PATIENCE)
     child = start(forks_and_stays, prefix)
     pid = child.hear()
@@ -102,7 +102,7 @@ def test_the_end_of_a_forked_child_is_not_the_end_of_its_parent(prefix, make_lay
 
 
 def forks_and_sends_in(talk, prefix):
-    """A child that forks one which goes inside, meets it there, and goes on when it is dead."""
+    """A child: fork a process that stays in the critical section, wait for it in vain, kill it, and go on."""
     layer = opened(prefix, patience=PATIENCE)
     layer.send("all", {"n": 1})
     inside, report = os.pipe()
@@ -122,7 +122,7 @@ def forks_and_sends_in(talk, prefix):
     talk.say(reap(pid))
 
 
-def test_a_forked_child_has_a_proof_of_life_of_its_own(prefix, layer, start):
+def test_a_forked_process_holds_a_slot_lock_of_its_own(prefix, layer, start):
     child = start(forks_and_sends_in, prefix)
     pid, busy_pid = child.hear()
     assert pid == busy_pid
@@ -133,13 +133,13 @@ def test_a_forked_child_has_a_proof_of_life_of_its_own(prefix, layer, start):
 
 
 def forks_inside(talk, prefix):
-    """A child that forks inside its own section; the forked one uses the layer, and comes out of the section too."""
+    """A child: fork in a critical section; the forked process uses the layer before it leaves."""
     layer = opened(prefix)
 
     def section():
         pid = os.fork()
         if pid:
-            time.sleep(0.3)  # so that the forked one has waited, and recovered nothing, when this section ends
+            time.sleep(0.3)  # meanwhile the forked process waits for the mutex and must not recover
         else:
             layer.send("a", {})
         return pid
@@ -151,7 +151,7 @@ def forks_inside(talk, prefix):
     talk.say([code, layer.message_store.sections.bound[0]._semaphore.value])
 
 
-def test_a_fork_inside_a_section_makes_no_second_token(prefix, layer, start):
+def test_a_fork_in_a_critical_section_makes_no_second_token(prefix, layer, start):
     child = start(forks_inside, prefix)
     assert child.hear() == [0, 1]
     child.end()

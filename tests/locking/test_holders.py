@@ -1,4 +1,4 @@
-"""A process inside the critical section that dies, stops, is interrupted, or lives in another PID namespace."""
+"""A holder of the mutex that dies, is stopped or interrupted, or runs in another PID namespace."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from asgi_ipc import SegmentBusy
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
-# -- holders that end, or stop --
+# -- holders that die or are stopped --
 
 
 @stores
-def test_others_go_on_when_a_holder_is_killed(prefix, layer, start, store, operation):
-    """Killed, and not even waited for by its parent."""
+def test_a_killed_holder_is_recovered_from(prefix, layer, start, store, operation):
+    """The holder is a zombie: its parent has not waited for it."""
     layer.send("kept", {"n": 1})
     layer.group_add("kept", "a")
     for _ in range(3):
@@ -37,7 +37,7 @@ def test_others_go_on_when_a_holder_is_killed(prefix, layer, start, store, opera
 
 
 @stores
-def test_many_processes_go_on_when_a_holder_is_killed(prefix, layer, start, store, operation):
+def test_many_processes_that_wait_for_the_mutex_go_on_when_its_holder_is_killed(prefix, layer, start, store, operation):
     others = [start(tries, prefix, {"message_store": "messages", "group_store": "groups"}[store]) for _ in range(3)]
     for other in others:
         other.hear()
@@ -52,7 +52,7 @@ def test_many_processes_go_on_when_a_holder_is_killed(prefix, layer, start, stor
 
 
 @stores
-def test_a_stopped_holder_is_waited_for_then_named(prefix, make_layer, start, store, operation):
+def test_a_stopped_holder_is_waited_for_and_then_named_in_the_error(prefix, make_layer, start, store, operation):
     layer = make_layer(patience=PATIENCE)
     holder = start(holds, prefix, store)
     pid = holder.hear()
@@ -75,7 +75,7 @@ def test_a_stopped_holder_is_waited_for_then_named(prefix, make_layer, start, st
 
 
 @stores
-def test_a_holder_that_is_killed_while_stopped_holds_nobody_up(prefix, make_layer, start, store, operation):
+def test_a_holder_killed_while_it_is_stopped_is_recovered_from(prefix, make_layer, start, store, operation):
     layer = make_layer(patience=PATIENCE)
     holder = start(holds, prefix, store)
     holder.hear()
@@ -92,7 +92,7 @@ def test_a_holder_that_is_killed_while_stopped_holds_nobody_up(prefix, make_laye
 
 @pytest.fixture
 def on_signal():
-    """Install a handler for SIGUSR1 and SIGALRM; both are put back."""
+    """Return a function that installs a handler for SIGUSR1 and SIGALRM; both are restored after the test."""
     numbers = (signal.SIGUSR1, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
 
@@ -107,7 +107,7 @@ def on_signal():
 
 
 @stores
-def test_a_handler_that_interrupts_the_section_is_refused(layer, on_signal, store, operation):
+def test_a_signal_handler_in_a_critical_section_cannot_use_the_store(layer, on_signal, store, operation):
     refused = []
 
     def handler(number, frame):
@@ -123,13 +123,13 @@ def test_a_handler_that_interrupts_the_section_is_refused(layer, on_signal, stor
     assert "a signal handler" in refused[0]
     assert state(layer) == ({}, {})
     operation(layer)
-    signal.raise_signal(signal.SIGUSR1)  # outside it may
+    signal.raise_signal(signal.SIGUSR1)  # outside the critical section it can
     assert len(refused) == 1
     assert_sound(layer)
 
 
 @stores
-def test_a_finaliser_that_interrupts_the_section_is_refused(layer, store, operation):
+def test_a_finaliser_in_a_critical_section_cannot_use_the_store(layer, store, operation):
     refused = []
 
     class Finalised:
@@ -147,18 +147,18 @@ def test_a_finaliser_that_interrupts_the_section_is_refused(layer, store, operat
     assert_sound(layer)
 
 
-def test_a_handler_may_use_the_other_store(layer, on_signal):
+def test_a_signal_handler_in_a_critical_section_can_use_the_other_store(layer, on_signal):
     on_signal(lambda number, frame: layer.group_add("g", "a"))
     layer.message_store.sections.exclusively(lambda: signal.raise_signal(signal.SIGUSR1))
     assert layer.group_channels("g") == ["a"]
 
 
 class Interrupt(BaseException):
-    """What a handler raises."""
+    """An exception for signal handlers to raise."""
 
 
 @stores
-def test_a_handler_that_raises_inside_the_section_leaves_it_usable(layer, on_signal, store, operation):
+def test_a_store_works_after_a_handler_has_raised_in_a_critical_section(layer, on_signal, store, operation):
     def handler(number, frame):
         raise Interrupt
 
@@ -174,16 +174,16 @@ def test_a_handler_that_raises_inside_the_section_leaves_it_usable(layer, on_sig
     assert layer.group_channels("kept") == ["a"]
 
 
-def test_an_interrupted_call_happened_wholly_or_not_at_all(make_layer, on_signal):
-    """Interrupts at random moments of every kind of call."""
+def test_an_interrupted_operation_is_atomic(make_layer, on_signal):
+    """A signal handler raises at random moments of every kind of operation."""
     layer = make_layer(**OPTIONS)
 
     def handler(number, frame):
         raise Interrupt
 
     on_signal(handler)
-    chance = random.Random(5)
-    calls = [
+    rng = random.Random(5)
+    operations = [
         lambda number: layer.send("a", {"n": number}),
         lambda number: layer.receive(["a", "p!"]),
         lambda number: layer.send(f"p!{number % 3}", {"n": number}),
@@ -194,9 +194,9 @@ def test_an_interrupted_call_happened_wholly_or_not_at_all(make_layer, on_signal
     for number in range(10_000):
         messages, groups = state(layer)
         try:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-5))
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 4e-5))
             try:
-                calls[number % 5](number)
+                operations[number % 5](number)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except Interrupt:
@@ -220,7 +220,7 @@ def test_an_interrupted_call_happened_wholly_or_not_at_all(make_layer, on_signal
 
 @pytest.fixture
 def namespace():
-    """The command that starts a process in a PID namespace of its own; skips where that is not permitted."""
+    """Return the command that starts a process in a new PID namespace; skip where that is not permitted."""
     try:
         permitted = subprocess.run([*NAMESPACE, "true"], capture_output=True, timeout=LIMIT).returncode == 0
     except FileNotFoundError:
@@ -231,10 +231,10 @@ def namespace():
 
 
 @stores
-def test_a_holder_in_another_pid_namespace_lives_until_it_dies(prefix, make_layer, start, namespace, store, operation):
+def test_a_holder_in_another_pid_namespace_counts_as_alive(prefix, make_layer, start, namespace, store, operation):
     layer = make_layer(patience=PATIENCE)
     holder = start(holds, prefix, store, through=namespace)
-    assert holder.hear() == 1  # who it is, it cannot know
+    assert holder.hear() == 1  # its id in its own namespace
     with pytest.raises(SegmentBusy) as busy:
         operation(layer)
     with open(f"/proc/{holder.pid}/task/{holder.pid}/children") as children:
@@ -245,8 +245,8 @@ def test_a_holder_in_another_pid_namespace_lives_until_it_dies(prefix, make_laye
 
 
 @pytest.mark.parametrize("kind", ["messages", "groups"])
-def test_a_holder_outside_the_pid_namespace_lives(prefix, make_layer, start, namespace, kind):
-    """Its id means nothing in there, and is not given."""
+def test_a_holder_outside_the_pid_namespace_counts_as_alive(prefix, make_layer, start, namespace, kind):
+    """Its process id is not visible inside the namespace, so the error does not contain it."""
     layer = make_layer()
     child = start(tries, prefix, kind, through=namespace)
     child.hear()

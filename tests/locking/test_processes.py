@@ -1,4 +1,4 @@
-"""Processes that use one prefix: what they share, how they end, what proves that they live."""
+"""Processes that use one prefix: what they share, how they end, and the locks that prove they are alive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asgi_ipc.shm.layout import SLOTS
 
 
 def sends(talk, prefix, channel, count):
-    """A child: send so many messages, with its id and their number, waiting where there is no room."""
+    """A child: send ``count`` numbered messages with its process id; wait where the channel is full."""
     with opened(prefix) as layer:
         talk.say("ready")
         talk.hear()
@@ -32,8 +32,8 @@ def sends(talk, prefix, channel, count):
 
 
 def receives(talk, prefix, channels, count):
-    """A child: receive until ``{"end": True}`` comes, and say what came."""
-    heard = []
+    """A child: receive until ``{"end": True}`` comes, and report what came."""
+    received = []
     with opened(prefix) as layer:
         talk.say("ready")
         while True:
@@ -43,14 +43,14 @@ def receives(talk, prefix, channels, count):
             elif "end" in message:
                 break
             else:
-                heard.append([channel, message["from"], message["n"]])
-    talk.say(heard)
+                received.append([channel, message["from"], message["n"]])
+    talk.say(received)
 
 
 # -- messages between processes --
 
 
-def send_when_there_is_room(layer, message):
+def send_when_not_full(layer, message):
     while True:
         try:
             layer.send("back", message)
@@ -65,15 +65,15 @@ def test_messages_go_from_process_to_process_in_order(prefix, make_layer, start)
     assert sender.hear() == "ready"
     assert receiver.hear() == "ready"
     sender.say()
-    heard = 0
-    while heard < 1000:
+    received = 0
+    while received < 1000:
         channel, message = layer.receive(["there"])
         if channel:
-            assert message["n"] == heard
-            heard += 1
-            send_when_there_is_room(layer, {"from": "parent", "n": message["n"]})
+            assert message["n"] == received
+            received += 1
+            send_when_not_full(layer, {"from": "parent", "n": message["n"]})
     assert message["from"] == sender.hear()
-    send_when_there_is_room(layer, {"end": True})
+    send_when_not_full(layer, {"end": True})
     assert receiver.hear() == [["back", "parent", number] for number in range(1000)]
     sender.end()
     receiver.end()
@@ -81,7 +81,7 @@ def test_messages_go_from_process_to_process_in_order(prefix, make_layer, start)
 
 
 def test_a_message_goes_to_one_of_many_receivers(prefix, make_layer, start):
-    """Senders and receivers race: each message comes out once, and of each sender in its order at each receiver."""
+    """Senders and receivers race: a message arrives once, and a receiver gets those of a sender in order."""
     layer = make_layer(capacity=10**6)
     receivers = [start(receives, prefix, channels, 0) for channels in (["a", "p!"], ["p!", "a"])]
     senders = [start(sends, prefix, channel, 700) for channel in ("a", "a", "p!x", "p!y")]
@@ -92,21 +92,21 @@ def test_a_message_goes_to_one_of_many_receivers(prefix, make_layer, start):
     pids = [sender.hear() for sender in senders]
     while layer.global_statistics()["messages_pending"]:
         time.sleep(0.005)
-    heard = []
+    received = []
     for _ in receivers:
-        layer.send("a", {"end": True})  # whoever takes it, stops
+        layer.send("a", {"end": True})  # the receiver that takes it stops
     for receiver in receivers:
         mine = receiver.hear()
         for pid in pids:
             numbers = [number for _, sender, number in mine if sender == pid]
             assert numbers == sorted(numbers)
-        heard += mine
-    assert sorted((pid, number) for _, pid, number in heard) == sorted((p, n) for p in pids for n in range(700))
+        received += mine
+    assert sorted((pid, number) for _, pid, number in received) == sorted((p, n) for p in pids for n in range(700))
     for child in (*receivers, *senders):
         child.end()
 
 
-def test_groups_and_figures_are_shared(prefix, layer, start):
+def test_groups_and_statistics_are_shared(prefix, layer, start):
     child = start(tries, prefix, "groups")
     child.hear()
     child.say(True)
@@ -126,7 +126,7 @@ def test_groups_and_figures_are_shared(prefix, layer, start):
 
 
 def ends_without_closing(talk, prefix, how):
-    """A child: leave without closing the layer, in one of several ways."""
+    """A child: end without closing the layer, in one of several ways."""
     layer = opened(prefix)
     layer.send("a", {"how": how})
     layer.group_add("g", how)
@@ -148,16 +148,16 @@ def test_a_process_may_end_without_closing(prefix, layer, start, how):
     assert_sound(layer)
 
 
-# -- the proof of life --
+# -- locks that prove that a process is alive --
 
 
-def test_descriptors_do_not_pass_to_other_programs(layer):
+def test_descriptors_are_not_inherited_by_other_programs(layer):
     for store in ("message_store", "group_store"):
         assert not os.get_inheritable(segment_of(layer, store).fd)
 
 
-def is_proven(start, layer, store="message_store"):
-    """Whether another process sees that this one lives."""
+def looks_alive(start, layer, store="message_store"):
+    """Return True if another process finds the lock of this process."""
     child = start(locked_bytes, f"/dev/shm/{segment_of(layer, store).name}")
     found = [pid for _, pid in child.hear()]
     child.end()
@@ -165,7 +165,7 @@ def is_proven(start, layer, store="message_store"):
 
 
 @pytest.mark.parametrize("how", ["close", "drop"])
-def test_one_layer_less_does_not_make_the_process_look_dead(prefix, make_layer, start, how):
+def test_a_process_that_closes_one_of_its_layers_is_alive(prefix, make_layer, start, how):
     layer = make_layer()
     use(layer, "a", 1)
     if how == "close":
@@ -174,17 +174,17 @@ def test_one_layer_less_does_not_make_the_process_look_dead(prefix, make_layer, 
         opened(prefix)
         gc.collect()
     for store in ("message_store", "group_store"):
-        assert is_proven(start, layer, store)
+        assert looks_alive(start, layer, store)
     layer.close()
     layer = make_layer()
     use(layer, "a", 1)
     for store in ("message_store", "group_store"):
-        assert is_proven(start, layer, store)
+        assert looks_alive(start, layer, store)
 
 
-def test_a_closed_layer_is_no_proof_of_life(prefix, make_layer, start):
+def test_a_process_that_closes_its_only_layer_holds_no_lock(prefix, make_layer, start):
     layer = make_layer()
-    assert is_proven(start, layer)
+    assert looks_alive(start, layer)
     names = [segment_of(layer, store).name for store in ("message_store", "group_store")]
     layer.close()
     for name in names:
@@ -194,7 +194,7 @@ def test_a_closed_layer_is_no_proof_of_life(prefix, make_layer, start):
 
 
 @stores
-def test_a_holder_with_a_second_layer_closed_is_not_robbed(prefix, make_layer, start, store, operation):
+def test_a_holder_that_has_closed_another_layer_keeps_the_mutex(prefix, make_layer, start, store, operation):
     layer = make_layer()
     make_layer().close()
     child = start(tries, prefix, {"message_store": "messages", "group_store": "groups"}[store])
@@ -216,7 +216,7 @@ def test_a_holder_with_a_second_layer_closed_is_not_robbed(prefix, make_layer, s
 
 
 def locks_every_slot(talk, path):
-    """A child: look like as many processes as may use a prefix."""
+    """A child: hold the locks of as many processes as may use a prefix."""
     fd = os.open(path, os.O_RDWR)
     fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, SLOTS, 1)
     talk.say("locked")
@@ -226,15 +226,15 @@ def locks_every_slot(talk, path):
 @pytest.mark.parametrize("kind", ["messages", "groups"])
 def test_one_process_too_many_is_refused(prefix, make_layer, start, kind):
     make_layer().close()
-    crowd = start(locks_every_slot, f"/dev/shm/{prefix}-{kind}")
-    crowd.hear()
+    child = start(locks_every_slot, f"/dev/shm/{prefix}-{kind}")
+    child.hear()
     with pytest.raises(TooManyProcesses) as refusal:
         opened(prefix).group_add("g", "a")
     assert (refusal.value.segment, refusal.value.limit) == (f"{prefix}-{kind}", 1024)
     assert "1024 processes use this prefix already" in str(refusal.value)
     assert "different prefixes" in str(refusal.value)
-    crowd.say()
-    crowd.end()
+    child.say()
+    child.end()
     layer = make_layer()
     layer.send("a", {})
     layer.group_add("g", "a")

@@ -14,13 +14,13 @@ from asgi_ipc import IPCChannelLayer
 from asgi_ipc.locking import reentrancy
 
 
-def test_sixteen_threads_on_one_layer_object(make_layer):
-    """Eight send and eight receive, over channels, an inbox and a group: nothing is lost, doubled or out of order."""
+def test_sixteen_threads_on_one_layer_object_lose_and_reorder_no_message(make_layer):
+    """Eight threads send and eight receive, over channels, an inbox and a group."""
     layer = make_layer(**OPTIONS)
     layer.group_add("g", "member")
     channels = ["a", "b", "p!x", "p!y"]
     count = 150
-    heard, errors = [[] for _ in range(8)], []
+    received, errors = [[] for _ in range(8)], []
     sent = threading.Event()
 
     def send(number):
@@ -33,20 +33,20 @@ def test_sixteen_threads_on_one_layer_object(make_layer):
 
     def receive(number):
         while True:
-            over = sent.is_set()
+            all_sent = sent.is_set()
             channel, message = layer.receive(["a", "p!", "b", "member"])
             if channel:
-                heard[number].append((channel, message["from"], message["n"]))
-            elif over:
+                received[number].append((channel, message["from"], message["n"]))
+            elif all_sent:
                 return
 
-    def guarded(work, number):
+    def collect_errors(work, number):
         try:
             work(number)
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(work, n)) for n in range(8) for work in (send, receive)]
+    threads = [threading.Thread(target=collect_errors, args=(work, n)) for n in range(8) for work in (send, receive)]
     for thread in threads:
         thread.start()
     for thread in threads[::2]:
@@ -58,18 +58,18 @@ def test_sixteen_threads_on_one_layer_object(make_layer):
     assert errors == []
     expected = [(channels[turn % 4], number, turn) for number in range(8) for turn in range(count)]
     expected += [("member", number, turn) for number in range(8) for turn in range(0, count, 10)]
-    assert sorted(one for mine in heard for one in mine if not one[0].startswith("own")) == sorted(expected)
-    for mine in heard:
+    assert sorted(one for mine in received for one in mine if not one[0].startswith("own")) == sorted(expected)
+    for mine in received:
         for channel in (*channels, "member"):
             for number in range(8):
-                turns = [turn for where, who, turn in mine if (where, who) == (channel, number)]
+                turns = [turn for to, sender, turn in mine if (to, sender) == (channel, number)]
                 assert turns == sorted(turns)
     assert_sound(layer)
 
 
 @stores
-def test_a_thread_that_waits_lets_the_others_run(prefix, make_layer, start, store, operation):
-    """This very thread must run to let the holder out: were the GIL kept while waiting, both would wait for ever."""
+def test_a_thread_that_waits_for_the_mutex_releases_the_gil(prefix, make_layer, start, store, operation):
+    """The main thread makes the holder leave; if the waiting thread kept the GIL, both would hang."""
     layer = make_layer()
     holder = start(holds, prefix, store)
     holder.hear()
@@ -85,13 +85,13 @@ def test_a_thread_that_waits_lets_the_others_run(prefix, make_layer, start, stor
 
 @pytest.fixture
 def warned(caplog):
-    """The warnings of the package so far."""
+    """Return a function that returns the warnings that the package has logged so far."""
     caplog.set_level("INFO", logger="asgi_ipc")
     return lambda: [r.getMessage() for r in caplog.records if r.name == "asgi_ipc" and r.levelname == "WARNING"]
 
 
-def storm(layer, errors, stop):
-    """Eight threads that use a layer until they are stopped or meet an error."""
+def start_threads(layer, errors, stop):
+    """Start eight threads that use a layer until ``stop`` is set or an operation raises."""
 
     def work(number):
         try:
@@ -108,9 +108,9 @@ def storm(layer, errors, stop):
     return threads
 
 
-def test_many_threads_notice_a_removal_together(prefix, make_layer, warned):
+def test_many_threads_attach_once_to_a_new_segment_after_a_removal(prefix, make_layer, warned):
     layer, stop, errors = make_layer(**OPTIONS), threading.Event(), []
-    threads = storm(layer, errors, stop)
+    threads = start_threads(layer, errors, stop)
     try:
         for count in range(1, 11):
             with IPCChannelLayer(prefix, **OPTIONS) as other:
@@ -127,10 +127,10 @@ def test_many_threads_notice_a_removal_together(prefix, make_layer, warned):
     assert len(warned()) == 20
 
 
-def test_threads_of_a_layer_that_is_closed_are_told_so(make_layer):
+def test_threads_that_use_a_closed_layer_get_a_runtime_error(make_layer):
     for _ in range(20):
         layer, stop, errors = make_layer(**OPTIONS), threading.Event(), []
-        threads = storm(layer, errors, stop)
+        threads = start_threads(layer, errors, stop)
         stop.wait(0.005)
         layer.close()
         stop.wait(0.005)
@@ -141,11 +141,11 @@ def test_threads_of_a_layer_that_is_closed_are_told_so(make_layer):
 
 
 @pytest.mark.parametrize(("mark", "nested"), [(reentrancy.Entry(), True), (reentrancy.NOT_INSIDE, True), (None, False)])
-def test_only_a_call_that_may_hold_the_lock_keeps_one_inside_it_from_giving_the_lock_back(mark, nested):
-    """One that has left its section does not: its next section, interrupted, would keep out every other thread."""
+def test_a_frame_is_nested_only_in_a_call_that_may_hold_the_lock(mark, nested):
+    """A call that has left its critical section holds no lock, so a call inside it must release the lock."""
 
     def call(inner):
-        whatever_it_is_called = mark  # noqa: F841
+        any_name = mark  # noqa: F841
         return inner()
 
     assert call(lambda: reentrancy.is_nested(sys._getframe())) is nested
