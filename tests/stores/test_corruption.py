@@ -1,12 +1,12 @@
 """
-Damage: words of a live segment are overwritten, and every operation must still end, well or with a documented error.
+Corruption: words of a live segment are overwritten. Every operation must return or raise a documented error.
 
-A case overwrites some words of a segment that is in use, runs every operation, flushes, and then the layer must work
-as if it were new.  Thousands of cases are cheap because the segment is built once, kept as bytes, and copied back
-before each of them.  They run in child processes that this one watches: a case that hangs or dies of a signal fails.
+A case overwrites some words of a segment that is in use, runs every operation and flushes. Then the layer
+must work as if it were new. Thousands of cases are cheap, because the segment is built once, kept as bytes,
+and copied back before each case. Cases run in child processes. A case that hangs or dies of a signal fails.
 
-A case is chosen by its number alone, and a failure names its own.  With ``--exhaustive``, all cases run, and
-``ASGI_IPC_CORRUPTION_CASES`` makes more of them; without it, a sample.
+A case depends on nothing but its number, and the message of a failure contains its case. With
+``--exhaustive``, all cases run, and ``ASGI_IPC_CORRUPTION_CASES`` makes more of them; without it, a sample.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import select
 import signal
 import time
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple, Union
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Union
 
 import pytest
 from helpers.extent import Extent
@@ -40,26 +41,26 @@ from asgi_ipc.stores.messages.receiving import Registered
 from asgi_ipc.stores.messages.store import MessageStore
 
 DOCUMENTED = (exceptions.ChannelFull, exceptions.MessageTooLarge, exceptions.SegmentError)
-#: Seconds after which a case hangs: a hundred times what the longest takes.
-HANGS = 30
+#: Seconds after which a case counts as hung: a hundred times what the longest case takes.
+TIMEOUT = 30
 RANDOM_CASES = int(os.environ.get("ASGI_IPC_CORRUPTION_CASES", "1200"))
 #: Cases of each sort that run without ``--exhaustive``.
 SAMPLE = 250
-OPTIONS: Dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "message_memory": 192 * 1024, "group_memory": 96 * 1024, "capacity": 30, "patience": 0.2
 }  # fmt: skip
-EVIL = [0, 1, 2, 3, 2**64 - 1, 2**64 - 2, 2**63, 2**63 - 1, 2**62, 2**62 - 1, 2**61, 2**48, 2**32, 2**31 - 1, 2**20]
+EDGES = [0, 1, 2, 3, 2**64 - 1, 2**64 - 2, 2**63, 2**63 - 1, 2**62, 2**62 - 1, 2**61, 2**48, 2**32, 2**31 - 1, 2**20]
 
-Writes = List[Tuple[int, int]]
-Counts = List[Tuple[str, int]]
-Case = Tuple[str, Callable[["Victim", random.Random], Writes]]
-
-
-# -- what is damaged ------------------------------------------------------------------------------------------
+Writes = list[tuple[int, int]]
+Counts = list[tuple[str, int]]
+Case = tuple[str, Callable[["Subject", random.Random], Writes]]
 
 
-class Victim:
-    """One store of the layer under test, with a copy of its sound memory and a map of what lies where."""
+# -- what is damaged -----------------------------------------------------------------------------------------
+
+
+class Subject:
+    """One store of the layer under test, with a copy of its consistent memory and a map of its words."""
 
     def __init__(self, store: Union[MessageStore, GroupStore]) -> None:
         self.store = store
@@ -68,9 +69,10 @@ class Victim:
         self.end = len(words)
         self.reserved = words[at.AT_RESERVED]
         self.heap_at = self.segment.geometry.heap_at
-        #: Kind of word -> where such words are. Offsets of all live objects.
-        self.places: Dict[str, List[int]] = {}
-        self.objects: List[int] = []
+        #: The offsets of all words of one kind, by kind.
+        self.places: dict[str, list[int]] = {}
+        #: The offsets of all live objects.
+        self.objects: list[int] = []
         self._map()
 
     @property
@@ -124,10 +126,10 @@ class Victim:
                     member = words[member + mb.NEXT]
             list(self.chains(geometry.index_at, geometry.indexes))
 
-    def _map_messages(self, records: List[int]) -> None:
+    def _map_messages(self, records: list[int]) -> None:
         words = self.words
-        bodies: Set[int] = set()
-        pages: Set[int] = set()
+        bodies: set[int] = set()
+        pages: set[int] = set()
         for record in records:
             if words[record + ch.WAITING]:
                 kind = "awaited"
@@ -150,7 +152,7 @@ class Victim:
         for page in sorted(pages):
             self.object("page", page, 4)
             self.place("free record", words[page + 2], words[page + 2] + 2)
-        fifo = first_bell = words[at.AT_FIFOS]
+        fifo = first_fifo = words[at.AT_FIFOS]
         while fifo:
             self.object("FIFO", fifo, wt.FIFO_WORDS)
             waiter = first = words[fifo + wt.OF_FIFO]
@@ -160,15 +162,15 @@ class Victim:
                 if waiter == first:
                     break
             fifo = words[fifo + wt.NEXT_FIFO]
-            if fifo == first_bell:
+            if fifo == first_fifo:
                 break
 
     def restore(self, number: int) -> None:
         """
-        Make the memory sound again.
+        Restore the consistent memory.
 
-        With an epoch and a generation of its own for each case: what this process remembers of the last one must not
-        fit by chance, as it never would if the memory were not turned back.
+        Each case gets an epoch and a generation that no case had before. So nothing that this process
+        remembers of an earlier case is valid by chance, which is impossible where memory is never restored.
         """
         segment = self.segment
         epoch = 1000 * (number + 1)
@@ -180,75 +182,75 @@ class Victim:
         segment.words[at.AT_GENERATION] = epoch
         segment.words[at.AT_EPOCH] = epoch
 
-    def value(self, dice: random.Random, word: int) -> int:
-        """Something that somebody might find, or put, into a word."""
+    def value(self, rng: random.Random, word: int) -> int:
+        """Return a value to overwrite a word with: an edge value, an offset, or a change of what is there."""
         now = self.words[word]
-        kind = dice.randrange(9)
+        kind = rng.randrange(9)
         if kind <= 1:
-            return dice.choice(EVIL)
+            return rng.choice(EDGES)
         if kind == 2:
-            return dice.randrange(at.HEADER_WORDS)
+            return rng.randrange(at.HEADER_WORDS)
         if kind == 3:
-            return dice.randrange(self.end + 10)
+            return rng.randrange(self.end + 10)
         if kind == 4:
-            return dice.choice([self.end, self.end - 1, self.reserved, self.reserved - 1, self.heap_at, word])
+            return rng.choice([self.end, self.end - 1, self.reserved, self.reserved - 1, self.heap_at, word])
         if kind == 5:
-            return (now + dice.choice([-64, -8, -5, -4, -2, -1, 1, 2, 4, 5, 8, 64])) % 2**64
+            return (now + rng.choice([-64, -8, -5, -4, -2, -1, 1, 2, 4, 5, 8, 64])) % 2**64
         if kind == 6:
-            for _ in range(dice.randint(1, 3)):
-                now ^= 1 << dice.randrange(64 if dice.random() < 0.5 else 18)
+            for _ in range(rng.randint(1, 3)):
+                now ^= 1 << rng.randrange(64 if rng.random() < 0.5 else 18)
             return now
-        return dice.choice(self.objects) + dice.choice([0, 0, 0, 0, -1, 1])
+        return rng.choice(self.objects) + rng.choice([0, 0, 0, 0, -1, 1])
 
 
-# -- the cases ------------------------------------------------------------------------------------------------
+# -- the cases -----------------------------------------------------------------------------------------------
 
 
-def header_cases() -> List[Case]:
-    """Every header word with every evil value, and with some that fit the segment."""
+def header_cases() -> list[Case]:
+    """Every header word with every edge value, and with some values that are valid in the segment."""
 
     def case(word: int, choice: int) -> Case:
-        def writes(victim: Victim, dice: random.Random) -> Writes:
-            fitting = [dice.choice(victim.objects), victim.heap_at, victim.end, victim.words[word] + 2, word]
-            return [(word, EVIL[choice] if choice < len(EVIL) else fitting[choice - len(EVIL)] % 2**64)]
+        def writes(subject: Subject, rng: random.Random) -> Writes:
+            fitting = [rng.choice(subject.objects), subject.heap_at, subject.end, subject.words[word] + 2, word]
+            return [(word, EDGES[choice] if choice < len(EDGES) else fitting[choice - len(EDGES)] % 2**64)]
 
         return f"header word {word}, value {choice}", writes
 
-    return [case(word, choice) for word in range(at.HEADER_WORDS) for choice in range(len(EVIL) + 5)]
+    return [case(word, choice) for word in range(at.HEADER_WORDS) for choice in range(len(EDGES) + 5)]
 
 
-def random_cases(count: int) -> List[Case]:
-    """One to four words of random kinds, overwritten with something random."""
+def random_cases(count: int) -> list[Case]:
+    """One to four words of random kinds, overwritten with random values."""
 
-    def writes(victim: Victim, dice: random.Random) -> Writes:
+    def writes(subject: Subject, rng: random.Random) -> Writes:
         found = []
-        for _ in range(dice.choice([1, 1, 1, 2, 4])):
-            if dice.random() < 0.1:
-                word = dice.randrange(victim.end)
+        for _ in range(rng.choice([1, 1, 1, 2, 4])):
+            if rng.random() < 0.1:
+                word = rng.randrange(subject.end)
             else:
-                word = dice.choice(victim.places[dice.choice(sorted(victim.places))])
-            found.append((word, victim.value(dice, word)))
+                word = rng.choice(subject.places[rng.choice(sorted(subject.places))])
+            found.append((word, subject.value(rng, word)))
         return found
 
     return [(f"random {number}", writes) for number in range(count)]
 
 
-def aimed_cases(kind: str) -> List[Case]:
-    """Circles and huge counts, wherever something is walked."""
+def aimed_cases(kind: str) -> list[Case]:
+    """Cycles and huge counts in everything that is walked."""
 
     def link_to(link: str, target: str, counts: Counts) -> Case:
-        def writes(victim: Victim, dice: random.Random) -> Writes:
+        def writes(subject: Subject, rng: random.Random) -> Writes:
             made = []
-            for _ in range(dice.choice([1, 1, 3])):
-                word = dice.choice(victim.places[link])
-                if target == "itself":  # the object that the word is in
+            for _ in range(rng.choice([1, 1, 3])):
+                word = rng.choice(subject.places[link])
+                if target == "itself":  # the object that contains the word
                     value = word - int(link.partition("[")[2].rstrip("]") or 0)
-                elif target == "value":  # what another such word leads to
-                    value = victim.words[dice.choice(victim.places[link])]
+                elif target == "value":  # the object that another such word points to
+                    value = subject.words[rng.choice(subject.places[link])]
                 else:
-                    value = dice.choice(victim.objects if target == "any" else victim.places[f"{target}[0]"])
+                    value = rng.choice(subject.objects if target == "any" else subject.places[f"{target}[0]"])
                 made.append((word, value))
-            return made + [(place, value) for count, value in counts for place in victim.places[count]]
+            return made + [(place, value) for count, value in counts for place in subject.places[count]]
 
         return f"{link} to {target}, {counts}", writes
 
@@ -261,7 +263,7 @@ def aimed_cases(kind: str) -> List[Case]:
     ]
 
 
-#: Words that lead somewhere, and to what kind of object; kind[3] is word 3 of each such object.
+#: Words that hold offsets, and the kind of object that they point to; ``kind[3]`` is word 3 of each object.
 LINKS = {
     "both": [("heap table in use", "any"), ("block link", "any"), ("block header", "any")],
     "messages": [
@@ -277,8 +279,8 @@ LINKS = {
         ("member[5]", "member"),
     ],
 }  # fmt: skip
-#: The same of those who wait, with what is overwritten at the same time.
-WAITING: Dict[str, Tuple[List[Tuple[str, str]], List[Counts]]] = {
+#: The same for waiters and FIFOs, with the words that are overwritten at the same time.
+WAITING: dict[str, tuple[list[tuple[str, str]], list[Counts]]] = {
     "messages": (
         [
             ("FIFO[0]", "FIFO"), ("FIFO[4]", "waiter"), ("FIFO[5]", "waiter"), ("waiter[0]", "waiter"),
@@ -292,8 +294,8 @@ WAITING: Dict[str, Tuple[List[Tuple[str, str]], List[Counts]]] = {
     ),
     "groups": ([], []),
 }  # fmt: skip
-#: Words that count or date, overwritten in all objects of their kind at the same time, and with what.
-COUNTS: Dict[str, List[Counts]] = {
+#: Counters and times, and the values that overwrite them in all objects of their kind at the same time.
+COUNTS: dict[str, list[Counts]] = {
     "messages": [
         [], [("channel[7]", 2**62)], [("channel[8]", 2**62)], [("channel[8]", 2**64 - 1)], [("channel[9]", 0)],
         [("channel[7]", 2**62), ("channel[9]", 0)], [("local[7]", 2**62), ("local[9]", 0)], [("inbox[7]", 2**62)],
@@ -308,25 +310,24 @@ COUNTS: Dict[str, List[Counts]] = {
 }  # fmt: skip
 
 
-# -- one case -------------------------------------------------------------------------------------------------
+# -- one case ------------------------------------------------------------------------------------------------
 
 
 class Bench:
-    """The layer under test, in a child process, and what is done to it."""
-
+    """The layer under test, in a child process, and the operations on it."""
     CHANNELS = ("plain-0", "plain-1", "plain-2", "single?x", "in!", "out!")
     LOCALS = ("in!0", "in!1", "in!2", "out!0", "out!1")
     GROUPS = ("group-0", "group-1", "group-2")
-    #: What this process waits for at its wakeup FIFOs.
+    #: The channels that this process waits for, by FIFO.
     AWAITED = (("wait-0", "wait-1", "lone!"), ("wait-0", "wait-2"), ("wait-3",), ("wait-0", "lone!", "wait-3"))
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.time = time.monotonic_ns()
         self.layer = self.make_layer()
-        self.wrong: List[str] = []
-        self.fifos: List[WakeupFifo] = []
-        self.places: List[Tuple[Any, int, int, int]] = []
+        self.wrong: list[str] = []
+        self.fifos: list[WakeupFifo] = []
+        self.places: list[tuple[Any, int, int, int]] = []
 
     def make_layer(self) -> IPCChannelLayer:
         layer = IPCChannelLayer(self.prefix, block_timeout=0.0001, **OPTIONS)
@@ -334,44 +335,44 @@ class Bench:
         return layer
 
     def clock(self) -> int:
-        self.time += 1_000_000  # each look at the clock is a millisecond later: so everything is swept all the time
+        self.time += 1_000_000  # a millisecond later at each call: so every operation sweeps
         return self.time
 
     def populate(self) -> None:
-        """Something of everything: long queues and short ones, shared bodies, what has expired, free blocks."""
-        layer, dice = self.layer, random.Random(1)
-        for life in (1, 3600, 60):
-            layer.message_store.expiry = int(life * 1e9)
+        """Fill the stores: queues, shared bodies, expired messages, groups, waiters, free blocks."""
+        layer, rng = self.layer, random.Random(1)
+        for expiry in (1, 3600, 60):
+            layer.message_store.expiry = int(expiry * 1e9)
             for channel in (*self.CHANNELS[:4], *self.LOCALS):
-                for number in range(dice.randint(1, 3)):
-                    layer.send(channel, {"n": number, "data": dice.randbytes(dice.choice((0, 30, 90, 90, 400, 3000)))})
+                for number in range(rng.randint(1, 3)):
+                    layer.send(channel, {"n": number, "data": rng.randbytes(rng.choice((0, 30, 90, 90, 400, 3000)))})
         for number, group in enumerate(self.GROUPS):
             layer.group_store.expiry = int((1, 86400, 3600)[number] * 1e9)
             for channel in (*self.CHANNELS[:4], *self.LOCALS)[: 3 + 2 * number]:
                 layer.group_add(group, channel)
-            layer.send_group(group, {"group": group, "data": dice.randbytes(200)})
+            layer.send_group(group, {"group": group, "data": rng.randbytes(200)})
         for channel in ("plain-0", "in!"):
             layer.receive([channel])
         for awaited in self.AWAITED:
             self.fifos.append(layer.message_store.wakeups.new_fifo())
             assert isinstance(layer.message_store.wakeups.pop_again(awaited, self.fifos[-1]), Registered)
-        for channel in ("wait-0", "lone!1", "wait-2"):  # each calls somebody
+        for channel in ("wait-0", "lone!1", "wait-2"):  # each notifies one waiter
             layer.send(channel, {"n": 1})
         self.places = [(fifo.home, fifo.record, fifo.wait_generation, fifo.registration) for fifo in self.fifos]
-        for number in range(30):  # so that there is more than a page of channel records
+        for number in range(30):  # so that there are several pages of channel records
             layer.send(f"idle-{number}", {"n": number})
             layer.receive([f"idle-{number}"])
 
-    def settle(self) -> None:
-        """Let the wakeup FIFOs be as they were when the memory was sound."""
+    def restore_fifos(self) -> None:
+        """Restore this process's FIFOs to their state at the end of ``populate``."""
         for fifo, place in zip(self.fifos, self.places):
             fifo.home, fifo.record, fifo.wait_generation, fifo.registration = place
             fifo.drain()
 
-    def wait(self, number: int, dice: random.Random) -> None:
-        """Whatever one who waits does at his wakeup FIFO."""
+    def wait(self, number: int, rng: random.Random) -> None:
+        """Run everything that a receiver does at its FIFO, in random order."""
         store, fifo, awaited = self.layer.message_store, self.fifos[number], self.AWAITED[number]
-        steps: List[Callable[[], Any]] = [
+        steps: list[Callable[[], Any]] = [
             lambda: store.wakeups.pop_again(awaited, fifo),
             lambda: store.wakeups.pop_or_register(awaited, fifo),
             lambda: store.wakeups.take_notified(fifo),
@@ -381,13 +382,13 @@ class Bench:
             lambda: store.wakeups.unregister_dead(fifo.token),
             lambda: self.layer.receive(awaited, block=True),
         ]
-        dice.shuffle(steps)
+        rng.shuffle(steps)
         for step in steps:
             self.attempt("wait", step)
-            self.attempt("send", lambda: self.layer.send(dice.choice(("wait-0", "wait-3", "lone!2")), {"n": 2}))
+            self.attempt("send", lambda: self.layer.send(rng.choice(("wait-0", "wait-3", "lone!2")), {"n": 2}))
 
     def attempt(self, what: str, operation: Callable[[], Any], check: Callable[[Any], bool] = lambda _: True) -> Any:
-        """Run an operation that may raise what is documented, and nothing else."""
+        """Run an operation that may raise documented errors only; note any other error, or a wrong result."""
         try:
             result = operation()
         except DOCUMENTED:
@@ -400,7 +401,7 @@ class Bench:
         return result
 
     def drain(self, channel: str) -> None:
-        """Receive until nothing comes; what comes must be messages, and not more than were ever sent."""
+        """Receive until the channel is empty. Only messages may come, and no more than were ever sent."""
 
         def is_message(result: Any) -> bool:
             name, message = result
@@ -412,10 +413,10 @@ class Bench:
                 return
         self.wrong.append(f"{channel} never becomes empty")
 
-    def operations(self) -> List[Callable[[], Any]]:
+    def operations(self) -> list[Callable[[], Any]]:
         layer, attempt = self.layer, self.attempt
         channels = (*self.CHANNELS[:4], *self.LOCALS)
-        steps: List[Callable[[], Any]] = [
+        steps: list[Callable[[], Any]] = [
             lambda: attempt("statistics", layer.global_statistics, lambda found: isinstance(found, dict)),
             lambda: attempt("snapshot", layer.message_store.snapshot, lambda found: isinstance(found, dict)),
             lambda: attempt("groups", layer.group_store.snapshot, lambda found: isinstance(found, dict)),
@@ -444,16 +445,16 @@ class Bench:
         steps += [lambda name=channel: self.drain(name) for channel in self.CHANNELS]
         return steps
 
-    def use(self, dice: random.Random) -> None:
-        """Every operation, in some order."""
+    def use(self, rng: random.Random) -> None:
+        """Run every operation, in random order."""
         steps = self.operations()
-        steps += [lambda number=number: self.wait(number, dice) for number in dice.sample(range(len(self.fifos)), 2)]
-        dice.shuffle(steps)
+        steps += [lambda number=number: self.wait(number, rng) for number in rng.sample(range(len(self.fifos)), 2)]
+        rng.shuffle(steps)
         for step in steps:
             step()
 
     def fill(self) -> None:
-        """Until there is no memory left, which merges all that is free."""
+        """Send until no memory is left, which merges all free blocks."""
         for number in range(2000):
             try:
                 self.layer.message_store.append(f"fill-{number % 3}", 10**6, bytes(900))
@@ -465,22 +466,22 @@ class Bench:
                 self.wrong.append(f"fill: {traceback.format_exc()}")
                 return
 
-    def must_be_mended(self) -> None:
-        """A recovery cuts off what it cannot trust; all that is left must be sound, and take new messages."""
+    def must_recover(self) -> None:
+        """Cause a recovery, which cuts off damaged truth. The rest must be consistent and usable."""
         layer = self.layer
 
         def section() -> None:
-            raise Interruption
+            raise Crash
 
         try:
             for store in (layer.message_store, layer.group_store):
                 store._check_due = 0
-                self.attempt("look", store.sections.check_name)  # such a section does not look for a new segment itself
-                with pytest.raises(Interruption):
+                self.attempt("check_name", store.sections.check_name)  # ``exclusively`` does not check it
+                with pytest.raises(Crash):
                     store.sections.exclusively(section)
             assert check_stores(layer.message_store) == []
             assert check_stores(layer.group_store) == []
-            with contextlib.suppress(exceptions.ChannelFull):  # it may be full, and say so
+            with contextlib.suppress(exceptions.ChannelFull):  # the memory may be full
                 for channel, inbox in (("fresh", "fresh"), ("fresh!1", "fresh!")):
                     layer.send(channel, {"n": 1})
                     assert layer.receive([inbox]) == (channel, {"n": 1})
@@ -491,7 +492,7 @@ class Bench:
             self.wrong.append(f"after a recovery: {traceback.format_exc()}")
 
     def must_work(self) -> None:
-        """The layer is empty and as good as new."""
+        """The layer must be empty and work like a new one."""
         layer = self.layer
         try:
             assert layer.message_store.snapshot() == {}
@@ -517,7 +518,7 @@ class Bench:
             self.wrong.append(f"after the flush: {traceback.format_exc()}")
 
     def must_wait(self) -> None:
-        """Whoever waits is rung, and gets what he waits for."""
+        """A receiver that waits must be notified and get its message."""
         store = self.layer.message_store
         fifo = store.wakeups.new_fifo()
         for channel in ("awaited", "late!1"):
@@ -530,31 +531,31 @@ class Bench:
             assert taken[0] == channel
         store.wakeups.dismiss(fifo)
 
-    def run(self, writes: Callable[[], Writes], dice: random.Random, neighbour: Neighbour, visits: bool) -> List[str]:
-        """One case; what went wrong in it. With ``visits`` another process comes by, before and after the flush."""
+    def run(self, writes: Callable[[], Writes], rng: random.Random, neighbour: Neighbour, visits: bool) -> list[str]:
+        """Run one case and return what went wrong. With ``visits`` another process uses the layer, too."""
         self.wrong = []
-        if dice.random() < 0.5:  # what this process remembers of the channels must not mislead it
+        if rng.random() < 0.5:  # let this process remember where the channels are, which becomes wrong
             for channel in self.CHANNELS:
                 self.layer.receive([channel])
-        changed = [(word, value) for word, value in writes() if self.victim.words[word] != value]
+        changed = [(word, value) for word, value in writes() if self.subject.words[word] != value]
         for word, value in changed:
-            self.victim.words[word] = value
-        if dice.random() < 0.3:
+            self.subject.words[word] = value
+        if rng.random() < 0.3:
             self.time += int(100e9)  # most messages have expired
-        # A segment without magic is one that nobody has finished: whoever comes makes it anew, under its users.
-        visits = visits and bool(self.victim.words[at.AT_MAGIC])
+        # A segment without magic is unfinished: another process that attaches would make a new one.
+        visits = visits and bool(self.subject.words[at.AT_MAGIC])
         if visits:
             said = self.visit(neighbour, b"v")
             if any(word <= at.AT_CHECKSUM for word, _ in changed) and said != "refused":
-                self.wrong.append("another process believed a damaged header")
-        mended = dice.choice(("at once", "later", "never"))
-        if mended == "at once":
-            self.must_be_mended()
-        self.use(dice)
-        if dice.random() < 0.1:
+                self.wrong.append("another process accepted a damaged header")
+        recovery = rng.choice(("at once", "later", "never"))
+        if recovery == "at once":
+            self.must_recover()
+        self.use(rng)
+        if rng.random() < 0.1:
             self.fill()
-        if mended == "later":
-            self.must_be_mended()
+        if recovery == "later":
+            self.must_recover()
         try:
             self.layer.flush()
         except exceptions.SegmentError:
@@ -562,7 +563,7 @@ class Bench:
         except BaseException:
             self.wrong.append(f"flush: {traceback.format_exc()}")
         self.must_work()
-        if visits and self.visit(neighbour, b"s") == "refused":  # the header is damaged: no flush mends that
+        if visits and self.visit(neighbour, b"s") == "refused":  # a flush does not fix the header
             self.layer.unlink()
             self.must_work()
             if self.visit(neighbour, b"s") == "refused":
@@ -570,30 +571,31 @@ class Bench:
         return self.wrong
 
     def visit(self, neighbour: Neighbour, kind: bytes) -> str:
+        """Let the other process use the layer, and note what went wrong."""
         said = neighbour.visit(kind)
         if said not in ("", "refused"):
             self.wrong.append(said)
         return said
 
 
-# -- child processes ------------------------------------------------------------------------------------------
+# -- child processes -----------------------------------------------------------------------------------------
 
 
-def hurry() -> None:
-    """Shorten every pause of the mutex: nobody is really slow here."""
+def shorten_pauses() -> None:
+    """Shorten every pause of the mutex: no holder is really slow here."""
     logging.disable()
     mutexes.SUSPICION, mutexes.VISIBILITY, mutexes.FIRST_NAP, mutexes.LONGEST_NAP = 0.001, 0.0001, 0.00005, 0.0002
-    # A new segment gets the key of the old one, so that the copy of the memory fits it.
+    # A new segment gets the key of the old one, so that the copy of the memory is valid in it.
     randbits = secrets.randbits
     segments.secrets.randbits = lambda bits: 0x123456789ABCDEF if bits == 64 else randbits(bits)
 
 
-class Interruption(Exception):
-    """What a section raises to end like a crash."""
+class Crash(Exception):
+    """An exception for a critical section to raise, so that it ends like a crash."""
 
 
 class Neighbour:
-    """Another process, which attaches when told to, uses the layer and leaves."""
+    """Another process, which attaches, uses the layer and detaches whenever told to."""
 
     def __init__(self, prefix: str) -> None:
         ask, self._ask = os.pipe()
@@ -616,7 +618,7 @@ class Neighbour:
             said = ""
             try:
                 with IPCChannelLayer(prefix, **OPTIONS) as layer:
-                    self._open_semaphore(layer, tolerant=kind == b"v")
+                    self._use(layer, tolerant=kind == b"v")
             except exceptions.SegmentMismatch:
                 said = "refused"
             except BaseException as error:
@@ -624,7 +626,7 @@ class Neighbour:
                     said = f"another process: {traceback.format_exc()}"
             os.write(answer, said.encode()[-3000:] + b"\0")
 
-    def _open_semaphore(self, layer: IPCChannelLayer, tolerant: bool) -> None:
+    def _use(self, layer: IPCChannelLayer, tolerant: bool) -> None:
         for step in (
             lambda: layer.send("plain-2", {"n": 1}),
             lambda: layer.receive(["in!", "plain-2"]),
@@ -636,7 +638,7 @@ class Neighbour:
                 step()
 
     def visit(self, kind: bytes) -> str:
-        """Let it come: "" if all went well, "refused" if it could not attach, else what went wrong."""
+        """Let it use the layer; return "", "refused" if it could not attach, or what else went wrong."""
         os.write(self._ask, kind)
         said = b""
         while not said.endswith(b"\0"):
@@ -647,70 +649,74 @@ class Neighbour:
         return said[:-1].decode()
 
 
-def run_cases(prefix: str, kind: str, cases: List[Case], numbers: Sequence[int], say: int) -> None:
-    """In a child: run the cases with these numbers, and say into a pipe how each went."""
-    hurry()
+def run_cases(prefix: str, kind: str, cases: list[Case], numbers: Sequence[int], report: int) -> None:
+    """In a child: run the cases with these numbers, and write each outcome to the pipe ``report``."""
+    shorten_pauses()
     neighbour = Neighbour(prefix)
     bench = Bench(prefix)
     bench.populate()
-    victims = {"messages": Victim(bench.layer.message_store), "groups": Victim(bench.layer.group_store)}
-    bench.victim = victims[kind]
+    subjects = {"messages": Subject(bench.layer.message_store), "groups": Subject(bench.layer.group_store)}
+    bench.subject = subjects[kind]
     start = bench.time
     for number in numbers:
         what, writes = cases[number]
-        dice = random.Random(f"{kind} {what} {number}")
-        os.write(say, f"begin\t{number}\n".encode())
-        signal.alarm(2 * HANGS)  # nobody may watch any more
-        for victim in victims.values():
-            victim.restore(number)
-        bench.settle()
+        rng = random.Random(f"{kind} {what} {number}")
+        os.write(report, f"begin\t{number}\n".encode())
+        signal.alarm(2 * TIMEOUT)  # the parent may be dead
+        for subject in subjects.values():
+            subject.restore(number)
+        bench.restore_fifos()
         bench.time = start
         found: Writes = []
 
-        def choose(writes: Any = writes, dice: random.Random = dice, found: Writes = found) -> Writes:
-            found += writes(bench.victim, dice)
+        def choose(writes: Any = writes, rng: random.Random = rng, found: Writes = found) -> Writes:
+            found += writes(bench.subject, rng)
             return found
 
-        visits = "header" in what or dice.random() < 0.2
-        wrong = bench.run(choose, dice, neighbour, visits)
+        visits = "header" in what or rng.random() < 0.2
+        wrong = bench.run(choose, rng, neighbour, visits)
         if wrong:
             said = f"{kind}, {what}, {found}: {wrong[0][-2500:]}".replace("\n", "\r")
-            os.write(say, f"wrong\t{number}\t{said}\n".encode())
+            os.write(report, f"wrong\t{number}\t{said}\n".encode())
     bench.layer.unlink()
     bench.layer.close()
-    os.write(say, b"done\n")
+    os.write(report, b"done\n")
 
 
 def kill_group(pid: int) -> int:
-    """End a child and its children; how it ended, as ``waitpid`` says."""
+    """Kill a child and its children; return its status from ``waitpid``."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     return os.waitpid(pid, 0)[1]
 
 
-def watch(prefix: str, kind: str, cases: List[Case], numbers: Sequence[int], most: int = 5) -> List[str]:
-    """Run the cases in children, one child after the other: each ends with its cases, with a hang, or with a signal."""
-    failures: List[str] = []
+def watch(prefix: str, kind: str, cases: list[Case], numbers: Sequence[int], most: int = 5) -> list[str]:
+    """
+    Run the cases in children and return the failures.
+
+    A case that hangs or dies of a signal ends its child. The next child continues with the next case.
+    """
+    failures: list[str] = []
     first = 0
     while (rest := [number for number in numbers if number >= first]) and len(failures) < most:
-        hear, say = os.pipe()
+        read_end, write_end = os.pipe()
         pid = os.fork()
         if not pid:
             try:
                 os.setpgid(0, 0)
-                os.close(hear)
-                run_cases(f"{prefix}-{first}", kind, cases, rest, say)
+                os.close(read_end)
+                run_cases(f"{prefix}-{first}", kind, cases, rest, write_end)
             except BaseException:
-                os.write(say, f"wrong\t-1\t{traceback.format_exc()}".replace("\n", "\r").encode() + b"\n")
+                os.write(write_end, f"wrong\t-1\t{traceback.format_exc()}".replace("\n", "\r").encode() + b"\n")
             finally:
                 os._exit(0)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)
-        os.close(say)
+        os.close(write_end)
         last, text, ended = first, b"", ""
         while not ended:
-            ready, _, _ = select.select([hear], [], [], HANGS)
-            more = os.read(hear, 65536) if ready else b""
+            ready, _, _ = select.select([read_end], [], [], TIMEOUT)
+            more = os.read(read_end, 65536) if ready else b""
             *lines, text = (text + more).split(b"\n")
             for line in lines:
                 word, *said = line.decode().split("\t", 2)
@@ -722,7 +728,7 @@ def watch(prefix: str, kind: str, cases: List[Case], numbers: Sequence[int], mos
                     ended, last = "done", len(cases)
             if not more and not ended:
                 ended = "died" if ready else "hangs"
-        os.close(hear)
+        os.close(read_end)
         status = kill_group(pid)
         if ended != "done":
             how = f"died of signal {status & 127}" if ended == "died" else "hangs"
@@ -733,7 +739,9 @@ def watch(prefix: str, kind: str, cases: List[Case], numbers: Sequence[int], mos
 
 @pytest.mark.parametrize("kind", ["messages", "groups"])
 @pytest.mark.parametrize("sort", ["header", "aimed", "random"])
-def test_damage_ends_well_or_with_a_documented_error(prefix: str, extent: Extent, kind: str, sort: str) -> None:
+def test_operations_on_a_damaged_segment_return_or_raise_a_documented_error(
+    prefix: str, extent: Extent, kind: str, sort: str
+) -> None:
     makers = {"header": header_cases, "aimed": lambda: aimed_cases(kind), "random": lambda: random_cases(RANDOM_CASES)}
     cases = makers[sort]()
     failures = watch(prefix, kind, cases, extent.sample(range(len(cases)), SAMPLE, f"{kind} {sort}"))
@@ -741,18 +749,18 @@ def test_damage_ends_well_or_with_a_documented_error(prefix: str, extent: Extent
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_altered_payload_is_another_message_or_an_error(layer: IPCChannelLayer, shared: bool) -> None:
-    """Whatever bytes a message is made of: what comes out is a message or an error, and the next one is whole."""
-    dice = random.Random(int(shared))
+def test_an_altered_body_gives_another_message_or_an_error(layer: IPCChannelLayer, shared: bool) -> None:
+    """The next message of the channel is not affected."""
+    rng = random.Random(int(shared))
     queues = layer.message_store.sections.parts.queues
     words, data = queues.words, queues.data
-    outcomes: Dict[str, int] = {"message": 0, "error": 0}
-    for member in ("altered", "other"):  # one member alone would get a copy of its own
+    outcomes: dict[str, int] = {"message": 0, "error": 0}
+    for member in ("altered", "other"):  # a body is shared only if there are several members
         layer.group_add("group", member)
     for _ in range(1500):
         message = {
-            "text": "t" * dice.randrange(60),
-            "nested": {"list": [dice.randrange(2**40), None, True, 1.5, {"key": b"x" * dice.randrange(9)}]},
+            "text": "t" * rng.randrange(60),
+            "nested": {"list": [rng.randrange(2**40), None, True, 1.5, {"key": b"x" * rng.randrange(9)}]},
         }
         (layer.send_group if shared else layer.send)("group" if shared else "altered", message)
         layer.receive(["other"])
@@ -760,8 +768,8 @@ def test_an_altered_payload_is_another_message_or_an_error(layer: IPCChannelLaye
         head = words[queues.channels.find("altered") + ch.HEAD]
         length = words[head + qu.LENGTH] % qu.SHARED
         start = (words[head + qu.BODY] + qu.BODY_DATA if shared else head + qu.BODY) * at.WORD
-        for _ in range(dice.randint(1, 3)):
-            data[start + dice.randrange(length)] = dice.choice([dice.randrange(256), 0xC1, 0xDD, 0xDF, 0xC6, 0xC9])
+        for _ in range(rng.randint(1, 3)):
+            data[start + rng.randrange(length)] = rng.choice([rng.randrange(256), 0xC1, 0xDD, 0xDF, 0xC6, 0xC9])
         try:
             channel, found = layer.receive(["altered"])
             assert channel == "altered"
@@ -775,15 +783,15 @@ def test_an_altered_payload_is_another_message_or_an_error(layer: IPCChannelLaye
     assert check_stores(layer.message_store) == []
 
 
-def test_a_layer_survives_that_it_cannot_attach_anew(layer: IPCChannelLayer) -> None:
-    """Somebody puts junk in the segment's place: every operation says so, until the junk is gone."""
+def test_a_layer_works_again_after_it_could_not_attach(layer: IPCChannelLayer) -> None:
+    """A file that is no segment takes its place: every operation raises until the file is removed."""
     layer.send("channel", {"n": 1})
     path = f"/dev/shm/{layer.message_store.name}"
     layer.message_store.unlink()
     with open(path, "wb") as junk:
         os.fchmod(junk.fileno(), 0o600)
         junk.write(b"junk" * 4096)
-    operations: List[Callable[[], Any]] = [
+    operations: list[Callable[[], Any]] = [
         lambda: layer.send("channel", {"n": 2}),
         lambda: layer.receive(["channel"]),
         layer.global_statistics,

@@ -1,9 +1,9 @@
 """
-A layer and a model of it, side by side: the model is a dict of deques and a dict of dicts, and nothing is shared.
+A layer and a model of it, side by side: the model is a dict of deques and a dict of dicts.
 
-Hypothesis chooses what several layer objects with one prefix do, how time passes, and when a holder ends in the middle
-of its section with everything derived overwritten.  After every step the stores' snapshots must be what the model
-says, and the audit must find each derived word right.
+Hypothesis chooses the operations of several layer objects with one prefix, how time passes, and when a holder
+crashes in a critical section after all derived words were overwritten. After every step the stores' snapshots
+must equal the model, and ``check_stores`` must find every derived word correct.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import random
 import signal
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple, Union
+from collections.abc import Callable
+from typing import Any, NamedTuple, Union
 
 import pytest
 from helpers.extent import Extent
@@ -47,8 +48,8 @@ INBOXES = ("in-a!", "in-b!")
 GROUPS = ("group-0", "group-1")
 CAPACITY = {"tight": 1, "in-a!*": 5, "reply?d*": 2}
 DEFAULT_CAPACITY = 4
-#: (message expiry, group expiry) in seconds of the layers that are opened: lives of different length mix in one queue.
-LIVES = ((10, 30), (2, 300), (60, 3))
+#: (message expiry, group expiry) of the layers, in seconds: messages of different expiry mix in one queue.
+EXPIRIES = ((10, 30), (2, 300), (60, 3))
 STEPS = int(os.environ.get("ASGI_IPC_MODEL_STEPS", "60"))
 #: With ``--exhaustive``, and without it.
 EXAMPLES = 90, 30
@@ -56,15 +57,14 @@ EXAMPLES = 90, 30
 
 class Sent(NamedTuple):
     """A message in the model."""
-
     number: int
     expires: int
     came: int
-    message: Dict[str, Any]
+    message: dict[str, Any]
 
 
 def inbox_of(channel: str) -> str:
-    """The channel itself, or the inbox that it counts in."""
+    """Return the inbox of a process-local channel; of any other channel, the channel itself."""
     head, mark, _ = channel.partition("!")
     return head + mark
 
@@ -78,7 +78,7 @@ def capacity_of(channel: str) -> int:
 
 
 class Model:
-    """What a layer must do. Expired messages stay in the deques until nobody could see them any more."""
+    """What a layer must do. Expired messages stay in the deques until the store may have removed them."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -86,20 +86,20 @@ class Model:
         self.sent = self.refused = 0
 
     def clear(self) -> None:
-        self.queues: Dict[str, Deque[Sent]] = {channel: deque() for channel in (*PLAIN, *LOCALS)}
-        self.groups: Dict[str, Dict[str, int]] = {group: {} for group in GROUPS}
+        self.queues: dict[str, deque[Sent]] = {channel: deque() for channel in (*PLAIN, *LOCALS)}
+        self.groups: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
         self.sent = self.refused = 0
-        #: How often each process-local channel with messages was passed over in its inbox.
-        self.passed: Dict[str, int] = dict.fromkeys(LOCALS, 0)
+        #: How often each process-local channel with messages was passed_over over in its inbox.
+        self.passed_over: dict[str, int] = dict.fromkeys(LOCALS, 0)
 
-    def live(self, channel: str) -> List[Sent]:
+    def live(self, channel: str) -> list[Sent]:
         return [sent for sent in self.queues[channel] if sent.expires > self.now]
 
-    def waiting_in(self, inbox: str) -> List[str]:
-        """The channels with messages of an inbox; of any other channel, itself."""
+    def waiting_in(self, inbox: str) -> list[str]:
+        """Return those channels of an inbox that have messages; ``inbox`` may also be a plain channel."""
         return [channel for channel in self.queues if inbox_of(channel) == inbox and self.live(channel)]
 
-    def members(self, group: str) -> Set[str]:
+    def members(self, group: str) -> set[str]:
         return {channel for channel, expires in self.groups[group].items() if expires > self.now}
 
     def is_full(self, channel: str) -> bool:
@@ -115,7 +115,7 @@ class Model:
         return True
 
     def take(self, channel: str) -> Sent:
-        """Take the first live message of a channel; what has expired in front of it is gone with it."""
+        """Remove and return the first live message of a channel; remove the expired messages before it."""
         queue = self.queues[channel]
         while True:
             sent = queue.popleft()
@@ -124,26 +124,27 @@ class Model:
         if channel in LOCALS:
             neighbours = [other for other in LOCALS if inbox_of(other) == inbox_of(channel) and other != channel]
             for other in filter(self.live, neighbours):
-                self.passed[other] += 1
-                assert self.passed[other] <= len(neighbours), f"{other} is starved by its neighbours"
-            self.passed[channel] = 0
+                self.passed_over[other] += 1
+                assert self.passed_over[other] <= len(neighbours), f"{other} is starved by other channels"
+            self.passed_over[channel] = 0
         return sent
 
-    def pending(self) -> List[Sent]:
+    def pending(self) -> list[Sent]:
         return [sent for channel in self.queues for sent in self.live(channel)]
 
 
-# -- ending in the middle -------------------------------------------------------------------------------------
+# -- crashes -------------------------------------------------------------------------------------------------
 
 
-class Crashed(Exception):
-    """What a section raises that ends in the middle."""
+class Crash(Exception):
+    """An exception for a critical section to raise, so that it ends like a crash."""
+
 
 AnyStore = Union[MessageStore, GroupStore]
 
 
-def spoil_messages(store: AnyStore, dice: random.Random) -> None:
-    """Overwrite what is derived in a message segment. What is truth, and what was counted, stays."""
+def overwrite_messages(store: AnyStore, rng: random.Random) -> None:
+    """Overwrite the derived words of a message segment. Truth and counters stay."""
     assert store.sections.attachment is not None
     words, geometry = store.sections.attachment.segment.words, store.sections.attachment.segment.geometry
     for bucket in range(AT_BUCKETS, AT_BUCKETS + geometry.buckets):
@@ -151,53 +152,53 @@ def spoil_messages(store: AnyStore, dice: random.Random) -> None:
         while record:
             derived = (ch.TAIL, ch.SENT, ch.EARLIEST_EXPIRY, ch.INBOX, ch.READY, ch.AFTER, ch.BEFORE, ch.LOCALS)
             for word in (*derived, ch.IDLE):
-                words[record + word] = dice.getrandbits(63)
+                words[record + word] = rng.getrandbits(63)
             message = words[record + ch.HEAD]
             while message:
-                words[message - 1] = dice.getrandbits(64)  # the heap's own header
+                words[message - 1] = rng.getrandbits(64)  # the header of the heap block
                 message = words[message]
             record = words[record]
-    words[AT_PAGES] = dice.getrandbits(20)
-    spoil_heap(store, dice)
+    words[AT_PAGES] = rng.getrandbits(20)
+    overwrite_heap(store, rng)
 
 
-def spoil_groups(store: AnyStore, dice: random.Random) -> None:
-    """Overwrite what is derived in a group segment."""
+def overwrite_groups(store: AnyStore, rng: random.Random) -> None:
+    """Overwrite the derived words of a group segment."""
     assert store.sections.attachment is not None
     words, geometry = store.sections.attachment.segment.words, store.sections.attachment.segment.geometry
     for bucket in range(AT_BUCKETS, AT_BUCKETS + geometry.buckets):
         record = words[bucket]
         while record:
             for word in (mb.COUNT, mb.LAST, mb.EARLIEST_EXPIRY):
-                words[record + word] = dice.getrandbits(63)
+                words[record + word] = rng.getrandbits(63)
             member = words[record + mb.FIRST]
             while member:
-                words[member - 1] = dice.getrandbits(64)
-                for word in (0, 1, mb.BEFORE):  # its place in the index too
-                    words[member + word] = dice.getrandbits(63)
+                words[member - 1] = rng.getrandbits(64)
+                for word in (0, 1, mb.BEFORE):  # words 0 and 1 are its place in the index
+                    words[member + word] = rng.getrandbits(63)
                 member = words[member + mb.NEXT]
             record = words[record]
     for bucket in range(geometry.index_at, geometry.index_at + geometry.indexes):
-        words[bucket] = dice.getrandbits(16)
-    spoil_heap(store, dice)
+        words[bucket] = rng.getrandbits(16)
+    overwrite_heap(store, rng)
 
 
-def spoil_heap(store: AnyStore, dice: random.Random) -> None:
+def overwrite_heap(store: AnyStore, rng: random.Random) -> None:
     assert store.sections.attachment is not None
     for word in range(AT_POWER_MAP, AT_BUCKETS):
-        store.sections.attachment.segment.words[word] = dice.getrandbits(30)
+        store.sections.attachment.segment.words[word] = rng.getrandbits(30)
 
 
-# -- the machine ----------------------------------------------------------------------------------------------
+# -- the machine ---------------------------------------------------------------------------------------------
 
 channels = st.sampled_from((*PLAIN, *LOCALS))
 receivable = st.sampled_from((*PLAIN, *INBOXES))
-clients = st.integers(0, len(LIVES) - 1)
+clients = st.integers(0, len(EXPIRIES) - 1)
 sizes = st.sampled_from((0, 1, 7, 8, 60, 61, 200, 900, 1500))
 
 
 def share_inboxes(store: MessageStore) -> None:
-    """As if another live process received from them, too."""
+    """Make the inboxes shared, as if another live process had received from them."""
     queues = store.sections.parts.queues
 
     def section() -> None:
@@ -210,8 +211,7 @@ def share_inboxes(store: MessageStore) -> None:
 
 
 class LayerMachine(RuleBasedStateMachine):
-    """Rules are what callers do; ``client`` chooses one of the layer objects, which differ in their expiries."""
-
+    """The rules are operations; ``client`` is the number of a layer object, each with its own expiries."""
     numbers = itertools.count()
     prefix = ""
 
@@ -221,8 +221,8 @@ class LayerMachine(RuleBasedStateMachine):
         self.time = time.monotonic_ns()
         self.name = f"{self.prefix}-{next(self.numbers)}"
         self.number = 0
-        self.layers: List[Optional[IPCChannelLayer]] = [None] * len(LIVES)
-        self.dice = random.Random(0)
+        self.layers: list[IPCChannelLayer | None] = [None] * len(EXPIRIES)
+        self.rng = random.Random(0)
 
     @property
     def now(self) -> int:
@@ -230,10 +230,10 @@ class LayerMachine(RuleBasedStateMachine):
         return self.time
 
     def layer(self, client: int) -> IPCChannelLayer:
-        """The layer object of a client, opened if it was closed."""
+        """Return the layer object of a client, a new one if it was closed."""
         layer = self.layers[client]
         if layer is None:
-            expiry, group_expiry = LIVES[client]
+            expiry, group_expiry = EXPIRIES[client]
             layer = self.layers[client] = IPCChannelLayer(
                 self.name,
                 expiry=expiry,
@@ -243,20 +243,20 @@ class LayerMachine(RuleBasedStateMachine):
                 message_memory=128 * 1024,
                 group_memory=64 * 1024,
             )
-            layer._draw = random.Random(0).random  # an example that fails must fail again
+            layer._draw = random.Random(0).random  # a failing example must be reproducible
             layer.message_store.sections.clock = layer.group_store.sections.clock = lambda: self.time
         return layer
 
     def new_message(self, client: int, size: int) -> Sent:
         self.number += 1
-        message = {"number": self.number, "data": self.dice.randbytes(size)}
-        return Sent(self.number, self.now + LIVES[client][0] * SECOND, self.now, message)
+        message = {"number": self.number, "data": self.rng.randbytes(size)}
+        return Sent(self.number, self.now + EXPIRIES[client][0] * SECOND, self.now, message)
 
     @initialize()
     def open_one(self) -> None:
         self.layer(0)
 
-    # -- messages ---------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     @rule(client=clients, channel=channels, size=sizes)
     def send(self, client: int, channel: str, size: int) -> None:
@@ -275,7 +275,7 @@ class LayerMachine(RuleBasedStateMachine):
             self.send(client=client, channel=channel, size=size)
 
     @rule(client=clients, wanted=st.lists(receivable, max_size=4))
-    def receive(self, client: int, wanted: List[str]) -> None:
+    def receive(self, client: int, wanted: list[str]) -> None:
         self.model.now = self.time
         possible = {channel for inbox in wanted for channel in self.model.waiting_in(inbox)}
         channel, message = self.layer(client).receive(wanted)
@@ -297,15 +297,15 @@ class LayerMachine(RuleBasedStateMachine):
         assert channel.startswith("reply?")
         assert channel not in self.model.queues
 
-    # -- groups -----------------------------------------------------------------------------------------------
+    # -- groups ----------------------------------------------------------------------------------------------
 
     @rule(client=clients, group=st.sampled_from(GROUPS), channel=channels)
     def group_add(self, client: int, group: str, channel: str) -> None:
         self.layer(client).group_add(group, channel)
-        self.model.groups[group][channel] = self.now + LIVES[client][1] * SECOND
+        self.model.groups[group][channel] = self.now + EXPIRIES[client][1] * SECOND
 
     @rule(client=clients, group=st.sampled_from(GROUPS), chosen=st.lists(channels, min_size=2, max_size=8))
-    def group_add_several(self, client: int, group: str, chosen: List[str]) -> None:
+    def group_add_several(self, client: int, group: str, chosen: list[str]) -> None:
         for channel in chosen:
             self.group_add(client=client, group=group, channel=channel)
 
@@ -335,7 +335,7 @@ class LayerMachine(RuleBasedStateMachine):
         for _ in range(times):
             self.send_group(client=client, group=group, size=size)
 
-    # -- time, and the layers themselves ----------------------------------------------------------------------
+    # -- time, and the layers themselves ---------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from((0.001, 0.5, 1, 1.5, 3, 9, 31, 301)))
     def pass_time(self, seconds: float) -> None:
@@ -359,17 +359,17 @@ class LayerMachine(RuleBasedStateMachine):
 
     @rule()
     def close_all_and_open(self) -> None:
-        """A process that closes its last layer gives its inboxes up; these are everybody's, and nothing is lost."""
+        """Close the process's last layer, which disowns its inboxes. They are shared: nothing is lost."""
         for layer in filter(None, self.layers[:]):
             share_inboxes(layer.message_store)
-        for client in range(len(LIVES)):
+        for client in range(len(EXPIRIES)):
             self.close(client=client)
         self.layer(0)
 
     @precondition(lambda self: self.model.sent)
     @rule(client=clients)
     def unlink(self, client: int) -> None:
-        """Remove the segments under everybody: they go on with new ones."""
+        """Remove the segments while they are in use: the layers go on with new ones."""
         self.layer(client).unlink()
         self.model.clear()
         for layer in filter(None, self.layers):
@@ -390,28 +390,28 @@ class LayerMachine(RuleBasedStateMachine):
             assert found["messages_pending"] == len(waiting)
             assert found["messages_max_age"] == max((now - sent.came for sent in waiting), default=0) / 1e9
 
-    # -- calls that end in the middle -------------------------------------------------------------------------
+    # -- crashes ---------------------------------------------------------------------------------------------
 
     @rule(client=clients, messages=st.booleans(), seed=st.integers(0, 2**16))
     def crash(self, client: int, messages: bool, seed: int) -> None:
-        """A section raises when it has left nothing derived as it was."""
-        store, spoil = self.store_to_spoil(client, messages)
+        """Raise in a critical section after all derived words were overwritten."""
+        store, overwrite = self.store_to_damage(client, messages)
 
         def section() -> None:
-            spoil(store, random.Random(seed))
-            raise Crashed
+            overwrite(store, random.Random(seed))
+            raise Crash
 
-        with pytest.raises(Crashed):
+        with pytest.raises(Crash):
             store.sections.exclusively(section)
-        self.model.passed = dict.fromkeys(LOCALS, 0)
+        self.model.passed_over = dict.fromkeys(LOCALS, 0)
 
     @rule(client=clients, messages=st.booleans(), seed=st.integers(0, 2**16))
     def kill(self, client: int, messages: bool, seed: int) -> None:
-        """Another process is killed when it has left nothing derived as it was."""
-        store, spoil = self.store_to_spoil(client, messages)
+        """Kill another process in a critical section after all derived words were overwritten."""
+        store, overwrite = self.store_to_damage(client, messages)
 
         def section() -> None:
-            spoil(store, random.Random(seed))
+            overwrite(store, random.Random(seed))
             os.kill(os.getpid(), signal.SIGKILL)
 
         child = os.fork()
@@ -424,13 +424,15 @@ class LayerMachine(RuleBasedStateMachine):
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == signal.SIGKILL
-        self.model.passed = dict.fromkeys(LOCALS, 0)
+        self.model.passed_over = dict.fromkeys(LOCALS, 0)
 
-    def store_to_spoil(self, client: int, messages: bool) -> Tuple[AnyStore, Callable[[AnyStore, random.Random], None]]:
+    def store_to_damage(
+        self, client: int, messages: bool
+    ) -> tuple[AnyStore, Callable[[AnyStore, random.Random], None]]:
         layer = self.layer(client)
-        return (layer.message_store, spoil_messages) if messages else (layer.group_store, spoil_groups)
+        return (layer.message_store, overwrite_messages) if messages else (layer.group_store, overwrite_groups)
 
-    # -- what must always be true -----------------------------------------------------------------------------
+    # -- what must always be true ----------------------------------------------------------------------------
 
     @invariant()
     def layer_is_as_the_model_says(self) -> None:
@@ -443,17 +445,17 @@ class LayerMachine(RuleBasedStateMachine):
             found = [codec.decode(body) for body in snapshot.pop(channel, [])]
             numbers = [message["number"] for message in found]
             known = {sent.number: sent for sent in queue}
-            assert numbers == [number for number in known if number in numbers], "order, or messages that nobody sent"
+            assert numbers == [number for number in known if number in numbers], "wrong order, or a message never sent"
             live = [sent.message for sent in queue if sent.expires > now]
             assert [message for message in found if known[message["number"]].expires > now] == live
-        assert not snapshot, "messages in channels that nobody sent to"
+        assert not snapshot, "messages in channels that were never sent to"
         groups = layer.group_store.snapshot()
         for group, members in self.model.groups.items():
-            ends = groups.pop(group, {})
-            assert ends.items() <= members.items()
-            assert members.keys() - ends.keys() <= members.keys() - self.model.members(group)
+            expiries = groups.pop(group, {})
+            assert expiries.items() <= members.items()
+            assert members.keys() - expiries.keys() <= members.keys() - self.model.members(group)
         assert not groups
-        # Listed here, the first group never keeps a membership that has ended; the second one may.
+        # The listing removes expired members of the first group; the second group may keep them.
         assert sorted(layer.group_channels(GROUPS[0])) == sorted(self.model.members(GROUPS[0]))
         assert check_stores(layer.message_store) == []
         assert check_stores(layer.group_store) == []
@@ -467,7 +469,7 @@ class LayerMachine(RuleBasedStateMachine):
             self.layer_is_as_the_model_says()
         finally:
             layer.unlink()
-            for client in range(len(LIVES)):
+            for client in range(len(EXPIRIES)):
                 self.close(client=client)
 
 
@@ -499,5 +501,5 @@ def test_layer_against_model(prefix: str, monkeypatch: pytest.MonkeyPatch, exten
 
 
 def quiet(record: logging.LogRecord) -> bool:
-    """Segments are removed under their users here, and sizes of groups exceeded, thousands of times."""
+    """Filter out every record: the removed segments and full groups of this test are logged very often."""
     return False

@@ -1,4 +1,4 @@
-"""Groups of thousands in several processes, as both specifications want them: who gets what, who is skipped."""
+"""Groups with thousands of members in several processes: which members get a message, which are skipped."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ OPTIONS = {"message_memory": 16 << 20, "group_memory": 8 << 20}
 
 @pytest.fixture
 def script(prefix):
-    """The layer of a script: synchronous, with the default capacity."""
+    """Return the layer of a script: synchronous, with the default capacity."""
     with IPCChannelLayer(prefix, **OPTIONS) as layer:
         yield layer
 
 
 @pytest.fixture
 def info(caplog):
-    """What the package has logged at level INFO."""
+    """Return a function that returns what the package has logged at level INFO."""
     caplog.set_level(logging.INFO, logger="asgi_ipc")
     return lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
 
 
 def serves(talk, prefix, sockets, waits, options):
     """
-    A child: a server with so many sockets in a group; with ``waits``, each of them waits in a task all the time.
+    A child: a server with ``sockets`` channels in a group; with ``waits``, a task waits at each all the time.
 
-    Says its names. It hears a number of messages, receives so many on each socket, and says what they were; 0 ends it.
+    Report the channel names. Then read a count, receive that many messages on each channel and report them,
+    until the count is 0.
     """
 
     async def main():
@@ -73,7 +74,7 @@ def serves(talk, prefix, sockets, waits, options):
 
 
 def waits_for(talk, prefix, channels):
-    """A child that receives one message from some channels, asleep until it is rung, and says what it was."""
+    """A child: block in ``receive``, without polling, and report the message."""
     never_poll()
     with IPCChannelLayer(prefix, **OPTIONS, block_timeout=LIMIT) as layer:
         layer.send("here", {})
@@ -86,9 +87,9 @@ def waits_for(talk, prefix, channels):
 def test_five_thousand_members_in_several_processes(script, prefix, start, info, waits):
     servers = [start(serves, prefix, SOCKETS, waits, OPTIONS) for _ in range(PROCESSES)]
     names = [server.hear() for server in servers]
-    everybody = {name for each in names for name in each}
-    assert len(everybody) == PROCESSES * SOCKETS
-    assert set(script.group_channels("g")) == everybody
+    members = {name for each in names for name in each}
+    assert len(members) == PROCESSES * SOCKETS
+    assert set(script.group_channels("g")) == members
 
     for number in range(3):
         script.send_group("g", {"n": number})
@@ -98,9 +99,9 @@ def test_five_thousand_members_in_several_processes(script, prefix, start, info,
         assert server.hear() == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert info() == []
 
-    # One process dies: its members are gone at once, and nobody else has lost anything.
+    # One process dies: its members are gone at once, and no other process loses a message.
     servers[2].die()
-    alive = everybody - set(names[2])
+    alive = members - set(names[2])
     script.send_group("g", {"n": 3})
     assert set(script.group_channels("g")) == alive
     for server in (*servers[:2], *servers[3:]):
@@ -108,7 +109,7 @@ def test_five_thousand_members_in_several_processes(script, prefix, start, info,
     for server in (*servers[:2], *servers[3:]):
         assert server.hear() == [{"n": 3}]
     assert script.global_statistics()["messages_pending"] == 0
-    # What hung for it goes with sweeps, slice by slice: operations do them.
+    # Its waiters are unregistered by the sweeps that operations do, slice by slice.
     until(lambda: script.receive(["nothing"]) == (None, None) and all(waiters(script, name) == 0 for name in names[2]))
 
     for server in (*servers[:2], *servers[3:]):
@@ -119,14 +120,13 @@ def test_five_thousand_members_in_several_processes(script, prefix, start, info,
     assert_sound(script)
 
 
-def test_server_sends_to_all(prefix, script, start):
-    """The other way round: an asynchronous ``group_send`` reaches members of the synchronous front end."""
+def test_async_group_send_reaches_every_member_of_the_sync_front_end(prefix, script, start):
     mine = [f"script!{number}" for number in range(SOCKETS)]
     for name in mine:
         script.group_add("g", name)
 
     async def main():
-        # Who sends decides how much the inbox may hold: its channels count together.
+        # The channels of the inbox count together, and the capacity is that of the sender.
         async with AsyncIPCChannelLayer(prefix, capacity=SOCKETS, **OPTIONS) as layer:
             await layer.group_send("g", {"n": 1})
 
@@ -137,11 +137,11 @@ def test_server_sends_to_all(prefix, script, start):
     assert script.receive(["script!"]) == (None, None)
 
 
-# -- capacity ----------------------------------------------------------------------------------------------------
+# -- capacity ------------------------------------------------------------------------------------------------
 
 
 def test_script_reaches_a_thousand_sockets_of_one_process(script, prefix, start, info):
-    """With the default capacity of 100: each socket counts for itself, as its server has made the names."""
+    """With the default capacity of 100: channels whose names the server has made count one by one."""
     server = start(serves, prefix, SOCKETS, False, OPTIONS)
     server.hear()
     for number in range(100):
@@ -155,8 +155,8 @@ def test_script_reaches_a_thousand_sockets_of_one_process(script, prefix, start,
     server.end()
 
 
-def test_slow_sockets_never_cost_their_neighbours_a_message(script, prefix, start, info):
-    """The full members are skipped and counted; the others get everything."""
+def test_full_members_cost_the_other_members_no_message(script, prefix, start, info):
+    """The full members are skipped and counted; the others get every message."""
 
     async def main():
         async with AsyncIPCChannelLayer(prefix, **OPTIONS) as layer:
@@ -179,15 +179,15 @@ def test_slow_sockets_never_cost_their_neighbours_a_message(script, prefix, star
                 assert await layer.receive(name) == {"n": 3}
 
     asyncio.run(main())
-    # Each layer logs its own sends.
+    # Both layers have sent, and each logs its own sends.
     assert info() == ["30 of 300 channels over capacity in group g"] * 2
 
 
-# -- death -------------------------------------------------------------------------------------------------------
+# -- members of dead processes -------------------------------------------------------------------------------
 
 
 def joins(talk, prefix, front_end):
-    """A child: its channels join groups, get messages that it does not read, and then it is killed."""
+    """A child: add its channels to groups, and send messages to them that it does not read."""
 
     async def names_of(layer):
         return [await layer.new_channel() for _ in range(3)]
@@ -216,17 +216,17 @@ def test_members_of_a_killed_process_are_gone_at_once(script, prefix, start, fro
     script.group_add("g", "mine")
     assert script.group_channels("g") == [*names, "plain", "mine"]
     child.die()
-    assert script.group_channels("g") == ["plain", "mine"], "a plain channel is everybody's"
+    assert script.group_channels("g") == ["plain", "mine"], "a plain channel has no owner"
     script.send_group("h", {"n": 1})
     assert script.group_channels("h") == []
     assert asyncio.run(AsyncIPCChannelLayer(prefix, **OPTIONS).group_channels("g")) == ["plain", "mine"]
     for name in names:
-        script.send(name, {"n": 2})  # whoever sends to a dead inbox drops what it has not read
+        script.send(name, {"n": 2})  # a send to the inbox of a dead process drops its unread messages
         assert script.channel_statistics(name)["messages_pending"] == 1
     assert_sound(script)
 
 
-def test_members_of_a_process_that_ends_in_order_are_gone_too(script, prefix, start):
+def test_members_of_a_process_that_exits_are_gone_too(script, prefix, start):
     child = start(joins, prefix, "async")
     child.hear()
     child.say()
@@ -234,8 +234,7 @@ def test_members_of_a_process_that_ends_in_order_are_gone_too(script, prefix, st
     assert script.group_channels("g") == ["plain"]
 
 
-def test_members_are_no_orphans_while_another_process_receives_for_them(script, prefix, start):
-    """A shared inbox has no owner whose death says anything."""
+def test_members_of_a_shared_inbox_stay_when_one_receiver_dies(script, prefix, start):
     child = start(joins, prefix, "sync")
     names = child.hear()
     assert script.receive(["sync.0!"])[1] == {"unread": True}
@@ -243,7 +242,7 @@ def test_members_are_no_orphans_while_another_process_receives_for_them(script, 
     assert script.group_channels("g") == [names[0], "plain"]
 
 
-def test_those_who_were_reached_are_rung_though_an_error_ends_a_group_send(script, start, prefix, monkeypatch):
+def test_members_reached_before_an_error_ended_a_group_send_are_notified(script, start, prefix, monkeypatch):
     names = [f"c{number}" for number in range(2 * SEND_SLICE)]
     child = start(waits_for, prefix, names[:3])
     assert child.hear() == "ready"
@@ -252,36 +251,36 @@ def test_those_who_were_reached_are_rung_though_an_error_ends_a_group_send(scrip
         script.group_add("g", name)
     run, slices = script.message_store.sections.run, []
 
-    def broken(section, *args):
+    def fail_second_slice(section, *args):
         slices.append(section is Queues.enqueue_each)
         if sum(slices) > 1:
-            raise SegmentBusy("made up", 1, 1.0)
+            raise SegmentBusy("raised by the test", 1, 1.0)
         return run(section, *args)
 
-    monkeypatch.setattr(script.message_store.sections, "run", broken)
+    monkeypatch.setattr(script.message_store.sections, "run", fail_second_slice)
     with pytest.raises(SegmentBusy):
         script.send_group("g", {"n": 1})
     assert child.hear() == {"n": 1}
 
 
-def test_a_process_that_naps_before_the_guard_says_so(script, start, prefix):
+def test_a_process_that_waits_for_the_mutex_counts_its_naps(script, start, prefix):
     words = script.message_store.sections.bound[0].words
     holder = start(holds, prefix, "message_store")
     holder.hear()
     before = words[AT_NAPS]
     child = start(waits_for, prefix, ["a"])
     until(lambda: words[AT_NAPS] > before)
-    holder.say("come out")
+    holder.say("leave")
     assert child.hear() == "ready"
 
 
-def test_a_long_group_send_gives_way_once_to_those_who_nap_before_the_guard(script, monkeypatch):
+def test_a_long_group_send_yields_once_to_processes_that_wait_for_the_mutex(script, monkeypatch):
     for number in range(4 * SEND_SLICE):
         script.group_add("g", f"c{number}")
     held, naps = script.message_store.sections.bound[0], []
     monkeypatch.setattr(mutex, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
     script.send_group("g", {})
-    assert naps == []  # nobody is there
+    assert naps == []  # no process waits for the mutex
     held.words[AT_NAPS] += 1  # as another process does
     script.send_group("g", {})
     assert naps == [mutex.FIRST_NAP]

@@ -1,7 +1,8 @@
 """
-When the process that owns ``prefix!`` dies, its unread messages and its memberships go at the next use.
+When the process that owns ``prefix!`` dies, the next use drops its unread messages and its memberships.
 
-It takes proof: what is shared, unknown or only stopped counts as alive.
+The death must be proven: a shared inbox, and one whose owner is unknown or only stopped, keep everything.
+
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from asgi_ipc.structures.slab import TAG
 
 
 def owns(talk, prefix, inbox):
-    """A child that receives from an inbox, whenever it is told to, and says what came; or closes its layer."""
+    """A child: receive from an inbox whenever told to and report the result, or close the layer."""
     layer = IPCChannelLayer(prefix, **OPTIONS)
     while True:
         talk.say(layer.receive([inbox]))
@@ -36,7 +37,7 @@ def owns(talk, prefix, inbox):
 
 
 def consumes(talk, prefix, groups):
-    """A child like a server of Channels 4: it makes a name, adds it to groups, and waits for messages."""
+    """A child like a server of Channels 4: make a channel name, add it to groups, and wait for messages."""
 
     async def main():
         layer = AsyncIPCChannelLayer(prefix, **OPTIONS)
@@ -52,36 +53,37 @@ def consumes(talk, prefix, groups):
 
 @pytest.fixture
 def owner(start, prefix):
-    """A process that has received from ``p!``, and is its owner."""
+    """Return a process that has received from the inbox ``p!`` and so owns it."""
     child = start(owns, prefix, "p!")
     assert child.hear() == [None, None]
     return child
 
 
 def die(child):
-    """Kill a process, and let the time pass for which it may still be taken to live."""
+    """Kill a process, and wait until no result of an earlier liveness check is still used."""
     child.die()
     time.sleep(2 * ALIVE_FOR / 1e9)
 
 
-def waiting(layer):
+def pending(layer):
+    """Return the number of messages by channel."""
     return {channel: len(bodies) for channel, bodies in layer.message_store.snapshot().items()}
 
 
-# -- messages -------------------------------------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------------------------
 
 
-def test_unread_messages_of_a_dead_owner_go_when_somebody_receives(layer, owner):
+def test_a_receive_drops_the_unread_messages_of_a_dead_owner(layer, owner):
     for channel in ("p!1", "p!2", "p!1", "plain"):
         layer.send(channel, {})
     die(owner)
     assert layer.receive(["p!"]) == (None, None)
-    assert waiting(layer) == {"plain": 1}
+    assert pending(layer) == {"plain": 1}
     assert_sound(layer)
 
 
-def test_unread_messages_of_a_dead_owner_go_when_somebody_sends(make_layer, owner):
-    """And make room: his inbox was full. What is sent from then on is for whoever comes next."""
+def test_a_send_drops_the_unread_messages_of_a_dead_owner(make_layer, owner):
+    """The inbox was full. Messages that are sent from then on are for the next receiver."""
     layer = make_layer(capacity=3)
     for number in range(3):
         layer.send("p!1", {"n": number})
@@ -94,32 +96,32 @@ def test_unread_messages_of_a_dead_owner_go_when_somebody_sends(make_layer, owne
     assert_sound(layer)
 
 
-def test_what_is_sent_to_an_empty_inbox_of_a_dead_owner_is_for_whoever_comes_next(layer, owner):
+def test_a_message_for_the_empty_inbox_of_a_dead_owner_is_for_the_next_receiver(layer, owner):
     die(owner)
     layer.send("p!1", {"n": 1})
     assert layer.receive(["p!"]) == ("p!1", {"n": 1})
 
 
-def test_a_group_send_drops_what_a_dead_owner_has_not_read(layer, owner):
-    for number in range(300):  # more than one section drops
+def test_a_group_send_drops_the_unread_messages_of_a_dead_owner(layer, owner):
+    for number in range(300):  # more than one critical section drops
         layer.message_store.append(f"p!{number % 20}", 10**6, b"x")
-    layer.group_store.add("g", "p!new")  # nobody's membership
+    layer.group_store.add("g", "p!new")  # a membership without an owner
     die(owner)
     layer.send_group("g", {})
-    assert waiting(layer) == {"p!new": 1}
+    assert pending(layer) == {"p!new": 1}
     assert_sound(layer)
 
 
-def test_so_many_unread_messages_go_that_one_section_does_not_suffice(layer, owner):
+def test_more_unread_messages_are_dropped_than_one_critical_section_drops(layer, owner):
     for number in range(1000):
         layer.message_store.append(f"p!{number % 20}", 10**6, b"x")
     die(owner)
     assert layer.receive(["p!"]) == (None, None)
-    assert waiting(layer) == {}
+    assert pending(layer) == {}
     assert_sound(layer)
 
 
-def test_messages_of_an_owner_who_lives_are_shared_with_whoever_receives(layer, owner):
+def test_a_live_owner_shares_its_messages_with_other_receivers(layer, owner):
     for number in range(2):
         layer.send("p!1", {"n": number})
     assert layer.receive(["p!"]) == ("p!1", {"n": 0})
@@ -127,23 +129,23 @@ def test_messages_of_an_owner_who_lives_are_shared_with_whoever_receives(layer, 
     assert owner.hear() == ["p!1", {"n": 1}]
 
 
-@pytest.mark.parametrize("dies", ["owner", "looker", "both"])
-def test_nothing_goes_of_an_inbox_that_two_have_received_from(layer, start, prefix, owner, dies):
-    """As when a script has looked into the inbox of a server."""
+@pytest.mark.parametrize("dies", ["owner", "other", "both"])
+def test_an_inbox_from_which_two_processes_have_received_keeps_everything(layer, start, prefix, owner, dies):
+    """As when a script has received from the inbox of a server."""
     layer.group_add("g", "p!1")
-    looker = start(owns, prefix, "p!")
-    assert looker.hear() == [None, None]
+    other = start(owns, prefix, "p!")
+    assert other.hear() == [None, None]
     layer.group_add("h", "p!1")
     layer.send("p!1", {"n": 1})
-    for child in {"owner": [owner], "looker": [looker], "both": [owner, looker]}[dies]:
+    for child in {"owner": [owner], "other": [other], "both": [owner, other]}[dies]:
         die(child)
     layer.send("p!2", {"n": 2})
     assert layer.group_channels("g") == layer.group_channels("h") == ["p!1"]
     assert len(drain(layer, "p!")) == 2
 
 
-def test_unknown_means_alive(layer, start, prefix):
-    """Nobody has received from the inbox; whoever sent to it, and added members, is dead."""
+def test_an_inbox_without_a_known_owner_keeps_everything(layer, start, prefix):
+    """No process has received from the inbox; a process that used another inbox is dead."""
     child = start(owns, prefix, "other!")
     child.hear()
     layer.send("p!1", {"n": 1})
@@ -154,20 +156,20 @@ def test_unknown_means_alive(layer, start, prefix):
     assert layer.receive(["p!"]) == ("p!1", {"n": 1})
 
 
-def test_an_owner_who_is_stopped_is_alive(layer, owner):
+def test_a_stopped_owner_is_alive(layer, owner):
     layer.group_add("g", "p!1")
     os.kill(owner.pid, signal.SIGSTOP)
     layer.send("p!1", {"n": 1})
     time.sleep(2 * ALIVE_FOR / 1e9)
     layer.send("p!1", {"n": 2})
     assert layer.group_channels("g") == ["p!1"]
-    assert waiting(layer) == {"p!1": 2}
+    assert pending(layer) == {"p!1": 2}
     os.kill(owner.pid, signal.SIGCONT)
     owner.say()
     assert owner.hear() == ["p!1", {"n": 1}]
 
 
-def test_an_owner_who_closes_his_layer_gives_up_his_inbox(layer, owner):
+def test_an_owner_that_closes_its_layer_no_longer_owns_its_inbox(layer, owner):
     layer.send("p!1", {"n": 1})
     layer.group_add("g", "p!1")
     owner.say("close")
@@ -177,14 +179,14 @@ def test_an_owner_who_closes_his_layer_gives_up_his_inbox(layer, owner):
 
 
 def test_a_zombie_is_dead(layer, prefix):
-    """Killed, and nobody has waited for it."""
-    hears, says = os.pipe()
+    """The process was killed, but its parent has not waited for it."""
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if not pid:
         IPCChannelLayer(prefix, **OPTIONS).receive(["p!"])
-        os.write(says, b"!")
+        os.write(write_end, b"!")
         signal.pause()
-    os.read(hears, 1)
+    os.read(read_end, 1)
     layer.send("p!1", {})
     layer.group_add("g", "p!1")
     os.kill(pid, signal.SIGKILL)
@@ -194,43 +196,43 @@ def test_a_zombie_is_dead(layer, prefix):
     assert reap(pid) == -signal.SIGKILL
 
 
-def test_another_process_in_the_slot_of_the_dead_one_does_not_revive_it(layer, start, prefix, owner):
+def test_another_process_in_the_slot_of_a_dead_owner_is_not_taken_for_it(layer, start, prefix, owner):
     layer.send("p!1", {})
     layer.group_add("g", "p!1")
     words = layer.message_store.sections.bound[0].words
-    lives = AT_SLOTS + 1
-    counts = words[lives : lives + 2 * SLOT_WORDS : SLOT_WORDS].tolist()
+    counters = AT_SLOTS + 1
+    counts = words[counters : counters + 2 * SLOT_WORDS : SLOT_WORDS].tolist()
     die(owner)
-    heir = start(owns, prefix, "heir!")
-    assert heir.hear() == [None, None]
-    assert words[lives : lives + 2 * SLOT_WORDS : SLOT_WORDS].tolist() == [counts[0], counts[1] + 1]
+    successor = start(owns, prefix, "successor!")
+    assert successor.hear() == [None, None]
+    assert words[counters : counters + 2 * SLOT_WORDS : SLOT_WORDS].tolist() == [counts[0], counts[1] + 1]
     assert layer.group_channels("g") == []
     assert layer.receive(["p!"]) == (None, None)
 
 
-def test_a_restarted_process_gets_nothing_of_the_dead_one(layer, start, prefix, owner):
-    layer.send("p!1", {"to": "the dead"})
+def test_a_restarted_process_gets_no_message_for_the_dead_one(layer, start, prefix, owner):
+    layer.send("p!1", {"to": "the dead process"})
     die(owner)
-    heir = start(owns, prefix, "p!")
-    assert heir.hear() == [None, None]
-    layer.send("p!1", {"to": "the heir"})
-    heir.say()
-    assert heir.hear() == ["p!1", {"to": "the heir"}]
+    successor = start(owns, prefix, "p!")
+    assert successor.hear() == [None, None]
+    layer.send("p!1", {"to": "its successor"})
+    successor.say()
+    assert successor.hear() == ["p!1", {"to": "its successor"}]
 
 
-def test_a_forked_child_is_another_process(layer, prefix):
-    """The parent owns the inbox and dies; the child lives, has received nothing, and does not stand for its parent."""
-    hears, says = os.pipe()
+def test_a_forked_child_does_not_count_as_its_parent(layer, prefix):
+    """The parent owns the inbox and dies; the child lives, but has received nothing from the inbox."""
+    read_end, write_end = os.pipe()
     parent = os.fork()
     if not parent:
         mine = IPCChannelLayer(prefix, **OPTIONS)
         mine.receive(["p!"])
         child = os.fork()
         if not child:
-            mine.send("plain", {})  # has a slot of its own
-            os.write(says, b"%d " % os.getpid())
+            mine.send("plain", {})  # acquires a slot for the child
+            os.write(write_end, b"%d " % os.getpid())
         signal.pause()
-    child = int(os.read(hears, 20))
+    child = int(os.read(read_end, 20))
     try:
         layer.group_add("g", "p!1")
         layer.send("p!1", {})
@@ -243,7 +245,7 @@ def test_a_forked_child_is_another_process(layer, prefix):
         os.kill(child, signal.SIGKILL)
 
 
-def test_an_owner_outlives_a_recovery(layer, owner):
+def test_a_recovery_keeps_the_owner_of_an_inbox(layer, owner):
     layer.send("p!1", {})
     layer.group_add("g", "p!1")
     raise_in_critical_sections(layer)
@@ -253,7 +255,7 @@ def test_an_owner_outlives_a_recovery(layer, owner):
     assert layer.receive(["p!"]) == (None, None)
 
 
-def test_names_that_a_process_remembers_of_its_inbox_are_not_believed_after_a_recovery(layer):
+def test_remembered_names_of_an_inbox_are_not_used_after_a_recovery(layer):
     words, channels = layer.message_store.sections.bound[0].words, layer.message_store.sections.parts.queues.channels
     for recovered in (False, True):
         layer.send("p!a", {"to": "p!a"})
@@ -266,10 +268,10 @@ def test_names_that_a_process_remembers_of_its_inbox_are_not_believed_after_a_re
             assert message == {"to": channel}
 
 
-def test_an_owner_registers_anew_after_a_flush(layer, owner):
+def test_an_owner_owns_its_inbox_again_after_a_flush(layer, owner):
     layer.flush()
     layer.send("p!1", {})
-    layer.group_add("g", "p!1")  # at this moment nobody knows whose it is
+    layer.group_add("g", "p!1")  # the inbox has no known owner now
     owner.say()
     owner.hear()
     layer.send("p!1", {})
@@ -280,7 +282,7 @@ def test_an_owner_registers_anew_after_a_flush(layer, owner):
 
 
 def test_inboxes_that_a_process_uses_once_do_not_fill_the_memory(make_layer):
-    """Records of inboxes are kept as long as their owners live; so a process gives up those of long ago."""
+    """The record of an inbox is kept as long as its owner lives, so a process disowns its oldest inboxes."""
     layer = make_layer(message_memory=65536)
     for number in range(5000):
         layer.send(f"p{number}!x", {"n": number})
@@ -288,7 +290,7 @@ def test_inboxes_that_a_process_uses_once_do_not_fill_the_memory(make_layer):
     assert_sound(layer)
 
 
-def test_an_inbox_with_unread_messages_is_not_given_up(layer, start, prefix):
+def test_an_inbox_with_unread_messages_is_not_disowned(layer, start, prefix):
     child = start(owns_many, prefix, 3 * MAX_OWNED)
     child.hear()
     layer.send("p0!x", {})
@@ -301,7 +303,7 @@ def test_an_inbox_with_unread_messages_is_not_given_up(layer, start, prefix):
 
 
 def owns_many(talk, prefix, count):
-    """A child that receives from one inbox and, when it is told to, from many others."""
+    """A child: receive from one inbox and, when told to, from many others."""
     layer = IPCChannelLayer(prefix, **OPTIONS)
     layer.receive(["p0!"])
     talk.say("one")
@@ -312,7 +314,7 @@ def owns_many(talk, prefix, count):
     talk.hear()
 
 
-# -- groups ---------------------------------------------------------------------------------------------------------
+# -- groups --------------------------------------------------------------------------------------------------
 
 
 def test_channels_of_a_dead_server_leave_their_groups_at_once(make_layer, start, prefix):
@@ -325,26 +327,26 @@ def test_channels_of_a_dead_server_leave_their_groups_at_once(make_layer, start,
     assert sorted(layer.group_channels("g")) == sorted([*names[1:], "plain"])
     layer.send_group("h", {"n": 1})
     assert [server.hear() for server in servers[1:]] == [{"n": 1}] * 2
-    assert waiting(layer) == {}
+    assert pending(layer) == {}
     servers[1].die()
     layer.send_group("g", {"n": 2})  # here, too
     assert servers[2].hear() == {"n": 2}
-    assert waiting(layer) == {"plain": 1}
+    assert pending(layer) == {"plain": 1}
     servers[2].die()
     assert layer.group_channels("g") == ["plain"]
     assert layer.group_channels("h") == []
     assert_sound(layer)
 
 
-def test_a_membership_that_somebody_else_has_added_ends_with_the_owner(layer, owner):
+def test_a_membership_that_another_process_added_ends_with_the_owner(layer, owner):
     for group in ("g", "h"):
         layer.group_add(group, "p!1")
         layer.group_add(group, "q!1")
     owner.die()
     assert layer.group_channels("g") == ["q!1"]
-    layer.group_add("h", "p!1")  # nobody has taken it out yet; whoever adds it knows that its owner is dead
+    layer.group_add("h", "p!1")  # the member is still stored, and its owner is known to be dead
     layer.send_group("h", {})
-    assert waiting(layer) == {"q!1": 1}
+    assert pending(layer) == {"q!1": 1}
 
 
 def test_a_membership_from_before_the_owner_was_known_stays_until_it_is_renewed(layer, start, prefix):
@@ -359,7 +361,7 @@ def test_a_membership_from_before_the_owner_was_known_stays_until_it_is_renewed(
 
 
 def test_members_of_dead_processes_make_room_for_others(make_layer, start, prefix):
-    """Without a look at their groups: the memory is full of them."""
+    """No operation uses their groups: the sweep that a full memory causes removes them."""
     layer = make_layer(group_memory=65536)
     child = start(owns, prefix, "p!")
     child.hear()
@@ -378,7 +380,7 @@ def test_members_of_dead_processes_make_room_for_others(make_layer, start, prefi
 
 
 def adds(layer, group, channel):
-    """Try to add a member (everything is swept once a second at most)."""
+    """Add a member; return False if there is no memory (everything is swept at most once a second)."""
     try:
         layer.group_add(group, channel)
     except ChannelFull:
@@ -386,8 +388,8 @@ def adds(layer, group, channel):
     return True
 
 
-def test_nothing_is_proven_of_owners_in_a_message_segment_that_was_replaced(layer, start, prefix, caplog):
-    """The groups have stayed: their owners' slots are those of other processes by now, or nobody's."""
+def test_owners_in_a_message_segment_that_was_replaced_count_as_alive(layer, start, prefix, caplog):
+    """The groups have stayed, but their owners' slots are unused by now, or belong to other processes."""
     child = start(owns, prefix, "p!")
     child.hear()
     layer.group_add("g", "p!1")
@@ -396,15 +398,15 @@ def test_nothing_is_proven_of_owners_in_a_message_segment_that_was_replaced(laye
     assert layer.group_channels("g") == ["p!1"]
     child.die()
     assert layer.group_channels("g") == ["p!1"]
-    heir = start(owns, prefix, "p!")
-    heir.hear()
+    successor = start(owns, prefix, "p!")
+    successor.hear()
     layer.group_add("g", "p!1")
     assert layer.group_channels("g") == ["p!1"]
-    heir.die()
+    successor.die()
     assert layer.group_channels("g") == []
 
 
-# -- who counts how -------------------------------------------------------------------------------------------------
+# -- capacity ------------------------------------------------------------------------------------------------
 
 
 def test_channels_of_an_inbox_count_together_until_names_are_made_in_it(make_layer, make_async):
