@@ -1,12 +1,12 @@
 """
-What asgi_ipc costs beside everything a user would pick instead, and beside what the machine can do.
+Benchmarks of asgi_ipc against the alternatives, and against lower bounds of the machine.
 
-``python -m benchmarks`` measures all workloads (``workloads/``) with all peers (``adapters/``), prints and writes the
-figures, and draws them. What is compared is measured in one run: peers take turns in short rounds, and figures are
-medians with quartiles, so that other work of the machine shows in the spread instead of favouring somebody. A peer that
-cannot be had, or cannot do a workload, is named with the reason. ``python -m benchmarks compare REVISION REVISION``
-does the same with two revisions of this repository.
+``python -m benchmarks`` measures all workloads (``workloads/``) with all peers (``adapters/``), prints and
+writes the figures, and draws them. Peers that are compared are measured in one run: they take turns in short
+rounds, and figures are medians with quartiles. So other work of the machine widens the spread, but favours no
+peer. A peer that is not available, or cannot do a workload, is listed with the reason. ``python -m benchmarks
+compare REVISION REVISION`` does the same with two revisions of this repository.
 
-Every peer runs in processes of its own (``host.py``, started by ``player.py``), the old ones in an environment of
-their own (``environments.py``).
+Every peer runs in separate processes (``host.py``, started by ``player.py``). Old packages run in an
+environment of their own (``environments.py``).
 """

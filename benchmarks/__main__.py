@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks [run|report|plot|compare]``; without a word it runs everything."""
+"""The command line: ``python -m benchmarks [run|report|plot|compare]``; the default is ``run``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .suite import Suite
 from .workloads import WORKLOADS
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-#: Where results go, and where environments of peers are kept, unless told otherwise.
+#: The default folders of the results and of the environments of peers.
 OUTPUT = os.path.join(FOLDER, "results")
 ENVIRONMENTS = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "asgi-ipc-benchmarks")
 RESULTS = "results.json"
 
 
 def main(words: Sequence[str]) -> int:
-    """The exit status."""
+    """Run a command; return the exit status."""
     commands: Dict[str, Callable[[Sequence[str]], int]] = {
         "run": run,
         "report": print_report,
@@ -37,10 +37,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def run(words: Sequence[str]) -> int:
-    """Measure, print, write the results, and draw them."""
+    """Measure, print and write the results, and draw them."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure asgi_ipc beside everything else that could be used, in turns, and draw it.",
+        description="Measure asgi_ipc and its alternatives in turns, and draw the results.",
         epilog="Other commands: report FILE; plot FILE; compare REVISION REVISION. Each has a --help.",
     )
     parser.add_argument(
@@ -51,15 +51,15 @@ def run(words: Sequence[str]) -> int:
         "--peers",
         metavar="A,B,...",
         default="",
-        help=f"whom, of {', '.join(PEERS)}, or of the families {families} (default: all)",
+        help=f"which of {', '.join(PEERS)}, or of the families {families} (default: all)",
     )
-    parser.add_argument("--quick", action="store_true", help="some minutes in all: see that it works, not how fast")
-    parser.add_argument("--rounds", type=int, metavar="N", help="as many rounds instead of each workload's own number")
+    parser.add_argument("--quick", action="store_true", help="a few minutes in all: check that it works, not how fast")
+    parser.add_argument("--rounds", type=int, metavar="N", help="number of rounds (default: each workload's own)")
     parser.add_argument("--output", default=OUTPUT, metavar="FOLDER", help=f"for {RESULTS} and pictures ({OUTPUT})")
     parser.add_argument(
-        "--environments", default=ENVIRONMENTS, metavar="FOLDER", help=f"where old packages are kept ({ENVIRONMENTS})"
+        "--environments", default=ENVIRONMENTS, metavar="FOLDER", help=f"for old packages ({ENVIRONMENTS})"
     )
-    parser.add_argument("--old-python", metavar="PATH", help="the Python 3.9 for old packages (default: look for one)")
+    parser.add_argument("--old-python", metavar="PATH", help="a Python 3.9 or 3.10 for old packages (default: search)")
     options = parser.parse_args(words)
     workloads = known(parser, "workload", options.workloads, WORKLOADS)
     peers = known(parser, "peer", [name for word in options.peers.split(",") for name in family(word)], PEERS)
@@ -72,14 +72,14 @@ def run(words: Sequence[str]) -> int:
         options.old_python,
         say,
     )
-    suite.document["command"] = spelt(options)
+    suite.document["command"] = command_of(options)
     for text in surroundings(suite.document["environment"], suite.document["command"]):
         say(text)
     document = suite.document
     try:
         suite.run()
     except KeyboardInterrupt:
-        say("interrupted: what there is so far follows")
+        say("interrupted: the results so far follow")
     os.makedirs(options.output, exist_ok=True)
     path = os.path.join(options.output, RESULTS)
     with open(path, "w", encoding="utf-8") as file:
@@ -93,12 +93,12 @@ def run(words: Sequence[str]) -> int:
 
 
 def family(word: str) -> List[str]:
-    """The peers of a family, such as ``redis``; or the word itself, if there is one."""
+    """Return the peers of a family, such as ``redis``; of any other word, the word itself."""
     return [name for name, spec in PEERS.items() if spec.family == word] or ([word] if word else [])
 
 
-def spelt(options: argparse.Namespace) -> str:
-    """The command, without the places where things are kept."""
+def command_of(options: argparse.Namespace) -> str:
+    """Return the command line, without the options that name folders."""
     words = ["python", "-m", "benchmarks", *options.workloads]
     words += ["--peers", options.peers] if options.peers else []
     words += ["--quick"] if options.quick else []
@@ -107,7 +107,7 @@ def spelt(options: argparse.Namespace) -> str:
 
 
 def print_report(words: Sequence[str]) -> int:
-    """Print what a file of results says."""
+    """Print the report of a file of results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=print_report.__doc__)
     parser.add_argument("file", nargs="?", default=os.path.join(OUTPUT, RESULTS))
     for text in report(read(parser.parse_args(words).file)):
@@ -116,10 +116,10 @@ def print_report(words: Sequence[str]) -> int:
 
 
 def plot(words: Sequence[str]) -> int:
-    """Draw what a file of results says."""
+    """Draw the pictures of a file of results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks plot", description=plot.__doc__)
     parser.add_argument("file", nargs="?", default=os.path.join(OUTPUT, RESULTS))
-    parser.add_argument("--output", metavar="FOLDER", help="where pictures go (default: where the file is)")
+    parser.add_argument("--output", metavar="FOLDER", help="for pictures (default: the folder of the file)")
     options = parser.parse_args(words)
     return draw(read(options.file), options.output or os.path.dirname(os.path.abspath(options.file)))
 
@@ -135,14 +135,14 @@ def draw(document: Dict[str, Any], folder: str) -> int:
 
 
 def compare_revisions(words: Sequence[str]) -> int:
-    """Measure two revisions of this repository in turns, and print how the second one compares with the first."""
+    """Measure two revisions of this repository in turns, and print the ratios of the second to the first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=compare_revisions.__doc__)
-    parser.add_argument("before", help="a revision that git knows, or . for the files as they are")
+    parser.add_argument("before", help="a git revision, or . for the working tree")
     parser.add_argument("after", help="the same")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(compare.WORKLOADS)}")
     parser.add_argument("--rounds", type=int, default=compare.ROUNDS, metavar="N", help="of each (%(default)s)")
     parser.add_argument("--starts", type=int, default=compare.STARTS, metavar="N", help="of processes (%(default)s)")
-    parser.add_argument("--fail-above", type=float, metavar="RATIO", help="exit with 1 if one is surely slower")
+    parser.add_argument("--fail-above", type=float, metavar="RATIO", help="exit with 1 if a whole interval is above")
     parser.add_argument("--output", metavar="FILE", help="for the figures, as JSON")
     options = parser.parse_args(words)
     workloads = known(parser, "workload", options.workloads, {name: name for name in compare.WORKLOADS})
@@ -160,7 +160,7 @@ def compare_revisions(words: Sequence[str]) -> int:
 
 
 def known(parser: argparse.ArgumentParser, kind: str, names: List[str], all_names: Dict[str, Any]) -> List[str]:
-    """The names, or all; unless one is unknown."""
+    """Return the names, or all names if there are none; exit with an error if one is unknown."""
     for name in names:
         if name not in all_names:
             parser.error(f"there is no {kind} {name!r}; there are {', '.join(all_names)}")
@@ -181,7 +181,7 @@ def say(text: str) -> None:
 
 
 def stop(*_: Any) -> None:
-    """End as by Control-C: processes are ended, what there is so far is written."""
+    """End like Control-C: end all processes and write the results so far."""
     raise KeyboardInterrupt
 
 

@@ -1,8 +1,8 @@
 """
-Two revisions of this layer in one run: their rounds take turns, and what counts is the ratio of neighbours.
+Compare two revisions of this layer in one run: their rounds alternate, and each pair of rounds gives a ratio.
 
-The revisions are checked out into a temporary folder; the benchmarks are those of this checkout. Processes are started
-anew some times, since where their memory lies makes a difference that lasts as long as they do.
+The revisions are checked out into temporary folders; the benchmarks are those of this checkout. The processes
+are restarted several times, because the layout of a process's memory influences all of its figures.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .workloads import WORKLOADS as ALL
 from .workloads.base import Params
 
 ROUNDS, STARTS = 60, 4
-#: Seconds for a round: short, so that other work of the machine meets neighbours alike.
+#: Seconds for a round: short, so that other work of the machine affects both rounds of a pair alike.
 SECONDS = 0.02
-#: What is compared, with which settings.
+#: The workloads that are compared, with their settings.
 WORKLOADS: Dict[str, List[Params]] = {
     "pair": [{"payload": 100}],
     "payload": [{"payload": 10_000}, {"payload": 900_000}],
@@ -46,14 +46,14 @@ Say = Callable[[str], None]
 
 
 class NoRevision(Exception):
-    """Git does not know it; the text says what it said."""
+    """Git does not know the revision; the text contains git's error."""
 
 
 def compare(
     before: str, after: str, workloads: Sequence[str], rounds: int, starts: int, say: Say = print
 ) -> Dict[str, Any]:
-    """The ratios of all workloads and both front ends, as a document; they are said as they come."""
-    say(f"{after} as a multiple of {before}: median of neighbours (quartiles); 95 % interval of the median")
+    """Return the ratios of all workloads with both front ends, as a document; ``say`` gets each line."""
+    say(f"{after} as a multiple of {before}: median of paired rounds (quartiles); 95 % interval of the median")
     results: List[Dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(source(revision)) for revision in (before, after)]
@@ -72,7 +72,7 @@ def compare(
 
 @contextlib.contextmanager
 def source(revision: str) -> Iterator[str]:
-    """The folder with the files of a revision."""
+    """A context manager: the folder with the files of a revision."""
     if revision == ".":
         yield ROOT
         return
@@ -81,7 +81,7 @@ def source(revision: str) -> Iterator[str]:
         try:
             git("worktree", "add", "--detach", place, revision)
         except NoRevision as error:
-            raise NoRevision(f"{revision} cannot be had: {error}") from None
+            raise NoRevision(f"{revision} is not available: {error}") from None
         try:
             yield place
         finally:
@@ -95,7 +95,7 @@ def git(*words: str) -> None:
 
 
 class Match:
-    """One workload with one front end and its settings, of both revisions."""
+    """One workload with one front end and its settings, measured with both revisions."""
 
     def __init__(self, workload: str, front_end: str, params: Params, sources: Sequence[str], folder: str) -> None:
         self.workload, self.front_end, self.params = ALL[workload], front_end, params
@@ -103,7 +103,7 @@ class Match:
         self.title = f"{PEERS[front_end].title}, {workload} {told(params)}"
 
     def result(self, rounds: int, starts: int) -> Dict[str, Any]:
-        """``Failed`` if one of the revisions cannot do it."""
+        """Return the result as a dict. Raises ``Failed`` if one of the revisions cannot run the workload."""
         ratios: List[float] = []
         figures: List[List[float]] = [[], []]
         for _ in range(starts):
@@ -126,7 +126,7 @@ class Match:
         }
 
     def play(self, rounds: int) -> List[Tuple[float, float]]:
-        """Figures of neighbours, before and after; who comes first changes."""
+        """Return (before, after) of each pair of rounds; the order of the two alternates."""
         metric = next(iter(self.workload.metrics))
         prefix = f"compare{os.getpid()}-{secrets.token_hex(3)}"
         players: List[Player] = []
@@ -156,19 +156,19 @@ class Match:
 
 
 def checked(path: str, front_end: str) -> None:
-    """``Failed`` if a revision does not have a front end."""
+    """Raise ``Failed`` if a revision does not have a front end."""
     answer = subprocess.run(
         command(sys.executable, "check", front_end), capture_output=True, text=True, env=surroundings(path), check=False
     )
     if answer.returncode:
-        raise Failed((answer.stderr.strip().splitlines() or ["it said nothing"])[-1])
+        raise Failed((answer.stderr.strip().splitlines() or ["it printed no error"])[-1])
     reason = json.loads(answer.stdout)[front_end].get("reason")
     if reason:
         raise Failed(reason)
 
 
 def line(result: Dict[str, Any]) -> str:
-    """The result in one line."""
+    """Return the result in one line."""
     (low, high), (least, most) = result["quartiles"], result["interval"]
     before, after = (number(median) for median in result["medians"])
     return (

@@ -1,6 +1,7 @@
 """
-The processes of a workload: forked from the one that made the peer, each on a core of its own, doing what they are
-told and saying what it took.
+The processes of a workload: forked from the process that made the peer, each pinned to a core.
+
+The leader sends an argument to each process; the process runs its job with it and sends the result back.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any, BinaryIO, Callable, Dict, List, Optional, Sequence
 
 from .adapters.base import Peer, Unfit
 
-#: Does something in a member's process, with an argument from the leader; what it returns goes back to the leader.
+#: Runs in a member's process, with an argument from the leader; the leader gets its result.
 Job = Callable[[Any], Any]
-#: The crews of this process.
-LIVING: List[Crew] = []
+#: The crews of this process that have not ended.
+CREWS: List[Crew] = []
 
 
 class Member:
-    """One process, as the leader sees it."""
+    """One process, as its leader sees it."""
 
     def __init__(self, peer: Peer, start: Callable[[Peer], Job], core: Optional[int]) -> None:
         there, self._write = os.pipe()
@@ -63,7 +64,7 @@ class Member:
         return report["done"]
 
     def end(self) -> None:
-        """Let it go; it is killed, since peers may wait for what will not come."""
+        """Kill it: its peer may wait for a message that never comes."""
         os.close(self._write)
         self.reports.close()
         with contextlib.suppress(ProcessLookupError):
@@ -72,12 +73,12 @@ class Member:
 
 
 class Crew:
-    """The members; each starts with a function of its own, which returns its job."""
+    """The members; each calls one of ``starts``, which returns its job."""
 
     def __init__(self, peer: Peer, starts: Sequence[Callable[[Peer], Job]], pinned: bool = True) -> None:
         cores = sorted(os.sched_getaffinity(0)) if pinned and hasattr(os, "sched_getaffinity") else []
         self.members: List[Member] = []
-        LIVING.append(self)
+        CREWS.append(self)
         try:
             for number, start in enumerate(starts):
                 self.members.append(Member(peer, start, cores[number % len(cores)] if cores else None))
@@ -87,32 +88,32 @@ class Crew:
             raise
 
     def do(self, *arguments: Any) -> List[Any]:
-        """Tell each member an argument, and wait for what all of them say."""
+        """Send one argument to each member; return the results in the order of the members."""
         for member, argument in zip(self.members, arguments):
             member.tell(argument)
         return self.hear()
 
     def hear(self) -> List[Any]:
-        """What all members say, in their order; or the error of the first one that fails, though others still work."""
-        said: Dict[int, Any] = {}
+        """Return the results in the order of the members; raise the first error at once."""
+        results: Dict[int, Any] = {}
         waiting = {member.reports.fileno(): number for number, member in enumerate(self.members)}
         while waiting:
             for ready in select.select(list(waiting), [], [])[0]:
                 number = waiting.pop(ready)
-                said[number] = self.members[number].hear()
-        return [said[number] for number in range(len(self.members))]
+                results[number] = self.members[number].hear()
+        return [results[number] for number in range(len(self.members))]
 
     def end(self) -> None:
         while self.members:
             self.members.pop().end()
-        if self in LIVING:
-            LIVING.remove(self)
+        if self in CREWS:
+            CREWS.remove(self)
 
 
 def end_all() -> None:
-    """End every crew that there is: whoever made it may have failed before it could."""
-    while LIVING:
-        LIVING[-1].end()
+    """End every crew: the code that made it may have failed before it could end it."""
+    while CREWS:
+        CREWS[-1].end()
 
 
 def pin(core: Optional[int]) -> None:
@@ -121,7 +122,7 @@ def pin(core: Optional[int]) -> None:
 
 
 def work(peer: Peer, start: Callable[[Peer], Job], orders: BinaryIO, reports: BinaryIO) -> None:
-    """The life of a member."""
+    """Run a member: start it, and run its job once for each order."""
 
     def report(**what: Any) -> None:
         reports.write(json.dumps(what).encode() + b"\n")

@@ -1,5 +1,6 @@
 """
-The Pythons that peers run in: this one, and one with the packages of the time of Channels 1, which the suite makes.
+The Python environments of the peers: this one, and one with the packages of Channels 1, which the suite
+makes.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import subprocess
 import sys
 from typing import Iterator, List, Optional
 
-#: What runs there. pyperf and psutil are the suite's.
+#: The packages of the old environment. The suite itself needs pyperf and psutil.
 PINS = ("asgi_ipc==1.4.2", "asgi_redis==1.4.3", "asgiref==1.1.2", "redis==2.10.6", "pyperf", "psutil")
-#: Installed over the msgpack-python that they ask for, whose C extension does not build on these Pythons: it falls back
-#: to pure Python then. This is the last msgpack whose ``unpackb`` takes what the old layers pass.
+#: Replaces the msgpack-python that they require. Its C extension does not build on these Pythons, and it
+#: would fall back to pure Python. This is the last msgpack whose ``unpackb`` accepts the arguments of the old
+#: layers.
 MSGPACK = "msgpack==0.6.2"
 #: The Pythons that both the old packages and this suite run on.
 PYTHONS = ("3.9", "3.10")
-#: Seconds that making it may take.
+#: Timeout in seconds of each command that makes the environment.
 PATIENCE = 600
 
 
@@ -30,7 +32,7 @@ class Unmade(Exception):
 
 
 def find_python() -> Optional[str]:
-    """A Python for the old packages: this one, one on the PATH, or one of pyenv's."""
+    """Return a Python for the old packages (this one, one on the PATH, or one of pyenv's), or None."""
     for version in PYTHONS:
         for python in candidates(version):
             if works(python, version):
@@ -48,7 +50,7 @@ def candidates(version: str) -> Iterator[str]:
 
 
 def works(python: str, version: str) -> bool:
-    """Whether it runs (pyenv has commands that do not), and is of that version."""
+    """Return True if it runs and has that version; pyenv's shims may not run."""
     code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
     try:
         answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
@@ -59,26 +61,26 @@ def works(python: str, version: str) -> bool:
 
 def old_environment(folder: str, python: Optional[str] = None) -> str:
     """
-    The Python of the environment with the old packages, which is made below a folder unless it is there already.
+    Return the path of the Python with the old packages; make its environment in ``folder`` if there is none.
 
     Raises ``Unmade``.
     """
     python = python or find_python()
     if python is None:
-        raise Unmade(f"no Python {' or '.join(PYTHONS)} was found for the packages of that time (--old-python PATH)")
+        raise Unmade(f"no Python {' or '.join(PYTHONS)} was found for the old packages (--old-python PATH)")
     mark = hashlib.sha256(" ".join((python, *PINS, MSGPACK)).encode()).hexdigest()[:12]
     place = os.path.join(folder, f"old-{mark}")
-    inside, done = os.path.join(place, "bin", "python"), os.path.join(place, "made")
+    own_python, done = os.path.join(place, "bin", "python"), os.path.join(place, "made")
     if not os.path.exists(done):
         shutil.rmtree(place, ignore_errors=True)
         run([python, "-m", "venv", place])
-        pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [own_python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run([*pip, "wheel"])
         run([*pip, *PINS])
         run([*pip, "--force-reinstall", "--no-deps", MSGPACK])
         with open(done, "w", encoding="utf-8") as file:
             file.write("\n".join((*PINS, MSGPACK)))
-    return inside
+    return own_python
 
 
 def run(command: List[str]) -> None:
@@ -86,6 +88,6 @@ def run(command: List[str]) -> None:
         subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     except subprocess.CalledProcessError as error:
         lines = [line for line in (error.stderr or error.stdout).splitlines() if line.strip()]
-        raise Unmade(f"{' '.join(command[1:4])} failed: {lines[-1] if lines else 'it said nothing'}") from error
+        raise Unmade(f"{' '.join(command[1:4])} failed: {lines[-1] if lines else 'it printed no error'}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unmade(f"{' '.join(command[1:4])} failed: {error}") from error

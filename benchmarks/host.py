@@ -1,8 +1,10 @@
 """
-What a worker process does: check that peers can be had, host a workload with one of them, or time pairs for pyperf.
+The worker process: it checks which peers are available, hosts a workload with a peer, or times pairs for
+pyperf.
 
-A host reads a line for each thing to do (``round``) and answers with a line of JSON: ``{"round": figures}``,
-``{"unfit": reason}`` where the peer cannot do it, or ``{"failed": what}``. At the end of its input it clears up.
+A host reads one command (``round``) a line and answers with a line of JSON: ``{"round": figures}``,
+``{"unfit": reason}`` where the peer cannot do the workload, or ``{"failed": error}``. At the end of its input
+it cleans up.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def main(words: List[str]) -> None:
 
 
 def check(names: List[str]) -> None:
-    """Print for each peer either the versions of what it needs or the reason why it cannot be had, as JSON."""
+    """Print for each peer the versions of its packages, or the reason why it is not available, as JSON."""
     found: Dict[str, Any] = {}
     for name in names:
         spec = PEERS[name]
@@ -54,10 +56,10 @@ def check(names: List[str]) -> None:
 
 
 class Host:
-    """One workload with one peer."""
+    """Runs one workload with one peer."""
 
     def __init__(self, order: Dict[str, Any]) -> None:
-        # Answers go where nothing that a peer prints can get between them.
+        # Answers get a descriptor of their own, so that they do not mix with the output of peers.
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.maker = Maker(load(order["peer"]), Place(**order["place"]))
@@ -92,7 +94,7 @@ class Host:
 
 
 def pyperf_pairs(order: Dict[str, Any], words: List[str]) -> None:
-    """Let pyperf time pairs in one process. It starts this very command again for each of its workers."""
+    """Let pyperf time pairs in one process. pyperf starts this command again for each of its workers."""
     import pyperf
 
     place = Place(**order["place"])

@@ -1,5 +1,5 @@
 """
-How figures are told: as a median with its quartiles; and what they were measured on.
+Summaries of figures (median and quartiles), and the description of the machine that they were measured on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Figures = Dict[str, Any]
 
 
 def summary(values: Sequence[float], unit: str) -> Figures:
-    """The figures of the rounds of one run."""
+    """Summarize the values of the rounds of one run."""
     ordered = sorted(values)
     low, middle, high = quartiles(ordered)
     return {"unit": unit, "median": middle, "low": low, "high": high, "values": list(values)}
@@ -33,12 +33,12 @@ def quartiles(ordered: Sequence[float]) -> Tuple[float, float, float]:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that such a share (0 to 1) of all lies below, of values in order."""
+    """Return the value below which ``share`` (0 to 1) of the ordered values lie."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def median_interval(values: Sequence[float]) -> Tuple[float, float]:
-    """Where the median is with 95 % confidence, whatever the distribution (by the ranks of a binomial)."""
+    """Return a 95 % confidence interval of the median, for any distribution (ranks of a binomial)."""
     ordered, count = sorted(values), len(values)
     reach = 0.98 * count**0.5  # 1.96 standard deviations of sqrt(n) / 2
     first = max(0, int(count / 2 - reach))
@@ -47,7 +47,7 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float]:
 
 
 def environment(packages: Sequence[str] = ("posix_ipc", "msgpack", "pyperf")) -> Dict[str, Any]:
-    """The machine and this Python."""
+    """Describe the machine and this Python."""
     return {
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -63,7 +63,7 @@ def environment(packages: Sequence[str] = ("posix_ipc", "msgpack", "pyperf")) ->
 
 
 def versions(packages: Sequence[str]) -> Dict[str, str]:
-    """The versions of those packages that are installed."""
+    """Return the versions of those packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -93,7 +93,7 @@ def first_line(path: str) -> str:
 
 
 def commit() -> str:
-    """What the checkout is at, with a ``+`` where files differ from it; nothing outside of one."""
+    """Return the commit of the checkout, with a ``+`` if files were changed; "" outside of a checkout."""
     folder = os.path.dirname(os.path.abspath(__file__))
     try:
         answers: List[str] = [

@@ -1,5 +1,5 @@
 """
-A host process, as the one who conducts sees it: started in a peer's Python, asked for rounds, ended whatever happens.
+The suite's side of a host process: starts it with the peer's Python, asks it for rounds, and ends it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import time
 from typing import Any, Dict, List, Optional
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-#: Let glibc keep freed memory. Otherwise it depends on what lies where in the heap whether it gives a large block back
-#: to the kernel each time, which costs any peer 400 page faults for a 900 kB pair: by chance, 750 µs more than 80.
+#: Let glibc keep freed memory. Otherwise the state of the heap decides whether a large block goes back to the
+#: kernel each time. That costs any peer 400 page faults for a 900 kB pair, and by chance adds 750 µs to its
+#: 80 µs.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
-#: Seconds that a host gets to clear up.
+#: Seconds that a host has to clean up.
 PATIENCE = 20.0
 
 
 class Failed(Exception):
-    """It gave no figures; the text says why."""
+    """There are no figures; the text contains the reason."""
 
 
 class TooSlow(Failed):
-    """It did not answer in time, and would not with more to do."""
+    """The peer did not answer in time; it is not tried with larger settings."""
 
 
 def command(python: str, mode: str, *words: str) -> List[str]:
@@ -37,7 +38,7 @@ def command(python: str, mode: str, *words: str) -> List[str]:
 
 
 def surroundings(source: Optional[str]) -> Dict[str, str]:
-    """The environment variables: the packages of a folder come before those that are installed, if one is given."""
+    """Return the environment variables; the packages of ``source``, if given, come before installed ones."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables.update(MALLOC)
     if source is not None:
@@ -50,16 +51,16 @@ class Player:
 
     def __init__(self, python: str, source: Optional[str], order: Dict[str, Any], patience: float) -> None:
         self.patience = patience
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end
         self.process = subprocess.Popen(
             command(python, "host", json.dumps(order)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.said,
+            stderr=self.errors,
             env=surroundings(source),
             start_new_session=True,
         )
-        self.heard = b""
+        self.received = b""
         try:
             self.hear("ready")
         except BaseException:
@@ -72,7 +73,7 @@ class Player:
             self.process.stdin.write(b"round\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise Failed(self.last_words()) from None
+            raise Failed(self.last_error()) from None
         figures: Dict[str, Optional[float]] = self.hear("round")
         return figures
 
@@ -86,25 +87,25 @@ class Player:
 
     def line(self) -> bytes:
         assert self.process.stdout is not None
-        there, deadline = self.process.stdout.fileno(), time.monotonic() + self.patience
-        while b"\n" not in self.heard:
+        fd, deadline = self.process.stdout.fileno(), time.monotonic() + self.patience
+        while b"\n" not in self.received:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([there], [], [], left)[0]:
+            if left <= 0 or not select.select([fd], [], [], left)[0]:
                 raise TooSlow(f"gave no answer within {self.patience:.0f} s")
-            more = os.read(there, 1 << 20)
+            more = os.read(fd, 1 << 20)
             if not more:
-                raise Failed(self.last_words())
-            self.heard += more
-        line, _, self.heard = self.heard.partition(b"\n")
+                raise Failed(self.last_error())
+            self.received += more
+        line, _, self.received = self.received.partition(b"\n")
         return line
 
-    def last_words(self) -> str:
-        self.said.seek(0)
-        lines = self.said.read().decode(errors="replace").split("\n")
-        return "died: " + next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    def last_error(self) -> str:
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").split("\n")
+        return "died: " + next((line for line in reversed(lines) if line.strip()), "it printed no error")
 
     def end(self) -> None:
-        """Let it clear up; a process that hangs is killed, with all that it started."""
+        """Let it clean up; kill it and every process that it started after ``PATIENCE``."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -118,4 +119,4 @@ class Player:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process.stdout.close()
-            self.said.close()
+            self.errors.close()

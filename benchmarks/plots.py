@@ -1,7 +1,7 @@
 """
-Pictures of a document of the suite: cost against backlog, round trips, fan-out, size of messages, throughput.
+Pictures of the suite's results: cost by backlog, round trips, fan-out, cost by size of message, throughput.
 
-The same document gives the same bytes. A picture says what machine it comes from.
+The same document gives the same bytes. The caption of a picture describes the machine and the command.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from .adapters import PEERS
 
-#: One colour for each family, darker and lighter for its members; floors are grey and dashed.
+#: The shades of each family of peers; floors are grey and dashed.
 COLOURS: Dict[str, Sequence[str]] = {
     "own": ("#0b6e4f", "#31b57c"),
     "memory": ("#7a4fbf",),
@@ -24,14 +24,14 @@ COLOURS: Dict[str, Sequence[str]] = {
     "floor": ("#333333", "#777777", "#aaaaaa", "#333333", "#777777"),
 }
 WIDTH, INK, FAINT = 9.0, "#222222", "#dddddd"
-#: Characters of a caption that fit into a line.
+#: Characters in a line of a caption.
 LINE = 150
 Document = Dict[str, Any]
 Points = List[Tuple[float, float]]
 
 
 def draw(document: Document, folder: str) -> List[str]:
-    """Write those pictures that there are figures for; their paths. ``ImportError`` without matplotlib."""
+    """Write every picture that has figures; return the paths. Raises ``ImportError`` without matplotlib."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -60,7 +60,7 @@ def draw(document: Document, folder: str) -> List[str]:
 
 
 def caption(document: Document) -> str:
-    """The machine and the command."""
+    """Return the caption: the machine and the command."""
     machine = document["environment"]
     text = f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}, {machine['python']}"
     return textwrap.fill(f"{text}  ·  {document['command']}", LINE).replace("$", r"\$")
@@ -88,7 +88,7 @@ def colour(peer: str) -> str:
 
 
 def series(document: Document, workload: str, by: str, metric: str, **wanted: Any) -> Dict[str, Points]:
-    """For each peer the points of a line: a setting, and the median of a metric."""
+    """Return the line of each peer: points (setting ``by``, median of ``metric``)."""
     lines: Dict[str, Points] = {}
     for result in document["results"]:
         if (
@@ -102,7 +102,7 @@ def series(document: Document, workload: str, by: str, metric: str, **wanted: An
 
 
 def curves(lines: Dict[str, Points], title: str, across: str, up: str, linear: float = 0.0) -> Any:
-    """A picture with a line for each peer and its name at the right end; None without lines of some length."""
+    """Draw a line for each peer, with its name at the right end; return None without a line of two points."""
     lines = {peer: points for peer, points in lines.items() if len(points) > 1}
     if not lines:
         return None
@@ -137,7 +137,7 @@ def curves(lines: Dict[str, Points], title: str, across: str, up: str, linear: f
 
 
 def name_ends(figure: Any, axes: Any, lines: Dict[str, Points]) -> None:
-    """The peers' names at the right, each at the height of its last point as far as they do not overlap."""
+    """Write the peers' names at the right, at the heights of their last points, without overlaps."""
     ends = []
     for peer, points in lines.items():
         _, height = axes.transAxes.inverted().transform(axes.transData.transform(points[-1]))
@@ -145,7 +145,7 @@ def name_ends(figure: Any, axes: Any, lines: Dict[str, Points]) -> None:
     gap, floor = 0.045, -0.08
     for entry in sorted(ends):
         entry[0] = floor = max(entry[0], floor + gap)
-    over = floor - 1.0  # the highest may have been pushed out: everything above its neighbour comes down again
+    over = floor - 1.0  # the highest names may be above the axes now: move them and those below down
     if over > 0:
         ceiling = 1.0 + gap
         for entry in sorted(ends, reverse=True):
@@ -164,7 +164,7 @@ def name_ends(figure: Any, axes: Any, lines: Dict[str, Points]) -> None:
 
 
 def plain(axis: Any) -> None:
-    """Numbers as people write them."""
+    """Write the numbers of an axis without exponents."""
     from matplotlib.ticker import FuncFormatter
 
     def told(value: float, _: int) -> str:
@@ -192,7 +192,7 @@ def fanout(document: Document) -> Any:
 
 
 def throughput(document: Document) -> Any:
-    """Those with as many senders as receivers."""
+    """Draw the settings with as many senders as receivers."""
     found = document["results"]
     even = {"results": [each for each in found if each["params"].get("senders") == each["params"].get("receivers")]}
     title = "Messages through one channel, by processes at each end"
@@ -200,7 +200,7 @@ def throughput(document: Document) -> Any:
 
 
 def roundtrip(document: Document) -> Any:
-    """Bars for the medians, and a tick for each p99."""
+    """Draw a bar for each median, and a tick for each p99."""
     found = [result for result in document["results"] if result["workload"] == "roundtrip"]
     if not found:
         return None

@@ -1,6 +1,8 @@
 """
-Pairs in one process, timed by pyperf: every pass starts pyperf's worker processes anew, and peers take turns pass by
-pass, since pyperf itself measures one thing after the other.
+Pairs in one process, timed by pyperf. Every pass starts new pyperf workers, and peers take turns pass by
+pass.
+
+pyperf itself would measure all values of one peer before the first of the next.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from .player import MALLOC, command, surroundings
 from .workloads.base import Params
 
-#: Of each pass: worker processes, values and warm-ups in each of them, the least seconds for a value.
+#: Options of a pass: worker processes, values and warm-ups of each, minimum seconds of a value.
 FULL = ("--processes=1", "--values=5", "--warmups=1", "--min-time=0.05")
 QUICK = ("--processes=1", "--values=1", "--warmups=1", "--min-time=0.001")
-#: The environment variables that pyperf lets its workers have.
+#: The environment variables that pyperf passes on to its workers.
 INHERITED = ",".join(("PYTHONPATH", *MALLOC))
-#: Seconds for a pass.
+#: Timeout of a pass in seconds.
 PATIENCE = 120
 
 Cell = Tuple[str, Params]
@@ -35,7 +37,7 @@ def timed_by_pyperf(
     python: Callable[[str], Tuple[str, Optional[str]]],
     fail: Callable[[str, Params, Exception], None],
 ) -> List[Tuple[Cell, List[float]]]:
-    """µs for a pair, all values of all passes, for each peer and its settings."""
+    """Return (cell, µs for a pair: all values of all passes) of each cell, a peer with its settings."""
     values: Dict[int, List[float]] = {number: [] for number in range(len(cells))}
     for turn in range(passes):
         for number in list(values)[:: -1 if turn % 2 else 1]:
@@ -65,12 +67,12 @@ def one_pass(order: Dict[str, Any], python: Tuple[str, Optional[str]], options: 
             raise RuntimeError(f"gave no answer within {2 * PATIENCE} s") from None
         if answer.returncode:
             lines = [text for text in answer.stderr.splitlines() if text.strip()]
-            raise RuntimeError(f"failed: {lines[-1] if lines else 'it said nothing'}")
+            raise RuntimeError(f"failed: {lines[-1] if lines else 'it printed no error'}")
         return read(output)
 
 
 def read(path: str) -> List[float]:
-    """The values in a file of pyperf's, in µs, without its calibrations and warm-ups."""
+    """Return the values of a pyperf file in µs, without calibrations and warm-ups."""
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
     return [value * 1e6 for run in document["benchmarks"][0]["runs"] for value in run.get("values", ())]

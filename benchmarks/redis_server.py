@@ -1,5 +1,5 @@
 """
-A Redis server for the peers that need one: on loopback and on a unix socket, with nothing on disk.
+A Redis server for the peers that need one: on loopback and on a unix socket, without persistence.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import time
 from contextlib import contextmanager
 from typing import Dict, Iterator, Tuple
 
-#: Seconds it may take to start or to end.
+#: Seconds that the server has to start or to end.
 PATIENCE = 10.0
 
 
 @contextmanager
 def redis_server(folder: str) -> Iterator[Tuple[Dict[str, str], str]]:
-    """The ways to a server ("tcp" and "unix"), and what it is; or none, and why."""
+    """A context manager: (addresses by "tcp" and "unix", version), or ({}, why there is no server)."""
     program = shutil.which("redis-server")
     if program is None:
         yield {}, "there is no redis-server on the PATH (Debian: apt-get install redis-server)"
@@ -29,7 +29,7 @@ def redis_server(folder: str) -> Iterator[Tuple[Dict[str, str], str]]:
     log = os.path.join(folder, "redis.log")
     words = ["--bind", "127.0.0.1", "--port", str(port), "--unixsocket", path]
     words += ["--save", "", "--appendonly", "no", "--dir", folder, "--logfile", log]
-    # A subscriber that is slower than the sender is part of some workloads.
+    # In some workloads subscribers are slower than the sender: do not disconnect them.
     words += ["--client-output-buffer-limit", "pubsub", "0", "0", "0"]
     server = subprocess.Popen([program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 def wait_for(server: subprocess.Popen[bytes], port: int, path: str) -> bool:
-    """Whether it answers, both ways, before long."""
+    """Return True if both addresses accept connections within ``PATIENCE``."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -70,6 +70,6 @@ def wait_for(server: subprocess.Popen[bytes], port: int, path: str) -> bool:
 def last_line(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            return (file.read().splitlines() or ["it said nothing"])[-1]
+            return (file.read().splitlines() or ["it printed no error"])[-1]
     except OSError:
-        return "it said nothing"
+        return "it printed no error"

@@ -1,6 +1,8 @@
 """
-A document of the suite as text: where it was made, a line for each figure with its ratio to this layer's, who was left
-out and why, and which targets were reached.
+The report of the suite's results as text.
+
+It describes the machine, and lists each figure with its ratio to this layer's figure, the peers that were
+left out and why, and the targets that were reached or missed.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from .measure import Figures
 from .targets import judged
 from .workloads import WORKLOADS
 
-#: What ratios are to.
+#: The peer that ratios refer to.
 OURS = "asgi_ipc"
 
 
 def report(document: Dict[str, Any]) -> Iterator[str]:
-    """Its lines."""
+    """Yield the lines of the report."""
     yield from surroundings(document["environment"], document["command"])
     yield "Medians, with quartiles in brackets; x: as a multiple of asgi_ipc's."
     for workload in WORKLOADS.values():
@@ -41,7 +43,7 @@ def report(document: Dict[str, Any]) -> Iterator[str]:
 
 
 def surroundings(environment: Dict[str, Any], command: str) -> Iterator[str]:
-    """What it was measured on."""
+    """Yield the lines that describe the machine, the packages and the command."""
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     if environment.get("redis"):
         packages += f", {environment['redis']}"
@@ -52,7 +54,7 @@ def surroundings(environment: Dict[str, Any], command: str) -> Iterator[str]:
 
 
 def tables(results: List[Dict[str, Any]]) -> Iterator[str]:
-    """The results of a workload, those with the same settings together."""
+    """Yield the results of a workload, grouped by settings."""
     settings: List[Dict[str, Any]] = []
     for result in results:
         if result["params"] not in settings:
@@ -67,7 +69,7 @@ def tables(results: List[Dict[str, Any]]) -> Iterator[str]:
 
 
 def ratio(result: Dict[str, Any], ours: Dict[str, Any]) -> str:
-    """Its first figure as a multiple of ours, if both have it."""
+    """Return a result's first figure as a multiple of ours, or "" if one of them is missing."""
     metric = next(iter(ours["metrics"]))
     base = ours["metrics"][metric]["median"]
     if metric not in result["metrics"] or not base:
@@ -76,17 +78,17 @@ def ratio(result: Dict[str, Any], ours: Dict[str, Any]) -> str:
 
 
 def which(params: List[Dict[str, Any]]) -> str:
-    """The settings that somebody was left out of, unless it is many."""
+    """Return the settings for which a peer was left out, or "" if there are more than two."""
     return f" ({'; '.join(told(each) for each in params)})" if 0 < len(params) <= 2 else ""
 
 
 def told(params: Dict[str, Any]) -> str:
-    """Settings in words."""
+    """Return settings as text."""
     return " ".join(f"{name}={value:,}" if type(value) is int else f"{name}={value}" for name, value in params.items())
 
 
 def line(title: str, params: Dict[str, Any], metrics: Dict[str, Figures]) -> str:
-    """The figures of a peer in one line."""
+    """Return the figures of a peer in one line."""
     parts = [
         f"{name} {number(figures['median'])} {figures['unit']} ({number(figures['low'])} to {number(figures['high'])})"
         for name, figures in metrics.items()
@@ -95,7 +97,7 @@ def line(title: str, params: Dict[str, Any], metrics: Dict[str, Figures]) -> str
 
 
 def number(value: float) -> str:
-    """With three digits that count, or without a fraction."""
+    """Return a number with three significant digits, or without a fraction from 1,000."""
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"

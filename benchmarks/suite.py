@@ -1,6 +1,7 @@
 """
-One run of the suite: which peers can be had, each workload with all of them in rounds that take turns, and what came
-out, as one document.
+One run of the suite: check which peers are available, and measure each workload with all of them in turns.
+
+The results are one document.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from .report import line, told
 from .workloads import WORKLOADS
 from .workloads.base import Params, Workload
 
-#: The checkout, whose asgi_ipc is measured.
+#: The checkout; its asgi_ipc is measured.
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: Memory, if the system has a folder for it.
+#: A folder in memory, if the system has one.
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
-#: Workloads that pyperf times, where it is installed; else they are played in rounds like the others.
+#: Workloads that pyperf times if it is installed; otherwise they run in rounds like the others.
 BY_PYPERF = ("pair", "payload")
 
 Say = Callable[[str], None]
-#: Is told who failed, with which settings, and how.
+#: Called with the peer that failed, its settings and the error.
 Fail = Callable[[str, Params, Exception], None]
 
 
 class Suite:
-    """The run. ``document`` is what is written to a file: environment, peers, results, and who was left out and why."""
+    """A run. ``document`` holds its environment, peers and results, and why other peers were left out."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Suite:
             self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{self.prefix}-", dir=MEMORY))
             stack.callback(sweep, self.prefix)
             self.servers = stack.enter_context(self.redis())
-            self.muster()
+            self.check_peers()
             for workload in self.workloads:
                 self.say(f"\n{workload.name}: {workload.title}")
                 start = time.monotonic()
@@ -82,11 +83,11 @@ class Suite:
                 self.say(f"  ({self.document['took'][workload.name]:.0f} s)")
         return self.document
 
-    # -- peers --------------------------------------------------------------------------------------------------------
+    # -- peers -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def redis(self) -> Iterator[Dict[str, str]]:
-        """The ways to a Redis server, if a peer needs it."""
+        """A context manager: the addresses of a Redis server, if a peer needs one."""
         if not any(PEERS[name].server for name in self.names):
             yield {}
             return
@@ -98,15 +99,15 @@ class Suite:
                     self.leave_out(name, what)
             yield servers
 
-    def muster(self) -> None:
-        """Keep the peers that can be had, and name the others."""
+    def check_peers(self) -> None:
+        """Keep the peers that are available, and list the others as left out."""
         for environment in dict.fromkeys(PEERS[name].environment for name in self.names):
             names = [name for name in self.names if PEERS[name].environment == environment]
             try:
                 if environment == "old":
-                    self.say("making an environment for the old packages, unless it is there")
-                    inside = environments.old_environment(self.environments_folder, self.old_python)
-                    self.pythons["old"] = inside, None
+                    self.say("making an environment for the old packages, if there is none")
+                    python = environments.old_environment(self.environments_folder, self.old_python)
+                    self.pythons["old"] = python, None
                 found = self.checked(environment, names)
             except (environments.Unmade, Failed) as error:
                 found = {name: {"reason": str(error)} for name in names}
@@ -122,12 +123,12 @@ class Suite:
             command(python, "check", *names), capture_output=True, text=True, env=surroundings(source), check=False
         )
         if answer.returncode:
-            raise Failed(f"{python} failed: {(answer.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+            raise Failed(f"{python} failed: {(answer.stderr.strip().splitlines() or ['it printed no error'])[-1]}")
         found: Dict[str, Dict[str, Any]] = json.loads(answer.stdout)
         return found
 
     def leave_out(self, name: str, reason: str, workload: str = "", params: Optional[Params] = None) -> None:
-        """Say that a peer has no figures, and why."""
+        """Note, and print, that a peer has no figures, and why."""
         if not workload and name in self.names:
             self.names.remove(name)
         left_out = self.document["left_out"]
@@ -139,7 +140,7 @@ class Suite:
         left_out.append({**what, "params": [params] if params else []})
         self.say(f"  left out: {PEERS[name].title}: {reason}{f' ({told(params)})' if params else ''}")
 
-    # -- workloads ----------------------------------------------------------------------------------------------------
+    # -- workloads -------------------------------------------------------------------------------------------
 
     def play(self, workload: Workload) -> None:
         self.too_much: Dict[str, List[Params]] = {}
@@ -156,7 +157,7 @@ class Suite:
                 self.add(workload, name, params, figures)
 
     def fit(self, workload: Workload, params: Params) -> List[str]:
-        """The peers that can take part."""
+        """Return the peers that can run a workload with these settings; note the others as left out."""
         fit = []
         for name in self.names:
             spec = PEERS[name]
@@ -184,7 +185,7 @@ class Suite:
         return self.pythons[PEERS[name].environment]
 
     def order(self, name: str) -> Dict[str, Any]:
-        """What a worker process is told about a peer."""
+        """Return what a worker process needs to know about a peer."""
         number = self.numbers = getattr(self, "numbers", 0) + 1
         place = {"prefix": f"{self.prefix}-{number}", "folder": self.folder, "servers": self.servers}
         return {"peer": name, "place": place}
@@ -214,9 +215,10 @@ def interleave(
     fail: Fail,
 ) -> List[Tuple[Tuple[str, Params], Dict[str, List[float]]]]:
     """
-    Start all players, let them take turns for some rounds, end them: the figures of each, in the order of the players.
+    Start all players, let them take turns for ``rounds`` rounds, and end them.
 
-    Every second time they take their turns backwards, so that nobody always comes after the same one.
+    Return the figures of each, in the order of the players. Every second round runs in reverse order, so that
+    no player always runs after the same one.
     """
     playing: Dict[int, Player] = {}
     figures: Dict[int, Dict[str, List[float]]] = {}
@@ -246,7 +248,7 @@ def interleave(
 
 
 def more(params: Params, less: Params) -> bool:
-    """Whether settings ask for at least as much as others in every number, and are else the same."""
+    """Return True if every number in ``params`` is at least that in ``less``, and the rest is equal."""
     return params.keys() == less.keys() and all(
         value == less[name] or (isinstance(value, (int, float)) and value > less[name])
         for name, value in params.items()
@@ -254,7 +256,7 @@ def more(params: Params, less: Params) -> bool:
 
 
 def sweep(prefix: str) -> None:
-    """Remove what processes left that had to be killed."""
+    """Remove the shared memory of processes that had to be killed."""
     for path in glob.glob(f"/dev/shm/*{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -1,5 +1,5 @@
 """
-What the layer wants to reach, as ratios of figures of one run: read from its document, and told as reached or not.
+The performance targets of the layer, as figures and ratios of one run, and which of them were reached.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 Document = Dict[str, Any]
-#: Looks a figure up: workload, peer, metric, and settings that the result must have; ``over`` another peer's, it is
-#: the median of the ratios round by round.
+#: Looks up a figure by workload, peer, metric and settings. With ``over`` another peer, it returns the median
+#: of the ratios of both, round by round.
 Look = Callable[..., float]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure, and the most (or the least) that it may be."""
+    """A figure and its limit: a maximum, or a minimum with ``at_least``."""
 
     text: str
     figure: Callable[[Look], float]
@@ -36,7 +36,7 @@ def ratio(peer: str, other: str, workload: str = "pair", metric: str = "pair") -
 
 
 def trip(peer: str, floor: str, pair_of: str) -> Callable[[Look], float]:
-    """How many pairs a round trip takes above the floor of bare FIFOs."""
+    """Return the time of a round trip above the floor of bare FIFOs, in pairs."""
     return lambda look: (
         (look("roundtrip", peer, "median") - look("roundtrip", floor, "median")) / look("pair", pair_of, "pair")
     )
@@ -47,7 +47,7 @@ def rare(peer: str) -> Callable[[Look], float]:
 
 
 def large(look: Look) -> float:
-    """A 900 kB pair without its msgpack, in copies both ways."""
+    """Return the time of a 900 kB pair without msgpack, in copies both ways."""
     ours, codec, copies = (
         look("payload", peer, "pair", payload=900_000) for peer in ("asgi_ipc", "floor-msgpack", "floor-memcpy")
     )
@@ -55,7 +55,7 @@ def large(look: Look) -> float:
 
 
 def thousand(peer: str, metric: str) -> Callable[[Look], float]:
-    """ms for 1,000 members in two processes, which is µs for each of them."""
+    """Return ms for 1,000 members in two processes, which is µs for each member."""
     return lambda look: look("fanout", peer, metric, members=1000, processes=2)
 
 
@@ -68,7 +68,7 @@ def recovery(look: Look) -> float:
 
 
 def crowd(look: Look) -> float:
-    """The least that goes through with more processes than one and one, as a share of what goes through with those."""
+    """Return the lowest throughput of several processes, as a ratio to that of one sender and receiver."""
     alone = look("throughput", "asgi_ipc", "rate", senders=1, receivers=1)
     return min(look("throughput", "asgi_ipc", "rate", senders=count, receivers=count) for count in (2, 4, 8)) / alone
 
@@ -104,7 +104,7 @@ TARGETS = (
 
 
 def judged(document: Document) -> Iterator[str]:
-    """A line for each target that the run has the figures for."""
+    """Yield a line for each target that the run has figures for."""
 
     def look(workload: str, peer: str, metric: str, over: Optional[str] = None, **params: Any) -> float:
         values = find(document["results"], workload, peer, metric, params)
@@ -130,7 +130,7 @@ def judged(document: Document) -> Iterator[str]:
 def find(
     results: List[Dict[str, Any]], workload: str, peer: str, metric: str, params: Dict[str, Any]
 ) -> List[float]:
-    """All values of a figure; ``Missing`` if there is none."""
+    """Return all values of a figure. Raises ``Missing`` if the run has no such figure."""
     for result in results:
         if (
             result["workload"] == workload

@@ -1,8 +1,8 @@
 """
-What runs in a peer's Python, started by path: ``python worker.py check|host|pyperf ...``.
+The entry point of worker processes, started by its path: ``python worker.py check|host|pyperf ...``.
 
-It loads this package from its folder without putting the checkout on ``sys.path``, where old peers would find another
-asgi_ipc than their own.
+It imports ``benchmarks`` without the checkout on ``sys.path``. Otherwise old peers would import the
+checkout's asgi_ipc instead of their own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import sys
 
 
-def adopt() -> None:
-    """Make ``benchmarks`` importable, and nothing beside it."""
+def import_benchmarks() -> None:
+    """Make ``benchmarks`` importable, but nothing else in the checkout."""
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != folder]
     place = os.path.join(folder, "__init__.py")
@@ -26,7 +26,7 @@ def adopt() -> None:
 
 
 def main() -> None:
-    adopt()
+    import_benchmarks()
     from benchmarks import host
 
     host.main(sys.argv[1:])

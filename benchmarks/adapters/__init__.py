@@ -1,8 +1,8 @@
 """
-The peers: this layer, what a user would pick instead, and the floors below all of them.
+The peers: this layer, the alternatives, and the floors (lower bounds).
 
-Only their names and what they lack stand here. The adapters are imported in processes of their own, since each needs
-packages that may not be there.
+This module has only their names and what they lack. Adapters are imported in worker processes, because each
+needs packages that may not be installed.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ ONE_PROCESS = "works within one process only"
 NO_GROUPS = "has no groups"
 NO_CHANNELS = "is one queue: there are no other channels for messages to wait in"
 NOT_SHARED = "gives a message to every receiver, not to one of them"
-KEEPS_NOTHING = "keeps no messages for those who do not listen yet"
-PIPE_WRITERS = "is not made for several writers or readers on one end"
+KEEPS_NOTHING = "keeps no messages for receivers that do not listen yet"
+PIPE_WRITERS = "does not support several writers or readers on one end"
 PIPE_FULL = "a pipe holds some 200 kB: a larger message needs a reader at the same time"
 QUEUE = {"groups": NO_GROUPS, "channels": NO_CHANNELS}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A peer: what it is called, where its adapter is, and what it needs."""
+    """A peer: its name, its adapter, and what it needs."""
 
     title: str
     adapter: str  # module:class, in this package
-    family: str  # what it is drawn as
-    modules: Tuple[str, ...] = ()  # that have to be importable
-    packages: Tuple[str, ...] = ()  # whose versions are of interest
-    environment: str = "here"  # or "old", the one that the suite makes
-    server: str = ""  # the way to a Redis server
-    lacks: Dict[str, str] = field(default_factory=dict)  # what a workload may need -> why it is not there
-    only: Tuple[str, ...] = ()  # the workloads that it is for, if it is not for all
+    family: str  # of colours in the pictures
+    modules: Tuple[str, ...] = ()  # that must be importable
+    packages: Tuple[str, ...] = ()  # whose versions are reported
+    environment: str = "here"  # or "old": the environment that the suite makes
+    server: str = ""  # how it connects to a Redis server: "tcp", "unix" or not at all
+    lacks: Dict[str, str] = field(default_factory=dict)  # what a workload may need -> why the peer lacks it
+    only: Tuple[str, ...] = ()  # the workloads that it takes part in; empty: all
 
 
 CHANNELS_REDIS = ("channels_redis", "channels", "redis")
-#: By the names that the command line takes.
+#: The peers by the names that the command line accepts.
 PEERS: Dict[str, Spec] = {
     "asgi_ipc": Spec("asgi_ipc", "layer:Sync", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
     "asgi_ipc-async": Spec("asgi_ipc, async", "layer:Async", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
@@ -125,7 +125,7 @@ PEERS: Dict[str, Spec] = {
 
 
 def load(name: str) -> Type[Peer]:
-    """The adapter of a peer, in a process that has what it needs."""
+    """Import and return the adapter of a peer. The packages that it needs must be installed."""
     module, _, what = PEERS[name].adapter.partition(":")
     adapter: Type[Peer] = getattr(importlib.import_module(f"{__name__}.{module}"), what)
     return adapter

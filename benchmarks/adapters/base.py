@@ -1,12 +1,13 @@
 """
-What every adapter offers: the loops that are timed, written once for peers that are called and once for peers that are
-awaited.
+The base classes of the adapters, with the loops that are timed: one for synchronous peers, one for
+asynchronous.
 
-An adapter says how to make, open and remove its peer, and how to send, receive and (where the peer has them) join and
-send to groups. The loops call what ``sender`` and ``receiver`` return directly, so that no wrapper of ours is measured.
+An adapter implements how to make, open and remove its peer, how to send and receive, and, if the peer has
+groups, how to join and send to them. The loops call what ``sender`` and ``receiver`` return directly, so that
+no wrapper is measured.
 
-A peer is made in one process (``prepare``), opened in each process that uses it (``open``, after the fork), and
-removed by the one that made it (``remove``).
+One process makes a peer (``prepare``). Each process that uses it opens it (``open``, after the fork). The
+process that made it removes it (``remove``).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable, Coroutine, Dict, List, Tuple
 
-#: The channels there are, but for those of unread messages and of group members.
+#: All channels except those of unread messages and of group members.
 CHANNEL, PING, PONG = CHANNELS = ("channel", "ping", "pong")
 GROUP = "group"
-#: Seconds that awaited receives get to settle down in before anybody sends.
+#: Seconds that receives have to start waiting before a message is sent.
 SETTLE = 0.2
 
 Message = Dict[str, Any]
@@ -30,17 +31,17 @@ now = time.perf_counter_ns
 
 
 class Unfit(Exception):
-    """A peer cannot take part; the text says why."""
+    """A peer cannot run a workload; the text contains the reason."""
 
 
 def message_of(payload: int) -> Message:
-    """A message with so many bytes of content."""
+    """Return a message with ``payload`` bytes of content."""
     return {"body": b"x" * payload}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a peer keeps what it keeps: a prefix for names, a folder in memory, and the servers that were started."""
+    """Where a peer stores its data: a prefix for names, a folder in memory, and the addresses of servers."""
 
     prefix: str
     folder: str
@@ -48,7 +49,7 @@ class Place:
 
 
 class Peer:
-    """What the workloads call. Each loop runs as often as it is told and returns times in ns where it returns any."""
+    """The interface that the workloads use. Each loop runs ``times`` times; durations are in ns."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -56,13 +57,13 @@ class Peer:
 
     @classmethod
     def check(cls) -> None:
-        """Raise ``Unfit`` with the reason if what is installed will not do."""
+        """Raise ``Unfit`` with the reason if the installed packages are unsuitable."""
 
     def prepare(self) -> None:
-        """Make what several processes share, before any of them is forked."""
+        """Make what several processes share, before they are forked."""
 
     def remove(self) -> None:
-        """Undo ``prepare``, and remove all that was left in memory."""
+        """Undo ``prepare``, and remove everything in memory."""
 
     def open(self) -> None:
         """Connect this process."""
@@ -71,61 +72,61 @@ class Peer:
         """Disconnect this process."""
 
     def listen(self, channel: str) -> None:
-        """Be about to receive from a channel: some peers keep nothing for those who come later."""
+        """Prepare to receive from a channel: some peers keep no messages for receivers that come later."""
 
     def pairs(self, times: int, message: Message) -> None:
-        """Send a message and receive it again."""
+        """Send a message and receive it, ``times`` times."""
         raise NotImplementedError
 
     def timed_pairs(self, times: int, message: Message) -> List[int]:
-        """The time of each pair."""
+        """Do the same; return the time of each pair."""
         raise NotImplementedError
 
     def send_all(self, channel: str, times: int, message: Message) -> None:
-        """Send a message so often."""
+        """Send a message ``times`` times."""
         raise NotImplementedError
 
     def receive_all(self, channel: str, times: int) -> None:
-        """Wait for so many messages."""
+        """Receive ``times`` messages; wait for them."""
         raise NotImplementedError
 
     def ask(self, times: int, message: Message) -> List[int]:
-        """The time of each round trip: a message to ``PING``, and the answer from ``PONG``."""
+        """Send to ``PING`` and wait for the answer at ``PONG``; return the time of each round trip."""
         raise NotImplementedError
 
     def answer(self, times: int, message: Message) -> None:
-        """Send a message to ``PONG`` for each from ``PING``."""
+        """Wait for each message at ``PING``, and answer it at ``PONG``."""
         raise NotImplementedError
 
     def join(self, count: int) -> None:
-        """Make so many channels of this process members of the group."""
+        """Add ``count`` channels of this process to the group."""
         raise NotImplementedError
 
     def arm(self) -> None:
-        """Let all members of this process wait for a message."""
+        """Make all members of this process wait for a message."""
 
     def gather(self) -> int:
-        """When the last member of this process had its message."""
+        """Receive the message at every member of this process; return when the last one had it."""
         raise NotImplementedError
 
     def announce(self, message: Message) -> Tuple[int, int]:
-        """Send to the group: when it began, and when it was done."""
+        """Send to the group; return when the call began and when it returned."""
         raise NotImplementedError
 
     def wait(self, count: int) -> None:
-        """Wait for ever, on so many channels."""
+        """Wait for ever, on ``count`` channels."""
         raise NotImplementedError
 
 
 class SyncPeer(Peer):
-    """A peer that is called."""
+    """A peer with a synchronous interface."""
 
     def sender(self, channel: str) -> Callable[[Message], Any]:
-        """What sends a message to a channel."""
+        """Return a function that sends a message to a channel."""
         raise NotImplementedError
 
     def receiver(self, channel: str, wait: bool) -> Callable[[], Any]:
-        """What takes a message from a channel; without ``wait``, one is there already."""
+        """Return a function that takes a message from a channel; without ``wait``, one is there already."""
         raise NotImplementedError
 
     def group_add(self, group: str, channel: str) -> None:
@@ -196,7 +197,7 @@ class SyncPeer(Peer):
 
 
 class AsyncPeer(Peer):
-    """A peer that is awaited, in an event loop that it has for itself."""
+    """A peer with an asynchronous interface, in its own event loop."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -216,17 +217,17 @@ class AsyncPeer(Peer):
         return self.loop.run_until_complete(work)
 
     async def connect(self) -> None:
-        """Make what this process needs, in its loop."""
+        """Connect this process, in its event loop."""
 
     async def disconnect(self) -> None:
-        """Undo that."""
+        """Disconnect this process."""
 
     def sender(self, channel: str) -> Callable[[Message], Awaitable[Any]]:
-        """What sends a message to a channel when awaited."""
+        """Return a coroutine function that sends a message to a channel."""
         raise NotImplementedError
 
     def receiver(self, channel: str) -> Callable[[], Awaitable[Any]]:
-        """What waits for a message when awaited."""
+        """Return a coroutine function that waits for a message."""
         raise NotImplementedError
 
     async def new_channel(self) -> str:

@@ -1,4 +1,4 @@
-"""What else a Channels 4 site can use: the in-memory layer, and channels_redis with either of its two layers."""
+"""The other layers for Channels 4: the in-memory layer, and the two layers of channels_redis."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Awaitable, Callable, Dict, List
 
 from .base import AsyncPeer, Message
 
-#: Room for anything that is done here.
+#: Large enough for every workload.
 OPTIONS: Dict[str, Any] = {"capacity": 2_000_000, "expiry": 86400}
-#: Seconds after which a subscription stands.
+#: Seconds after which a subscription is active.
 SUBSCRIBING = 0.5
 
 
@@ -45,12 +45,12 @@ class InMemory(ChannelsPeer):
 
 
 class RedisPeer(ChannelsPeer):
-    """A layer of channels_redis; subclasses say which, and how the server is reached."""
+    """A layer of channels_redis; ``server`` is how it connects: "tcp" or "unix"."""
 
     server: str
 
     def hosts(self) -> List[Dict[str, Any]]:
-        """Without the client's time limit: its default is as long as the layer waits, and ends a receive then."""
+        """Return the server's address without a timeout: the default ends a receive that waits for long."""
         return [{"address": self.place.servers[self.server], "socket_timeout": None}]
 
     async def disconnect(self) -> None:
@@ -86,7 +86,7 @@ class RedisPubSub(RedisPeer):
         self.layer = RedisPubSubChannelLayer(hosts=self.hosts(), prefix=self.place.prefix)
 
     def listen(self, channel: str) -> None:
-        """Subscribe: it begins with the first receive, and what was sent before is lost."""
+        """Subscribe: a subscription begins with the first receive, and earlier messages are lost."""
 
         async def work() -> None:
             waiting = asyncio.ensure_future(self.receiver(channel)())
@@ -103,7 +103,7 @@ class RedisPubSub(RedisPeer):
         return super().receiver(self.name(channel))
 
     def name(self, channel: str) -> str:
-        """Channels are the server's: its prefix is for groups only."""
+        """Return a channel name with our prefix: the layer applies its own prefix only to groups."""
         return channel if channel in self.members else f"{self.place.prefix}.{channel}"
 
 

@@ -1,4 +1,4 @@
-"""What no layer of this kind can do without, alone: the lower bounds that figures are compared with."""
+"""The floors: lower bounds, each measuring alone what no layer of this kind can avoid."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from asgi_ipc.codec import decode, encode
 
 from .base import CHANNELS, PING, PONG, Message, Peer, SyncPeer, now
 
-#: Bytes to copy into and out of.
-ROOM = 4 * 1024 * 1024
-#: Where in them: not at the beginning of a page, nor of a cache line.
+#: Bytes of memory to copy into and out of.
+SIZE = 4 * 1024 * 1024
+#: Offset of the copies: not at the start of a page or of a cache line.
 START = 4096 + 24
 
 
 class Floor(Peer):
-    """A semaphore taken and given back twice, the message encoded and decoded, copied into memory and out."""
+    """Acquire and release a semaphore twice, encode and decode the message, copy it into memory and out."""
 
     def open(self) -> None:
         name = f"/{self.place.prefix}"
         self.semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1)
         self.semaphore.unlink()
-        self.memory = mmap.mmap(-1, ROOM)
+        self.memory = mmap.mmap(-1, SIZE)
 
     def close(self) -> None:
         self.semaphore.close()
@@ -48,7 +48,7 @@ class Floor(Peer):
 
 
 class Codec(Peer):
-    """The message encoded and decoded by msgpack, without a check."""
+    """Encode and decode the message with msgpack, without checks."""
 
     def pairs(self, times: int, message: Message) -> None:
         pack, unpack = msgpack.packb, msgpack.unpackb
@@ -57,10 +57,10 @@ class Codec(Peer):
 
 
 class Copies(Peer):
-    """The content of a message copied into memory and out."""
+    """Copy the content of a message into memory and out."""
 
     def open(self) -> None:
-        self.memory = mmap.mmap(-1, ROOM)
+        self.memory = mmap.mmap(-1, SIZE)
 
     def close(self) -> None:
         self.memory.close()
@@ -74,7 +74,7 @@ class Copies(Peer):
 
 
 class Fifos(SyncPeer):
-    """Two FIFOs, one byte each way: what it takes to wake another process, and to be woken."""
+    """Send one byte through each of two FIFOs: the cost of waking another process and being woken."""
 
     def path(self, channel: str) -> str:
         return os.path.join(self.place.folder, f"{self.place.prefix}.{channel}")
@@ -104,7 +104,7 @@ class Fifos(SyncPeer):
 
 
 class AsyncFifos(Fifos):
-    """The same, watched by an event loop."""
+    """The same with an event loop that watches the FIFOs."""
 
     def open(self) -> None:
         super().open()
@@ -121,7 +121,7 @@ class AsyncFifos(Fifos):
         start = now()
         os.write(self.fifos[PING], b"!")
 
-        def heard() -> None:
+        def on_readable() -> None:
             nonlocal start
             os.read(self.fifos[PONG], 1)
             taken.append(now() - start)
@@ -131,13 +131,13 @@ class AsyncFifos(Fifos):
             start = now()
             os.write(self.fifos[PING], b"!")
 
-        self.watch(PONG, heard)
+        self.watch(PONG, on_readable)
         return taken
 
     def answer(self, times: int, message: Message) -> None:
         left = times
 
-        def heard() -> None:
+        def on_readable() -> None:
             nonlocal left
             os.read(self.fifos[PING], 1)
             os.write(self.fifos[PONG], b"!")
@@ -145,10 +145,10 @@ class AsyncFifos(Fifos):
             if not left:
                 self.loop.stop()
 
-        self.watch(PING, heard)
+        self.watch(PING, on_readable)
 
-    def watch(self, channel: str, heard: Callable[[], None]) -> None:
-        self.loop.add_reader(self.fifos[channel], heard)
+    def watch(self, channel: str, on_readable: Callable[[], None]) -> None:
+        self.loop.add_reader(self.fifos[channel], on_readable)
         try:
             self.loop.run_forever()
         finally:

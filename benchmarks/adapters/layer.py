@@ -11,16 +11,16 @@ import asgi_ipc
 
 from .base import AsyncPeer, Message, SyncPeer, Unfit
 
-#: Room for anything that is done here.
+#: Large enough for every workload.
 OPTIONS: Dict[str, Any] = {
     "capacity": 2_000_000,
     "expiry": 86400,
     "message_memory": 512 * 1024 * 1024,
     "group_memory": 64 * 1024 * 1024,
 }
-#: Revisions whose receive waits have an asynchronous layer, too.
+#: False in old revisions: these have no asynchronous layer, and their ``receive`` does not wait.
 WAITS = hasattr(asgi_ipc, "AsyncIPCChannelLayer")
-#: Seconds that a message is waited for.
+#: Timeout of ``receive`` in seconds.
 FOREVER = 86400
 
 
@@ -59,9 +59,9 @@ class Sync(SyncPeer):
         self.layer.send_group(group, message)
 
     def die_inside(self) -> None:
-        """Be killed in the middle of an operation, while everybody else is kept out."""
+        """Kill this process in a critical section, while it holds the mutex."""
         store: Any = self.layer.message_store
-        # Earlier revisions, which ``compare`` runs too, call it differently.
+        # Earlier revisions, which ``compare`` also runs, have another name for it.
         run = store.sections.exclusively if hasattr(store, "sections") else store._guarded
         run(os.kill, os.getpid(), signal.SIGKILL)
 

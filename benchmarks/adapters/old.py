@@ -1,4 +1,4 @@
-"""asgi_ipc 1.4.2 and asgi_redis 1.4.3, for the ASGI draft. They run in an environment of their own."""
+"""asgi_ipc 1.4.2 and asgi_redis 1.4.3, layers for the ASGI draft. They run in an environment of their own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Callable, Dict
 
 from .base import Message, SyncPeer, Unfit
 
-#: Room for anything that is done here.
+#: Large enough for every workload.
 OPTIONS: Dict[str, Any] = {"capacity": 2_000_000, "expiry": 86400}
-#: Seconds that the worker of Channels 1 sleeps when there was no message.
+#: Seconds that a worker of Channels 1 sleeps when there is no message.
 PAUSE = 0.01
 
 
 class OldPeer(SyncPeer):
-    """A layer with the interface of the ASGI draft, which may return from a blocking ``receive`` without a message."""
+    """A layer of the ASGI draft: a blocking ``receive`` may return without a message."""
 
     layer: Any
 
@@ -25,7 +25,7 @@ class OldPeer(SyncPeer):
         import msgpack
 
         if "fallback" in msgpack.Packer.__module__:
-            raise Unfit("msgpack has no C extension there: its figures would be those of pure Python")
+            raise Unfit("msgpack has no C extension here: its figures would be those of pure Python")
 
     def sender(self, channel: str) -> Callable[[Message], Any]:
         return partial(self.layer.send, channel)

@@ -1,4 +1,4 @@
-"""What a program can use that only wants messages from one process in another: no groups, no expiry, no capacity."""
+"""Queues for programs that only pass messages between processes: no groups, no expiry, no capacity."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import msgpack
 
 from .base import CHANNELS, Message, SyncPeer
 
-#: Bytes that may wait in a queue that wants to know beforehand.
-ROOM = 512 * 1024 * 1024
-#: Seconds between two looks, where a peer cannot wait. Sleeping for so long takes about twice as long.
+#: Bytes that a queue with a fixed size can hold.
+SIZE = 512 * 1024 * 1024
+#: Seconds between polls of a peer that cannot wait. A sleep of this length takes about twice as long.
 PAUSE = 0.00005
-#: Seconds that a message, or a database that another process uses, is waited for.
+#: Timeout in seconds for a message, or for a database that another process uses.
 FOREVER = 3600
 
 
@@ -57,7 +57,7 @@ class FasterFifo(SyncPeer):
     def prepare(self) -> None:
         import faster_fifo
 
-        self.queues = {channel: faster_fifo.Queue(ROOM // 4) for channel in CHANNELS}
+        self.queues = {channel: faster_fifo.Queue(SIZE // 4) for channel in CHANNELS}
 
     def sender(self, channel: str) -> Callable[[Message], Any]:
         put: Callable[[Message], Any] = self.queues[channel].put
@@ -69,7 +69,7 @@ class FasterFifo(SyncPeer):
 
 
 class Database(SyncPeer):
-    """A queue in a database in memory. It cannot wait: a receiver looks, and sleeps."""
+    """A queue in a database in memory. It cannot wait, so a receiver polls."""
 
     @property
     def folder(self) -> str:
@@ -82,7 +82,7 @@ class Database(SyncPeer):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def popper(self, channel: str) -> Callable[[], Any]:
-        """What takes a message, or returns None."""
+        """Return a function that takes a message, or returns None."""
         raise NotImplementedError
 
     def receiver(self, channel: str, wait: bool) -> Callable[[], Any]:
@@ -106,7 +106,7 @@ class LMDB(Database):
     def open(self) -> None:
         import lmdb
 
-        self.store = lmdb.open(self.folder, map_size=2 * ROOM, sync=False, metasync=False, writemap=True)
+        self.store = lmdb.open(self.folder, map_size=2 * SIZE, sync=False, metasync=False, writemap=True)
 
     def close(self) -> None:
         self.store.close()

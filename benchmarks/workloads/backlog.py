@@ -1,5 +1,5 @@
 """
-Send a message and receive it again beside messages that nobody reads.
+Send a message and receive it while unread messages wait in other channels.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .pair import Pairs
 
 LEVELS = (0, 1000, 10_000, 100_000, 1_000_000)
 QUICK_LEVELS = (0, 1000)
-#: Channels that unread messages are spread over.
+#: The number of channels that hold the unread messages.
 CHANNELS = 1000
-#: Seconds that filling may take: with more than 100,000 messages a peer must be quick.
+#: Seconds that filling may take, and the shorter limit for more than 100,000 messages.
 LIMIT, MANY, MANY_LIMIT = 60.0, 100_000, 20.0
 
 
 class Beside(Pairs):
-    """Pairs, once the peer has been filled."""
+    """Pairs with a peer that holds unread messages."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
         self.unread = params["unread"]
@@ -33,7 +33,7 @@ class Beside(Pairs):
 
 
 def fill(peer: Peer, messages: int, message: Message) -> None:
-    """Leave messages unread; ``Unfit`` if that would take too long."""
+    """Send messages that stay unread. Raises ``Unfit`` if that would take too long."""
     limit = MANY_LIMIT if messages > MANY else LIMIT
     start, done = time.monotonic(), 0
     each, rest = divmod(messages, CHANNELS)
@@ -42,7 +42,8 @@ def fill(peer: Peer, messages: int, message: Message) -> None:
         peer.send_all(f"unread.{number}", share, message)
         done += share
         passed = time.monotonic() - start
-        # A peer whose cost grows with what waits needs longer for each message than for the one before.
+        # If the cost of a message grows with the backlog, the estimate is too low; so test it after each
+        # channel.
         if passed > 2 and passed / done * messages > limit:
             raise Unfit(f"leaving {messages:,} messages unread would take over {limit:.0f} s")
 

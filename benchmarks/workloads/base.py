@@ -1,5 +1,5 @@
 """
-What a workload is: what it needs of a peer, the settings it runs with, and a stage that plays rounds of it.
+The base of the workloads: what a workload needs of a peer, its settings, and the stage that runs its rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Params = Dict[str, Any]
 
 
 class Maker:
-    """Makes peers with prefixes of their own, and removes them."""
+    """Makes peers, each with its own prefix, and removes them."""
 
     def __init__(self, adapter: Type[Peer], place: Place) -> None:
         self._adapter = adapter
@@ -34,33 +34,33 @@ class Maker:
         return peer
 
     def remove(self) -> None:
-        """All that were made, in the process that made them."""
+        """Remove all peers. Does nothing in a forked process."""
         if os.getpid() == self._maker:
             while self._made:
                 self._made.pop().remove()
 
 
 class Stage:
-    """A workload with one peer and one choice of settings, set up once and played in rounds."""
+    """A workload with one peer and one choice of settings. It is set up once and run in rounds."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
         raise NotImplementedError
 
     def round(self) -> Dict[str, Optional[float]]:
-        """The figures of one round: by the names of the workload's metrics."""
+        """Run one round; return its figures by the names of the workload's metrics."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Clear up what the maker does not know of."""
+        """Clean up what the maker does not know."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A workload, as the one who conducts it sees it."""
+    """A workload, as the suite sees it."""
 
     name: str
     title: str
-    metrics: Dict[str, str]  # name -> unit; the first one is what peers are compared by
+    metrics: Dict[str, str]  # name -> unit; the first one is used for ratios
     stage: Type[Stage]
     grid: Callable[[bool], List[List[Params]]]  # quick? -> batches of settings; those in a batch take turns
     rounds: int
@@ -68,23 +68,23 @@ class Workload:
     needs: Callable[[Params], Tuple[str, ...]] = lambda params: ()
     more_is_better: bool = False
     patience: float = 60.0  # seconds that a round may take
-    only: Tuple[str, ...] = ()  # the peers that it is for, if not for all
+    only: Tuple[str, ...] = ()  # the peers that take part; empty: all
 
 
 class Pace:
-    """How many times in a round: as many as fit into some seconds, as the last round went."""
+    """The repetitions in a round: as many as fit into ``seconds``, by the duration of the last round."""
 
     def __init__(self, seconds: float, least: int, most: int, multiple: int = 1) -> None:
         self.seconds, self.least, self.most, self.multiple = seconds, least, most, multiple
         self.times = self._rounded(least)
 
     def took(self, seconds: float) -> None:
-        """The last round took so long."""
+        """Adapt to a round that took ``seconds``."""
         wanted = self.times * self.seconds / max(seconds, 1e-9)
         self.times = self._rounded(int(min(max(wanted, self.least), self.most, self.times * 100)))
 
     def settle(self, play: Callable[[], float]) -> None:
-        """Play rounds (each returns its seconds) until they are long enough; then it is fixed."""
+        """Run rounds with ``play``, which returns the duration in seconds, until they are long enough."""
         deadline = time.monotonic() + max(5.0, 10 * self.seconds)
         while True:
             before, seconds = self.times, play()

@@ -1,7 +1,7 @@
 """
-A message to a group: how long its sender is busy, and when the last member has it.
+A message to a group: how long the send takes, and when the last member has the message.
 
-Members are spread over processes; the first process sends as well, as the worker of a chat site does.
+The members are spread over processes. The first process also sends, as a worker of a chat site does.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .base import Maker, Params, Stage, Unfit, Workload
 MEMBERS = (10, 1000, 10_000)
 PROCESSES = (1, 2, 4)
 QUICK = ((10, 1), (10, 2), (100, 2))
-#: Seconds that joining may take, and seconds after which everybody has settled down to wait.
+#: Seconds that joining may take, and seconds that receivers have to start waiting.
 LIMIT, SETTLE = 60.0, 0.02
 
 
 class Group(Stage):
-    """Processes with their members."""
+    """Processes with members of one group."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
         self.message = message_of(params["payload"])
@@ -58,9 +58,9 @@ class Group(Stage):
             member.tell("receive")
         time.sleep(SETTLE)
         self.crew.members[0].tell("send")
-        said = self.crew.hear()
-        start, sent, _ = said[0]
-        return {"last": (max(ended for *_, ended in said) - start) / 1e6, "sender": (sent - start) / 1e6}
+        results = self.crew.hear()
+        start, sent, _ = results[0]
+        return {"last": (max(ended for *_, ended in results) - start) / 1e6, "sender": (sent - start) / 1e6}
 
     def end(self) -> None:
         self.crew.end()

@@ -1,5 +1,7 @@
 """
-How long a pair takes while another process hammers the same peer: long critical sections show in the rare long ones.
+How long a pair takes while another process uses the same peer all the time.
+
+Long critical sections of the other process show in the high percentiles.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from ..crew import Crew, Job
 from ..measure import percentile
 from .base import Maker, Pace, Params, Stage, Workload
 
-#: What the other process does: nothing, small messages, large ones, or messages to a group.
-BLOWS = ("nothing", "small", "large", "group")
-QUICK_BLOWS = ("nothing", "small")
+#: What the other process sends: nothing, small messages, large ones, or messages to a group.
+LOADS = ("nothing", "small", "large", "group")
+QUICK_LOADS = ("nothing", "small")
 LARGE, MEMBERS = 900_000, 1000
 
 
-class Anvil(Stage):
-    """One process times its pairs, the other one hammers until that is done."""
+class PairsUnderLoad(Stage):
+    """One process times its pairs; the other one uses the peer meanwhile."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
         message = message_of(params["payload"])
@@ -30,7 +32,7 @@ class Anvil(Stage):
             peer.listen(CHANNEL)
             return lambda times: peer.timed_pairs(times, message)
 
-        self.crew = Crew(maker.make(), [timed, BLOW_STARTS[params["beside"]]])
+        self.crew = Crew(maker.make(), [timed, LOAD_STARTS[params["beside"]]])
         self.pace = Pace(params.get("seconds", 0.5), least=100, most=100_000)
         self.pace.settle(lambda: sum(self.play()) / 1e9)
 
@@ -53,13 +55,13 @@ class Anvil(Stage):
         self.crew.end()
 
 
-def hammering(act: Any) -> Job:
-    """A job that does something again and again, for about as long as the other one's round lasts."""
+def repeating(action: Any) -> Job:
+    """Return a job that repeats an action for the given seconds: about as long as a round lasts."""
 
     def job(seconds: float) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            act()
+            action()
 
     return job
 
@@ -72,41 +74,41 @@ def small(peer: Peer) -> Job:
     peer.listen(PING)
     message = message_of(100)
 
-    def blow() -> None:
+    def load() -> None:
         peer.send_all(PING, 10, message)
         peer.receive_all(PING, 10)
 
-    return hammering(blow)
+    return repeating(load)
 
 
 def large(peer: Peer) -> Job:
     peer.listen(PING)
     message = message_of(LARGE)
 
-    def blow() -> None:
+    def load() -> None:
         peer.send_all(PING, 1, message)
         peer.receive_all(PING, 1)
 
-    return hammering(blow)
+    return repeating(load)
 
 
 def group(peer: Peer) -> Job:
     peer.join(MEMBERS)
     message = message_of(100)
 
-    def blow() -> None:
+    def load() -> None:
         peer.arm()
         peer.announce(message)
         peer.gather()
 
-    return hammering(blow)
+    return repeating(load)
 
 
-BLOW_STARTS = {"nothing": nothing, "small": small, "large": large, "group": group}
+LOAD_STARTS = {"nothing": nothing, "small": small, "large": large, "group": group}
 
 
-def blows(quick: bool) -> List[List[Params]]:
-    return [[{"beside": blow, "payload": 100} for blow in (QUICK_BLOWS if quick else BLOWS)]]
+def loads(quick: bool) -> List[List[Params]]:
+    return [[{"beside": load, "payload": 100} for load in (QUICK_LOADS if quick else LOADS)]]
 
 
 def needs(params: Params) -> Tuple[str, ...]:
@@ -115,10 +117,10 @@ def needs(params: Params) -> Tuple[str, ...]:
 
 HAMMER = Workload(
     name="hammer",
-    title="send + receive of 100 bytes while another process hammers, each on its own core",
+    title="send + receive of 100 bytes while another process uses the peer too, each on its own core",
     metrics={"p99.9": "µs", "p99": "µs", "median": "µs", "longest": "µs"},
-    stage=Anvil,
-    grid=blows,
+    stage=PairsUnderLoad,
+    grid=loads,
     rounds=7,
     quick_rounds=2,
     needs=needs,

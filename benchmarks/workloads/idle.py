@@ -1,5 +1,5 @@
 """
-A process that waits for a message that does not come: the CPU and the memory it takes.
+A process that waits for a message that never comes: the CPU and the memory that it uses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..adapters.base import AsyncPeer, Peer
 from ..crew import Crew, Job
 from .base import Maker, Params, Stage, Unfit, Workload
 
-#: Seconds until it has settled down.
+#: Seconds that the process has to start waiting.
 SETTLE = 1.0
 
 
@@ -27,7 +27,7 @@ class Waiting(Stage):
         try:
             import psutil
         except ImportError:
-            raise Unfit("psutil is not installed, which tells what a process uses") from None
+            raise Unfit("psutil is not installed, which measures what a process uses") from None
 
         def wait(peer: Peer) -> Job:
             def job(order: Any) -> Any:
@@ -59,7 +59,7 @@ class Waiting(Stage):
         }
 
     def busy(self) -> float:
-        """Seconds of CPU that it has had: from the scheduler where it says, which counts finer than ticks."""
+        """Return the CPU seconds of the process, from the scheduler if it has them: ticks are coarser."""
         threads = glob.glob(f"/proc/{self.process.pid}/task/*/schedstat")
         if threads:
             return sum(run_time(path) for path in threads) / 1e9
@@ -71,13 +71,13 @@ class Waiting(Stage):
 
 
 def run_time(path: str) -> int:
-    """The ns that a thread has run."""
+    """Return the CPU time of a thread in ns."""
     with open(path, encoding="ascii") as file:
         return int(file.read().split()[0])
 
 
 def shared(prefix: str) -> int:
-    """Bytes of memory behind the files of a prefix."""
+    """Return the bytes of memory that the files of a prefix use."""
     return sum(os.stat(path).st_blocks * 512 for path in glob.glob(f"/dev/shm/*{glob.escape(prefix)}*"))
 
 

@@ -1,5 +1,5 @@
 """
-Senders and receivers are killed at random, again and again: what is lost, what comes twice, how long anybody waits.
+Senders and receivers are killed at random: how many messages are lost or doubled, and the longest wait.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Kills(Stage):
         self.kills = params["kills"]
 
     def round(self) -> Dict[str, Optional[float]]:
-        from .storm import Storm  # not where an old asgi_ipc is
+        from .storm import Storm  # needs modules that asgi_ipc 1.4 does not have
 
         with tempfile.TemporaryDirectory(prefix="asgi-ipc-kills-") as directory:
             storm = Storm(self.prefix, directory)
             try:
-                storm.rage(self.kills)
+                storm.run(self.kills)
             finally:
                 storm.end()
             return storm.report()

@@ -1,5 +1,5 @@
 """
-Messages from some processes to others, on one channel: how many go through in a second.
+Messages from some processes to others, through one channel: how many a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUICK_CREWS = ((1, 1), (2, 2))
 
 
 class Stream(Stage):
-    """Senders and receivers. Each sender sends the same number of messages, each receiver takes the same number."""
+    """Senders, which send equal numbers of messages, and receivers, which take equal numbers."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
         self.senders, self.receivers = params["senders"], params["receivers"]
@@ -49,7 +49,7 @@ class Stream(Stage):
         self.pace.settle(self.play)
 
     def play(self) -> float:
-        """Seconds from the first one's beginning to the last one's end."""
+        """Return the seconds from the first sender's start to the last receiver's end."""
         each = [self.pace.times // count for count in (self.receivers, self.senders)]
         times = self.crew.do(*[each[0]] * self.receivers, *[each[1]] * self.senders)
         return float(max(times[: self.receivers]) - min(times[self.receivers :])) / 1e9

@@ -1,8 +1,8 @@
 """
-Send a message and receive it again, in one process: what the layer itself costs.
+Send a message and receive it in one process: the cost of the layer itself.
 
-In the suite these are timed by pyperf, in passes that take turns; the stage here serves where two revisions are
-compared, whose rounds take turns much faster.
+The suite times this with pyperf, in passes that take turns. The stage below serves the comparison of
+revisions, whose rounds take turns much faster.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import Maker, Pace, Params, Stage, Workload
 
 PAYLOADS = (10, 100, 1000, 10_000, 100_000, 900_000, 1_000_000)
 QUICK_PAYLOADS = (10, 900_000)
-#: More than this does not fit into what the kernel buffers.
+#: Bytes: a larger payload does not fit into a pipe's buffer.
 LARGE = 50_000
 
 
@@ -34,7 +34,7 @@ class Pairs(Stage):
         self.pace.settle(self.play)
 
     def prepare(self) -> None:
-        """Make it harder, before anything is timed."""
+        """Prepare the peer before pairs are timed; for subclasses."""
 
     def play(self) -> float:
         start = time.perf_counter()

@@ -1,8 +1,8 @@
 """
-A process is killed: how long until another one has its next pair done?
+How long the next pair of a process takes after another process was killed.
 
-``recovery`` kills at random moments of work, which every peer can be asked to stand; ``recovery-inside`` kills this
-layer's process while it keeps everybody else out, so that each kill needs a repair.
+``recovery`` kills at random moments, with every peer. ``recovery-inside`` kills a process of this layer in a
+critical section, so that each kill needs a recovery.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from ..crew import Crew, Job, Member
 from .backlog import fill
 from .base import Maker, Params, Stage, Unfit, Workload
 
-#: Kills in a round, the longest pause before one, and how long the others are given before they count as stuck.
+#: Kills in a round, the longest pause before one (s), and the seconds after which the other process counts as
+#: stuck.
 KILLS, LONGEST, LIMIT = 5, 0.02, 2.0
 
 
 class Killed(Stage):
-    """One process that does pairs until it is killed, and one that does a pair then."""
+    """One process does pairs until it is killed; another one then does a pair."""
 
     def __init__(self, maker: Maker, params: Params) -> None:
         self.maker, self.params = maker, params
@@ -35,7 +36,7 @@ class Killed(Stage):
         self.begin()
 
     def begin(self) -> None:
-        """A new peer, with its messages, and a process that is ready to do a pair."""
+        """Make a new peer with its unread messages, and a process that is ready to do a pair."""
         self.peer = self.maker.make()
 
         def survive(peer: Peer) -> Job:
@@ -65,15 +66,15 @@ class Killed(Stage):
         return {"longest": max(pauses), "stuck": stuck / len(pauses) * 100}
 
     def kill(self) -> None:
-        victim = Member(self.peer, self.victim, None)
+        killed = Member(self.peer, self.killed, None)
         try:
-            victim.hear()
-            victim.tell(None)
+            killed.hear()
+            killed.tell(None)
             time.sleep(random.uniform(0.002, LONGEST))
         finally:
-            victim.end()
+            killed.end()
 
-    def victim(self, peer: Peer) -> Job:
+    def killed(self, peer: Peer) -> Job:
         def job(order: Any) -> Any:
             while True:
                 peer.pairs(100, self.message)
@@ -81,7 +82,7 @@ class Killed(Stage):
         return job
 
     def survivor(self) -> Optional[float]:
-        """Seconds for its pair, or None if it is stuck."""
+        """Return the seconds of the survivor's pair, or None if it is stuck."""
         survivor = self.crew.members[0]
         survivor.tell(None)
         if not select.select([survivor.reports], [], [], LIMIT)[0]:
@@ -93,7 +94,7 @@ class Killed(Stage):
 
 
 class KilledInside(Killed):
-    """The same, killed in the middle of an operation."""
+    """The same; the process is killed in a critical section."""
 
     def kill(self) -> None:
         child = os.fork()
@@ -104,7 +105,7 @@ class KilledInside(Killed):
             os._exit(1)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-            raise Unfit(f"the process was to be killed inside the section, and ended with status {status}")
+            raise Unfit(f"the process was not killed in the critical section, but ended with status {status}")
 
 
 def levels(quick: bool) -> List[List[Params]]:
@@ -121,7 +122,7 @@ def inside_levels(quick: bool) -> List[List[Params]]:
 
 RECOVERY = Workload(
     name="recovery",
-    title="a process is killed in its work: the next pair of another one, of 5 kills the longest",
+    title="the next pair after another process is killed at work, the longest of 5 kills",
     metrics={"longest": "ms", "stuck": "% of kills"},
     stage=Killed,
     grid=levels,
@@ -132,7 +133,7 @@ RECOVERY = Workload(
 )
 INSIDE = Workload(
     name="recovery-inside",
-    title="a process is killed while it keeps the others out: the next pair of another one, of 5 kills the longest",
+    title="the next pair after another process is killed in a critical section, the longest of 5 kills",
     metrics={"longest": "ms", "stuck": "% of kills"},
     stage=KilledInside,
     grid=inside_levels,

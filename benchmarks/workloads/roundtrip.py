@@ -1,5 +1,5 @@
 """
-A message to a process that waits for it, and its answer to the one who waits for that; each on a core of its own.
+A message to a waiting process, and its answer to the sender, which waits for it; each on its own core.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Trips(Stage):
         self.pace.settle(lambda: sum(self.play()) / 1e9)
 
     def play(self) -> List[int]:
-        """The time of each trip."""
+        """Return the time of each round trip."""
         trips: List[int] = self.crew.do(self.pace.times, self.pace.times)[1]
         return trips
 

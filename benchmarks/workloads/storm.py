@@ -1,10 +1,9 @@
 """
-Senders and receivers are killed at random, again and again: what is lost, what comes twice, and how long
-anybody waits.
+Senders and receivers that are killed at random, and the count of lost and doubled messages.
 
-Each worker is a forked process with a journal (the demo's): a sender journals a message after it was sent, a
-receiver after it was received.  So of a killed sender one message may be in the layer that is not in its
-journal; of a killed receiver one may be gone that is in no receiver's journal.
+Each worker is a forked process with a journal (the demo's): a sender writes a message to it after the send, a
+receiver after the receive. So one message of a killed sender may be in the layer and not in its journal, and
+one message of a killed receiver may be gone and in no journal.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.demo.workers import Journal, Reader
 
 SENDERS = RECEIVERS = 2
-#: Seconds between two kills: anything from none to this.
+#: The pause between two kills is random, up to so many seconds.
 LONGEST_PAUSE = 0.1
 CHANNEL = "killed"
 CAPACITY = 1000
@@ -30,35 +29,35 @@ PAUSE = 0.001
 
 
 class Storm:
-    """The workers, by the number of their journal."""
+    """The workers, each with a numbered journal."""
 
     def __init__(self, prefix: str, directory: str) -> None:
         self.prefix = prefix
         self.directory = directory
-        self.living: Dict[int, Tuple[Callable[..., None], int]] = {}  # what it does, process id
+        self.running: Dict[int, Tuple[Callable[..., None], int]] = {}  # role, process id
         self.journals: List[Tuple[Callable[..., None], str]] = []
         self.killed = {send: 0, receive: 0}
 
-    def rage(self, kills: int) -> None:
+    def run(self, kills: int) -> None:
         """Kill workers at random, replacing each; then let the receivers empty the channel."""
         for role, count in ((receive, RECEIVERS), (send, SENDERS)):
             for _ in range(count):
                 self.start(role)
         for _ in range(kills):
             time.sleep(random.uniform(0, LONGEST_PAUSE))
-            number = random.choice(list(self.living))
+            number = random.choice(list(self.running))
             role = self.kill(number)
             self.killed[role] += 1
             self.start(role)
-        for number in [number for number, (role, _) in self.living.items() if role is send]:
+        for number in [number for number, (role, _) in self.running.items() if role is send]:
             self.kill(number)
         with IPCChannelLayer(self.prefix, capacity=CAPACITY) as layer:
             for _ in range(RECEIVERS):
                 while not sent(layer, {"stop": True}):
                     time.sleep(PAUSE)
-        for _, process in self.living.values():
+        for _, process in self.running.values():
             os.waitpid(process, 0)
-        self.living.clear()
+        self.running.clear()
 
     def start(self, role: Callable[..., None]) -> None:
         number = len(self.journals)
@@ -71,22 +70,22 @@ class Storm:
                     role(layer, Journal(path), number)
             finally:
                 os._exit(0)
-        self.living[number] = (role, process)
+        self.running[number] = (role, process)
 
     def kill(self, number: int) -> Callable[..., None]:
-        role, process = self.living.pop(number)
+        role, process = self.running.pop(number)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         return role
 
     def end(self) -> None:
-        for number in list(self.living):
+        for number in list(self.running):
             self.kill(number)
         with IPCChannelLayer(self.prefix) as layer:
             layer.unlink()
 
     def report(self) -> Dict[str, Optional[float]]:
-        """What the journals say."""
+        """Return the figures of the run, from the journals."""
         sent_by: Dict[str, int] = {}
         received: Set[Tuple[str, str]] = set()
         doubled, longest = 0, 0.0
@@ -119,7 +118,7 @@ def sent(layer: IPCChannelLayer, message: Dict[str, Any]) -> bool:
 
 
 def send(layer: IPCChannelLayer, journal: Journal, number: int) -> None:
-    """Send messages with numbers until killed."""
+    """Send numbered messages until killed."""
     count = 0
     while True:
         if journal.timed(sent, layer, {"sender": number, "count": count}):
