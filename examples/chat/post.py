@@ -1,7 +1,8 @@
 """
-Say something in a room of the chat from outside: ``python examples/chat/post.py lobby "The backup is done"``.
+Send a message to a room of the chat from a script: ``python examples/chat/post.py lobby "The backup is
+done"``.
 
-A plain script, as a cron job would be: no Django, no event loop, no connection to the site.
+The script could be a cron job: it needs no Django, no event loop and no connection to the site.
 """
 
 import argparse
@@ -11,10 +12,10 @@ from asgi_ipc import IPCChannelLayer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Say something in a room of the chat.")
+    parser = argparse.ArgumentParser(description="Send a message to a room of the chat.")
     parser.add_argument("room")
     parser.add_argument("text")
-    parser.add_argument("--name", default="Script", help="who says it (default: %(default)s)")
+    parser.add_argument("--name", default="Script", help="name of the sender (default: %(default)s)")
     parser.add_argument(
         "--prefix", default="chat-8000", help="the chat's channel layer, as run.py names it (default: %(default)s)"
     )

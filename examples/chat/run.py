@@ -1,8 +1,9 @@
 """
 Start the chat with one command: ``python examples/chat/run.py``, then open http://127.0.0.1:8000/.
 
-It starts the web server with several worker processes, and the bot's ``runworker`` process, starts again what dies, and
-ends all of it on Ctrl-C. ``--server daphne`` serves the same site by as many Daphne processes on one socket.
+It starts the web server with several worker processes, and the bot's ``runworker`` process. It restarts
+processes that die, and ends all of them on Ctrl-C. ``--server daphne`` runs as many Daphne processes on one
+socket.
 """
 
 import argparse
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-#: What has to be importable, for either server.
+#: The modules that each server needs.
 NEEDED = {
     "uvicorn": ["asgi_ipc", "django", "channels", "daphne", "uvicorn", "websockets"],
     "daphne": ["asgi_ipc", "django", "channels", "daphne"],
 }
 INSTALL = "pip install -e '.[channels]' -r examples/chat/requirements.txt"
-#: A process that ends within so many seconds of its start will not do better the next time.
+#: Seconds: a process that fails sooner after its start is not restarted.
 TOO_SOON = 3.0
 
 
@@ -55,7 +56,7 @@ def main() -> int:
     try:
         crew.start("bot", [sys.executable, "manage.py", "runworker", "dice"])
         if given.server == "uvicorn":
-            listening.close()  # it makes its own, and hands it to its workers
+            listening.close()  # Uvicorn makes its own socket for its workers
             crew.start("uvicorn", uvicorn(given.host, port, given.workers))
         else:
             for _ in range(given.workers):
@@ -83,7 +84,7 @@ def arguments() -> Any:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (default: %(default)s)")
     parser.add_argument(
         "--prefix",
-        help="the channel layer, to share it with others; it is left there at the end (default: chat-PORT, removed)",
+        help="the channel layer, to share it; it is not removed at the end (default: chat-PORT, which is removed)",
     )
     given = parser.parse_args()
     if given.workers < 1:
@@ -92,7 +93,7 @@ def arguments() -> Any:
 
 
 def uvicorn(host: str, port: int, workers: int) -> list[str]:
-    """Uvicorn supervises its workers itself, and starts another one for each that dies."""
+    """Return the command of Uvicorn, which supervises its workers itself and replaces those that die."""
     return [
         *[sys.executable, "-m", "uvicorn", "chatsite.asgi:application", "--workers", str(workers)],
         *["--host", host, "--port", str(port), "--lifespan", "off", "--log-level", "warning"],
@@ -101,7 +102,7 @@ def uvicorn(host: str, port: int, workers: int) -> list[str]:
 
 
 def daphne(listening: socket.socket) -> list[str]:
-    """One Daphne is one process: several share a socket, and the kernel gives each connection to one of them."""
+    """Return the command of one Daphne process. Several share a socket; the kernel spreads connections."""
     return [
         *[sys.executable, "-m", "daphne", "--fd", str(listening.fileno()), "--verbosity", "0"],
         *["--application-close-timeout", "1", "chatsite.asgi:application"],
@@ -109,7 +110,7 @@ def daphne(listening: socket.socket) -> list[str]:
 
 
 class Hopeless(Exception):
-    """A process does not stay up."""
+    """A process keeps failing."""
 
 
 @dataclass
@@ -123,7 +124,8 @@ class Process:
     running: "subprocess.Popen[bytes]" = field(init=False)
 
     def start(self) -> None:
-        # In a group of its own: Ctrl-C reaches the crew's head only, and a dead one's children can be found.
+        # In its own process group: Ctrl-C reaches only this script, and the children of a dead process can be
+        # killed.
         self.running = subprocess.Popen(self.command, cwd=HERE, start_new_session=True, **self.options)
         self.started = time.monotonic()
 
@@ -133,7 +135,7 @@ class Process:
 
 
 class Crew:
-    """The processes of the chat: started again while it runs, ended with it."""
+    """The processes of the chat. They are restarted while it runs, and ended with it."""
 
     def __init__(self) -> None:
         self.processes: list[Process] = []
@@ -144,7 +146,7 @@ class Crew:
         self.processes.append(process)
 
     def watch(self) -> None:
-        """Start again what dies, until somebody interrupts this."""
+        """Restart processes that die, until this is interrupted."""
         while True:
             self.look()
             time.sleep(0.2)
@@ -157,7 +159,7 @@ class Crew:
             if code > 0 and time.monotonic() - process.started < TOO_SOON:
                 raise Hopeless(f"{process.name} does not stay up (exit status {code}): {' '.join(process.command)}")
             print(f"{process.name} {process.running.pid} has ended ({code}): starting another", flush=True)
-            process.signal(signal.SIGKILL)  # whatever it has started and left behind
+            process.signal(signal.SIGKILL)  # its children may still run
             process.start()
 
     def wait_for(self, host: str, port: int) -> None:
@@ -171,7 +173,7 @@ class Crew:
             time.sleep(0.05)
 
     def end(self) -> None:
-        """End all: first with a signal that lets them close their sockets, then for good."""
+        """End all processes: with SIGTERM, so that they close their sockets, then with SIGKILL."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in self.processes:
             process.signal(signal.SIGTERM)

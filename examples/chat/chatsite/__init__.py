@@ -1,1 +1,1 @@
-"""A small chat on Django and Channels: rooms, who is here, and a bot, with nothing to run but Python processes."""
+"""A small chat on Django and Channels: rooms, lists of visitors, and a bot. It needs only Python processes."""

@@ -1,7 +1,7 @@
 """
 The ASGI application: pages, sockets, and the plain channel ``dice`` for ``runworker``.
 
-Static files are served from here too, so that the chat looks the same behind every server.
+It also serves the static files, so that the chat is the same behind every server.
 """
 
 import os
@@ -12,7 +12,7 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
-pages = get_asgi_application()  # sets Django up, which the consumers need when they are imported
+pages = get_asgi_application()  # sets up Django, before the consumers are imported
 
 from .bot import DiceBot  # noqa: E402
 from .urls import websocket_urlpatterns  # noqa: E402

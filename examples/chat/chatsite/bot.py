@@ -1,7 +1,7 @@
 """
-The dice bot: a consumer of a plain channel, run by ``manage.py runworker dice`` in a process of its own.
+The dice bot: a consumer of a plain channel, which ``manage.py runworker dice`` runs in a separate process.
 
-Tasks wait in the channel while it is not running. It answers into the room, as any other process could.
+Tasks wait in the channel while the bot is not running. It answers in the room, as any other process could.
 """
 
 import os
@@ -17,7 +17,7 @@ _DICE = re.compile(r"([1-9][0-9]?)?[dw]([1-9][0-9]{0,2})", re.ASCII | re.IGNOREC
 
 
 def roll(dice: str) -> str:
-    """What the bot has to say about ``2d6``, or about anything that is not of this form."""
+    """Return the bot's answer to ``2d6``, or to text that has not this form."""
     match = _DICE.fullmatch(dice.strip() or "1d6")
     if match is None:
         return "something I do not know. Say /roll 2d6 for two dice with six sides, up to 99d999."
@@ -30,10 +30,10 @@ def roll(dice: str) -> str:
 
 
 class DiceBot(AsyncConsumer):
-    """Rolls dice for whoever asks."""
+    """Rolls dice for visitors."""
 
     async def dice_roll(self, task: dict[str, Any]) -> None:
-        """Roll, and say in the room what came out."""
+        """Roll, and send the result to the room."""
         text = f"{task['name']} rolls {roll(task['dice'])}"
         said = {"type": "chat.said", "kind": "bot", "name": "Dice", "text": text, "pid": os.getpid()}
         await self.channel_layer.group_send(group_of(task["room"]), said)

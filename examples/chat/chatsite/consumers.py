@@ -1,6 +1,8 @@
 """
-A visitor's socket. What it receives it sends to the room's group, and what comes from the group it hands on, with the
-id of the process that does so.
+A visitor's socket: it sends what it receives to the room's group, and passes messages from the group to the
+browser.
+
+Each message carries the id of the process that passes it on.
 """
 
 import os
@@ -20,7 +22,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     watch: Watch | None = None
 
     async def __call__(self, *args: Any) -> None:
-        """Run the consumer; however it ends, by an error too, nothing is shown to it afterwards."""
+        """Run the consumer. However it ends, it leaves the watch."""
         try:
             await super().__call__(*args)
         finally:
@@ -28,7 +30,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
                 self.watch.leave(self)
 
     async def connect(self) -> None:
-        """Let the visitor in, and tell everybody in the room."""
+        """Add the visitor to the room, and announce the arrival."""
         self.room = self.scope["url_route"]["kwargs"]["room"]
         query = parse_qs(self.scope["query_string"].decode(errors="replace"))
         self.visitor = Visitor.on(self.channel_name, tidy_name(query.get("name", [""])[0]))
@@ -41,19 +43,19 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         await self.announce()
 
     async def disconnect(self, code: int) -> None:
-        """Take the visitor out of the room. A killed process does not come here: the layer does it then."""
+        """Remove the visitor from the room. If the process is killed, the layer does that."""
         if self.watch is not None:
-            self.watch.leave(self)  # before the others look
+            self.watch.leave(self)  # before the announcement
             await self.channel_layer.group_discard(group_of(self.room), self.channel_name)
             await self.channel_layer.group_discard(here_group_of(self.room), self.membership)
             await self.announce()
 
     async def announce(self) -> None:
-        """Somebody came or went: everybody in the room looks who is here."""
+        """Announce an arrival or departure: every process with sockets in the room updates its list."""
         await self.channel_layer.group_send(group_of(self.room), {"type": "chat.look"})
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        """The visitor says something. A line that begins with ``/roll`` is for the bot as well."""
+        """Send the visitor's message to the room. A line that begins with ``/roll`` also goes to the bot."""
         text, id_ = (content.get("text"), content.get("id")) if isinstance(content, dict) else (None, None)
         if not (isinstance(text, str) and text.strip() and isinstance(id_, str) and len(id_) <= 40):
             await self.send_json({"type": "refused", "why": "That was no message."})
@@ -68,7 +70,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
             await self.ask_bot(dice)
 
     async def ask_bot(self, dice: str) -> None:
-        """Send a task to the channel that ``runworker`` listens on. Nobody waits for the answer: it is said aloud."""
+        """Send a task to the channel that ``runworker`` listens on. The bot answers in the room."""
         task = {"type": "dice.roll", "room": self.room, "name": self.visitor.name, "dice": dice}
         try:
             await self.channel_layer.send("dice", task)
@@ -76,14 +78,14 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
             await self.send_json({"type": "refused", "why": "The bot has too much to do. Try again in a moment."})
 
     async def chat_said(self, event: dict[str, Any]) -> None:
-        """Somebody said something in the room."""
+        """Pass a message of the room to the browser."""
         await self.send_json({**event, "type": "said", "delivered_by": os.getpid()})
 
     async def chat_look(self, event: dict[str, Any]) -> None:
-        """Somebody came or went."""
+        """Update the list of visitors after an arrival or departure."""
         if self.watch is not None:
             self.watch.nudge()
 
     async def show_visitors(self, visitors: list[dict[str, Any]]) -> None:
-        """Called by the watch."""
+        """Send the list of visitors to the browser; called by the watch."""
         await self.send_json({"type": "here", "visitors": visitors})

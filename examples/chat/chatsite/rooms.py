@@ -1,13 +1,14 @@
 """
-What a room is on the channel layer: two groups, and what is sent to them.
+A room on the channel layer: two groups, and the messages that are sent to them.
 
 ``chat.<room>``
-    the channels of the sockets in the room. Whoever wants to say something in it, a consumer, the bot or a script,
+    the channels of the sockets in the room. To say something in the room, a consumer, the bot or a script
     sends ``{"type": "chat.said", "name": ..., "text": ..., "pid": ...}`` to this group.
 ``chat.<room>.here``
-    one name for each visitor. Nobody sends to these: that they are members is all they say. Each has the inbox of the
-    visitor's worker process (``specific.<process>!``), so the layer drops them when that process dies, and carries the
-    process id and the visitor's name behind it. So who is here is ``group_channels``, and kept nowhere else.
+    one name for each visitor. No messages are sent to these names: only the membership matters. Each name is
+    in the inbox of the visitor's worker process (``specific.<process>!``), so the layer drops it when that
+    process dies. The rest of the name contains the process id and the visitor's name. So ``group_channels``
+    returns the visitors, and they are stored nowhere else.
 """
 
 import base64
@@ -15,26 +16,27 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: For Django's URLs and for the browser's input field; the latter wants the hyphen escaped.
+#: For Django's URLs and for the browser's input field, which needs the hyphen escaped.
 ROOM_PATTERN = r"[a-z0-9][a-z0-9\-]{0,29}"
 MAX_NAME = 20
 MAX_TEXT = 2000
-#: Bytes of a visitor's name: as base64, and with all that stands before it, it must fit into a channel's name.
+#: Limit of a visitor's name in bytes: its base64 form must fit into a channel name, behind the inbox and the
+#: ids.
 MAX_NAME_BYTES = 30
 
 
 def group_of(room: str) -> str:
-    """The group of the sockets in a room."""
+    """Return the group of the sockets in a room."""
     return f"chat.{room}"
 
 
 def here_group_of(room: str) -> str:
-    """The group whose members say who is in a room."""
+    """Return the group whose members are the visitors of a room."""
     return f"chat.{room}.here"
 
 
 def tidy_name(name: str) -> str:
-    """A visitor's name as the room shows it: one line, not too long, and never empty."""
+    """Return a visitor's name as the room shows it: one line, not too long, and never empty."""
     name = " ".join(name.encode(errors="replace").decode().split())[:MAX_NAME]
     while len(name.encode()) > MAX_NAME_BYTES:
         name = name[:-1]
@@ -43,7 +45,7 @@ def tidy_name(name: str) -> str:
 
 @dataclass(frozen=True, order=True)
 class Visitor:
-    """Somebody in a room: the worker process that has the socket, the socket, and the name."""
+    """A visitor of a room: the worker process of the socket, the socket's id, and the name."""
 
     pid: int
     id: str
@@ -51,23 +53,23 @@ class Visitor:
 
     @classmethod
     def on(cls, channel: str, name: str) -> "Visitor":
-        """The visitor whose socket has this channel, in this process."""
+        """Return the visitor whose socket has this channel, in this process."""
         return cls(os.getpid(), channel.partition("!")[2][-8:], name)
 
     def membership(self, channel: str) -> str:
-        """The name that says in the ``here`` group that this visitor is there."""
+        """Return this visitor's member name in the ``here`` group."""
         encoded = base64.urlsafe_b64encode(self.name.encode()).decode().rstrip("=")
         return f"{channel.partition('!')[0]}!{self.pid}.{self.id}.{encoded}"
 
     @classmethod
     def from_membership(cls, member: str) -> "Visitor":
-        """The visitor that a member of the ``here`` group stands for."""
+        """Return the visitor for a member name of the ``here`` group."""
         pid, id_, encoded = member.partition("!")[2].split(".")
         name = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
         return cls(int(pid), id_, name)
 
 
 async def who_is_here(layer: Any, room: str) -> list[dict[str, Any]]:
-    """Everybody in a room, by worker process: those of a process that has just died are not among them."""
+    """Return the visitors of a room, ordered by worker process, without those of dead processes."""
     members = await layer.group_channels(here_group_of(room))
     return [asdict(visitor) for visitor in sorted(map(Visitor.from_membership, members))]

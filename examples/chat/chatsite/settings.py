@@ -1,7 +1,7 @@
 """
-Settings of the chat. What differs from run to run comes from the environment, which ``run.py`` sets.
+Settings of the chat. Values that differ from run to run come from the environment, which ``run.py`` sets.
 
-There is no database, no session and no broker: the channel layer is all that the processes have in common.
+There is no database, no session and no broker: the processes share only the channel layer.
 """
 
 import os
@@ -16,7 +16,7 @@ CHANNEL_LAYERS = {
 }
 
 INSTALLED_APPS = [
-    "daphne",  # first, so that runserver is Daphne's and speaks WebSocket
+    "daphne",  # first, so that runserver is Daphne's and supports WebSocket
     "channels",
     "django.contrib.staticfiles",
     "chatsite",
@@ -25,7 +25,7 @@ ASGI_APPLICATION = "chatsite.asgi.application"
 ROOT_URLCONF = "chatsite.urls"
 
 ALLOWED_HOSTS = os.environ.get("CHAT_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
-SECRET_KEY = get_random_secret_key()  # nothing is signed, so each process may have another one
+SECRET_KEY = get_random_secret_key()  # nothing is signed, so every process may have its own
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -1,4 +1,4 @@
-"""Where the pages and the sockets are."""
+"""The URLs of the pages and of the sockets."""
 
 from django.urls import path, register_converter
 

@@ -1,4 +1,4 @@
-"""The two pages: the door, where one says who one is, and a room. All that moves comes through the socket."""
+"""The two pages: the door, which asks for a name, and a room. Its content comes through the socket."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -8,7 +8,7 @@ from .rooms import MAX_NAME, MAX_TEXT, ROOM_PATTERN
 
 
 def door(request: HttpRequest) -> HttpResponse:
-    """Ask for a name and a room."""
+    """Return the page that asks for a name and a room."""
     return render(
         request,
         "chatsite/door.html",
@@ -17,7 +17,7 @@ def door(request: HttpRequest) -> HttpResponse:
 
 
 def room(request: HttpRequest, room: str) -> HttpResponse:
-    """One room of the chat."""
+    """Return the page of a room."""
     rooms = settings.CHAT_ROOMS if room in settings.CHAT_ROOMS else [*settings.CHAT_ROOMS, room]
     return render(
         request,
