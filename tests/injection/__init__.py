@@ -1,1 +1,1 @@
-"""What the tests share that end processes, or interrupt them, at every step of an operation."""
+"""Tests that kill or interrupt a process at every step of an operation, and what they share."""

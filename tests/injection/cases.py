@@ -1,8 +1,8 @@
 """
-The operations that are cut short: what an entry of the table is, and words to write entries in.
+The table of operations that are interrupted, and functions to write its cases with.
 
-``prepare`` fills a world, which is then remembered and filled with garbage; ``operate`` is what is cut short.
-Whatever is named ``old`` in a world has expired when the operation begins.
+``prepare`` fills a world. Its unused memory is then filled with garbage, and its state is saved. ``operate``
+is the operation that is interrupted. Messages and members that are named ``old`` have expired when it begins.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ BUCKETS = 128
 PAGE_RECORDS = 6
 
 Act = Callable[[World], None]
-#: The states that an operation may leave, given those before and after it.
-Lawful = Callable[[Snapshot, Snapshot], Iterable[Snapshot]]
+#: Returns the states that an operation may leave, given the states before and after it.
+Allowed = Callable[[Snapshot, Snapshot], Iterable[Snapshot]]
 
 
 def old_or_new(old: Snapshot, new: Snapshot) -> Iterable[Snapshot]:
-    """The rule."""
+    """Allow the state before and the state after the operation: the rule."""
     return old, new
 
 
 def only_new(old: Snapshot, new: Snapshot) -> Iterable[Snapshot]:
-    """The rule for what must be done, such as a recovery."""
+    """Allow only the state after: the rule for a recovery."""
     return (new,)
 
 
 @dataclass(frozen=True)
 class Case:
     """
-    One operation on a store of a kind ("messages", "groups").
+    One operation on a store of a kind ("messages" or "groups").
 
-    ``fresh``: by a process that has no slot yet; ``dead``: after another process was killed in the middle.
+    ``fresh``: the process has no slot yet. ``dead``: another process was killed in a critical section before.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Case:
     prepare: Act
     operate: Act
     fresh: bool
-    lawful: Lawful
+    allowed: Allowed
     dead: bool
 
 
@@ -78,16 +78,16 @@ def case(
     prepare: Act,
     operate: Act,
     fresh: bool = False,
-    lawful: Lawful = old_or_new,
+    allowed: Allowed = old_or_new,
     dead: bool = False,
 ) -> None:
-    """Enter a case into the table."""
+    """Add a case to the table."""
     assert name not in CASES
-    CASES[name] = Case(name, kind, prepare, operate, fresh, lawful, dead)
+    CASES[name] = Case(name, kind, prepare, operate, fresh, allowed, dead)
 
 
 def first(*acts: Act) -> Act:
-    """One after the other."""
+    """Return an act that runs these acts in order."""
 
     def act(world: World) -> None:
         for each in acts:
@@ -97,36 +97,36 @@ def first(*acts: Act) -> Act:
 
 
 def check(true: bool, why: str) -> None:
-    """For lambdas."""
+    """Assert, in a lambda."""
     assert true, why
 
 
 def refused(operate: Act) -> Act:
-    """The same, which must end in a refusal."""
+    """Return the same operation, which must raise ``ChannelFull``."""
 
     def act(world: World) -> None:
         try:
             operate(world)
         except ChannelFull:
             return
-        raise AssertionError("it was not refused")
+        raise AssertionError("it did not raise ChannelFull")
 
     return act
 
 
 def grows(operate: Act) -> Act:
-    """The same, which must need memory that is not reserved yet."""
+    """Return the same operation, which must reserve more memory."""
 
     def act(world: World) -> None:
         before = world.words[AT_RESERVED]
         operate(world)
-        check(world.words[AT_RESERVED] > before, "it needed no more memory")
+        check(world.words[AT_RESERVED] > before, "it reserved no memory")
 
     return act
 
 
 def sweep_all(world: World) -> None:
-    """Sweep every bucket, some at a time."""
+    """Sweep every bucket, in several steps."""
     for _ in range(BUCKETS // 64 + 1):
         world.clock.now += 10**9
         world.store.sections.run(Sweep.step if world.kind == "messages" else Members.sweep, world.clock.now)

@@ -1,10 +1,10 @@
 """
-Run an operation in a child process that ends, or gets an exception, in the middle; then see what it has left.
+Run an operation in a child process that is killed or interrupted at some step, then check what it leaves.
 """
 
 from __future__ import annotations
 
-__all__ = ["Trial", "die", "reap", "sample", "side_by_side", "spawn", "throughout", "throw"]
+__all__ = ["Trial", "die", "reap", "sample", "side_by_side", "spawn", "run_interrupted", "throw"]
 
 import gc
 import os
@@ -19,33 +19,33 @@ from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS
 from .cases import Case
 from .opcodes import Opcodes, stop_counting
 from .steps import STEPS, Injected
-from .world import Snapshot, World, garble, quietly, strip
+from .world import Snapshot, World, garble, postpone_sweeps, unexpired
 
-#: Seconds that the next operation after a death may take. (Promised are 0.1; but timing is not judged in tests.)
+#: Seconds that the next operation after a kill may take. The package promises 0.1, but tests check no timing.
 PATIENCE = 5.0
-#: Seconds after which a child that hangs is ended.
-HANGING = 30
+#: Seconds after which a child is killed.
+TIMEOUT = 30
 
-#: Set by hand, with ``--exhaustive``: try every bytecode, however long it takes.
+#: Set by hand, with ``--exhaustive``: try every bytecode, which takes very long.
 EVERY_BYTECODE = bool(os.environ.get("ASGI_IPC_EVERY_BYTECODE"))
 
 Body = Callable[[], None]
 
 
 def sample(count: int, size: int, seed: str) -> Sequence[int]:
-    """Some of the points from 1 to ``count``, the same ones each time; all of them where every bytecode is tried."""
+    """Return points from 1 to ``count``: the same sample each time, or all with ``EVERY_BYTECODE``."""
     points = range(1, count + 1)
     return points if EVERY_BYTECODE else sorted(random.Random(seed).sample(points, min(size, count)))
 
 
 def spawn(body: Body) -> int:
-    """Start a child process that runs ``body``; its id. It ends with 0, or with 1 and a traceback."""
+    """Fork a child that runs ``body``; return its id. It exits with 0, or with 1 and a traceback."""
     pid = os.fork()
     if pid:
         return pid
     try:
-        gc.disable()  # so that the same steps come each time
-        signal.alarm(HANGING)
+        gc.disable()  # so that the steps are the same each time
+        signal.alarm(TIMEOUT)
         body()
         os._exit(0)
     except BaseException:
@@ -57,44 +57,44 @@ def spawn(body: Body) -> int:
 
 
 def reap(pid: int) -> int:
-    """Wait for a child: its exit status, or minus the signal that ended it."""
+    """Wait for a child; return its exit status, or the negative number of the signal that ended it."""
     _, status = os.waitpid(pid, 0)
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def side_by_side(begin: Body, others: Body, finish: Body) -> int:
     """
-    Run ``begin`` in a child, then ``others`` here while the child lives, then ``finish`` in the child; how it ended.
+    Run ``begin`` in a child, then ``others`` here while the child waits, then ``finish`` in the child.
 
-    ``others`` is left out where the child did not get so far.
+    Return what ``reap`` returns. ``others`` does not run if the child has ended before.
     """
-    there, back = os.pipe(), os.pipe()
+    ready, resume = os.pipe(), os.pipe()
 
     def body() -> None:
         begin()
-        os.write(there[1], b"!")
-        os.read(back[0], 1)
+        os.write(ready[1], b"!")
+        os.read(resume[0], 1)
         finish()
 
     pid = spawn(body)
-    os.close(there[1])
-    os.close(back[0])
+    os.close(ready[1])
+    os.close(resume[0])
     try:
-        if os.read(there[0], 1):
+        if os.read(ready[0], 1):
             others()
-            os.write(back[1], b"!")
+            os.write(resume[1], b"!")
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise
     finally:
-        os.close(there[0])
-        os.close(back[1])
+        os.close(ready[0])
+        os.close(resume[1])
         status = reap(pid)
     return status
 
 
-def throughout(operate: Body) -> None:
-    """Run what may be cut short by an exception, and count no longer."""
+def run_interrupted(operate: Body) -> None:
+    """Run an operation that ``Injected`` may interrupt; then stop counting."""
     try:
         operate()
     except Injected:
@@ -105,52 +105,52 @@ def throughout(operate: Body) -> None:
 
 
 def die() -> None:
-    """End this process at once."""
+    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def throw() -> None:
-    """Raise what no code expects."""
+    """Raise an exception that no code expects."""
     raise Injected
 
 
-def die_there(where: str) -> None:
-    """The same, at a bytecode."""
+def die_at(where: str) -> None:
+    """Kill this process, and leave a note of the bytecode."""
     STEPS.note_down(where)
     die()
 
 
-def throw_there(where: str) -> None:
-    """The same, at a bytecode."""
+def throw_at(where: str) -> None:
+    """Raise an exception that no code expects, and leave a note of the bytecode."""
     STEPS.note_down(where)
     throw()
 
 
 class Trial:
     """
-    One case in one world: the states before and after it, and how many steps lie between.
+    One case in one world: the states before and after it, and the number of its steps.
 
-    ``longest`` is the longest time in seconds that an operation has taken after a process had ended in the middle.
+    ``longest`` is the longest time in seconds of an operation after a process was killed or interrupted.
     """
 
     def __init__(self, world: World, case: Case) -> None:
         self.world, self.case = world, case
         self.longest = 0.0
-        quietly(world)
+        postpone_sweeps(world)
         case.prepare(world)
         self.old: Snapshot = {}
         if not case.dead:
-            quietly(world)
+            postpone_sweeps(world)
             garble(world, case.name)
             self.old = world.snapshot()
             world.remember()
         self.steps = self._count(False)
         self.new = world.snapshot()
-        self.lawful = [strip(state) for state in case.lawful(self.old, self.new)]
+        self.allowed = [unexpired(state) for state in case.allowed(self.old, self.new)]
         self.steps_with_calls = self._count(True)
 
     def _count(self, after_calls: bool) -> int:
-        """Let the operation run to its end: how many steps it has."""
+        """Run the operation to its end; return the number of its steps."""
         world = self.world
         world.restore()
 
@@ -162,14 +162,14 @@ class Trial:
             STEPS.note_down(f"{STEPS.count} steps")
 
         assert reap(spawn(body)) == 0, f"{self.case.name}: the operation itself fails"
-        wrong = world.audit()
+        wrong = world.problems()
         assert not wrong, f"{self.case.name}, uninterrupted: {wrong}"
         return STEPS.count_noted()
 
     def count_opcodes(self) -> int:
-        """How many bytecodes the operation executes."""
+        """Return the number of bytecodes that the operation executes."""
         self.world.restore()
-        counter = Opcodes(0, die_there)
+        counter = Opcodes(0, die_at)
 
         def body() -> None:
             self._begin()
@@ -182,15 +182,15 @@ class Trial:
         return STEPS.count_noted()
 
     def _begin(self) -> None:
-        """Claim a slot, unless claiming one belongs to the case; wait where the parent waits."""
-        self.world.stand_in()
+        """Acquire a slot, unless that is part of the case; take over the parent's FIFOs."""
+        self.world.adopt_fifos()
         if not self.case.fresh:
             self.world.store.snapshot()
 
-    # -- a kill -----------------------------------------------------------------------------------------------
+    # -- a kill ----------------------------------------------------------------------------------------------
 
     def kill(self, at: int) -> None:
-        """Kill a child before its step ``at``, and judge what it leaves."""
+        """Kill a child before its step ``at``, and check what it leaves."""
         self.world.restore()
 
         def body() -> None:
@@ -201,15 +201,15 @@ class Trial:
         self._killed(spawn(body))
 
     def kill_at_opcode(self, at: int) -> None:
-        """The same before a bytecode."""
+        """Do the same before a bytecode."""
         self.world.restore()
 
         def body() -> None:
             self._begin()
-            Opcodes(at, die_there).start()
+            Opcodes(at, die_at).start()
             self.case.operate(self.world)
 
-        # What the parent has learnt meanwhile (names, places) can make the operation shorter than it was.
+        # The parent may remember more names and places by now, which makes the operation shorter than it was.
         self._killed(spawn(body), may_finish=True)
 
     def _killed(self, pid: int, may_finish: bool = False) -> None:
@@ -217,14 +217,17 @@ class Trial:
         status = reap(pid)
         label = f"{self.case.name}, killed before step {STEPS.read()}"
         assert status == -signal.SIGKILL or (may_finish and status == 0), f"{label}: it ended with {status}"
-        self._judge(label)
+        self._check(label)
 
-    # -- an exception -----------------------------------------------------------------------------------------
+    # -- an exception ----------------------------------------------------------------------------------------
 
     def interrupt(self, at: int, second: int = 0, same_first: bool = False) -> None:
         """
-        Raise an exception in a child before its step ``at`` (a call's end is a step, too), and one more ``second``
-        steps later, if that is not 0; and judge what it leaves, then whether child and parent both go on.
+        Raise an exception in a child before its step ``at``, and a second one ``second`` steps later, if not
+        0.
+
+        The end of a call is a step, too. Check what the child leaves, and that child and parent can go on:
+        the child first with ``same_first``.
         """
 
         def operate() -> None:
@@ -233,8 +236,8 @@ class Trial:
 
         self._interrupted(operate, same_first)
 
-    def count_cleaning(self, at: int) -> int:
-        """How many steps the cleaning up has after an exception before step ``at``."""
+    def count_cleanup(self, at: int) -> int:
+        """Return the number of steps of the cleanup after an exception before step ``at``."""
         self.world.restore()
 
         def operate() -> None:
@@ -243,20 +246,20 @@ class Trial:
 
         def body() -> None:
             self._begin()
-            throughout(operate)
+            run_interrupted(operate)
             STEPS.note_down(f"{STEPS.count} steps")
 
         assert reap(spawn(body)) == 0
-        self.world.audit()
+        self.world.problems()
         return STEPS.count_noted() - at
 
     def interrupt_at_opcode(self, at: int, second: int = 0, same_first: bool = False) -> None:
-        """The same before a bytecode, and before another one of the cleaning up."""
+        """Do the same before a bytecode, and before a bytecode of the cleanup."""
 
         def operate() -> None:
             if second:
-                Opcodes(second, throw_there).start_at_abandon()
-            Opcodes(at, throw_there).start()
+                Opcodes(second, throw_at).start_at_abandon()
+            Opcodes(at, throw_at).start()
             self.case.operate(self.world)
 
         self._interrupted(operate, same_first)
@@ -270,33 +273,33 @@ class Trial:
 
         def begin() -> None:
             self._begin()
-            throughout(operate)
+            run_interrupted(operate)
             if same_first:
-                self._judge(label())
+                self._check(label())
             self._check_process(label())
 
         def others() -> None:
             if same_first:
-                self.world.go_on()
+                self.world.use()
             else:
-                self._judge(label())
+                self._check(label())
 
-        status = side_by_side(begin, others, lambda: None if same_first else self.world.go_on())
+        status = side_by_side(begin, others, lambda: None if same_first else self.world.use())
         assert status == 0, f"{label()}: the same process did not go on ({status}), see its traceback"
-        wrong = self.world.audit()
+        wrong = self.world.problems()
         assert not wrong, f"{label()}, after both went on: {wrong}"
 
     def _check_process(self, label: str) -> None:
-        """What other processes could not see: locks and marks of this one."""
+        """Check the state of this process that other processes cannot see: its lock and its slot."""
         mutex = self.world.store.sections.attachment.mutex
         assert not mutex.lock._is_owned(), f"{label}: the in-process lock is still held"
         if mutex.liveness.slot >= 0:
             right = AT_SLOTS + mutex.liveness.slot * SLOT_WORDS
             assert mutex.slot_at == right, f"{label}: slot {mutex.liveness.slot} is not at {mutex.slot_at}"
 
-    # -- judging ----------------------------------------------------------------------------------------------
+    # -- checks ----------------------------------------------------------------------------------------------
 
-    def _judge(self, label: str) -> None:
+    def _check(self, label: str) -> None:
         world = self.world
         begin = time.monotonic()
         found = world.snapshot()
@@ -304,12 +307,12 @@ class Trial:
         world.must_have_notified()
         self.longest = max(self.longest, took)
         assert took < PATIENCE, f"{label}: the next operation took {took:.1f} s"
-        assert world.admin_lock_holder() is None, f"{label}: nobody could recover, as the admin lock is locked"
-        wrong = world.audit()
+        assert world.admin_lock_holder() is None, f"{label}: no process can recover, as the admin lock is held"
+        wrong = world.problems()
         assert not wrong, f"{label}: {wrong}"
-        assert strip(found) in self.lawful, f"{label}: left {found}, which is none of {self.lawful}"
+        assert unexpired(found) in self.allowed, f"{label}: left {found}, which is none of {self.allowed}"
         for name, items in found.items():
-            kept = [item for item in items if item not in strip(found).get(name, [])]
+            kept = [item for item in items if item not in unexpired(found).get(name, [])]
             were = iter(self.old.get(name, self.new.get(name, [])))
             assert all(item in were for item in kept), f"{label}: {name!r} holds {kept}"
-        world.go_on()
+        world.use()

@@ -1,8 +1,8 @@
-"""Fixtures for the tests that cut operations short: small worlds, short waits, counted steps."""
+"""Fixtures for the tests that interrupt operations: small worlds, short waits, counted steps."""
 
 from __future__ import annotations
 
-__all__ = ["MakeLife", "MakeTrial", "counted_steps", "life", "trial"]
+__all__ = ["MakeLifecycle", "MakeTrial", "counted_steps", "lifecycle", "trial"]
 
 import random
 import secrets
@@ -21,22 +21,22 @@ from asgi_ipc.waiting import hub
 from . import steps
 from .cases import PAGE_RECORDS
 from .children import Trial
-from .lives import LifeTrial
+from .lifecycle import LifecycleTrial
 from .table import CASES
 from .world import Clock, World
 
 MakeTrial = Callable[[str], Trial]
-MakeLife = Callable[[str, str], LifeTrial]
+MakeLifecycle = Callable[[str, str], LifecycleTrial]
 
-#: Small enough that a small world has several of everything.
+#: So small that even a small world has several slices and batches of everything.
 QUICK_BATCH, QUICK_MOST, SLICE = 4, 64, 2
-#: Words of memory that are reserved at once.
+#: Words of memory that are reserved at a time.
 PIECE = 1024
 
 
 @pytest.fixture
 def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count steps, wait for nothing that is surely over, and make slices, pieces and pages small."""
+    """Count steps, remove the waits of the mutex, and make slices, pieces and pages small."""
     monkeypatch.setattr(mutex, "SUSPICION", -1.0)
     monkeypatch.setattr(mutex, "VISIBILITY", 0.0)
     monkeypatch.setattr(mutex, "SPINS", 1)
@@ -54,17 +54,17 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (waiters, wakeups, hub):
         monkeypatch.setattr(module, "POLL_SLICE", SLICE)
     monkeypatch.setattr(wakeup_fifo, "UNFINISHED_AGE", -1.0)
-    draw, random_bits = random.Random(1), secrets.randbits
-    # The same keys of the hash each time, so that the same records share a bucket; names still are random.
+    rng, random_bits = random.Random(1), secrets.randbits
+    # The hash has the same key each time, so that the same records share a bucket. Names are still random.
     monkeypatch.setattr(
-        secrets, "randbits", lambda count: draw.getrandbits(count) if count == 64 else random_bits(count)
+        secrets, "randbits", lambda count: rng.getrandbits(count) if count == 64 else random_bits(count)
     )
     steps.install(monkeypatch)
 
 
 @pytest.fixture
 def trial(prefix: str, counted_steps: None) -> Iterator[MakeTrial]:
-    """Set a case up, by its name, in a world of its own."""
+    """Return a function that sets up a case, by its name, in a new world."""
     worlds: List[World] = []
 
     def set_up(name: str) -> Trial:
@@ -76,18 +76,18 @@ def trial(prefix: str, counted_steps: None) -> Iterator[MakeTrial]:
     for world in worlds:
         left = world.semaphores()
         world.close()
-        assert len(left) < 2, f"left behind: all but one of {left}"
+        assert len(left) < 2, f"all but one of these semaphores were left: {left}"
 
 
 @pytest.fixture
-def life(prefix: str, counted_steps: None) -> Iterator[MakeLife]:
-    """Set the life of a segment up, by its name and the kind of segment."""
-    lives: List[LifeTrial] = []
+def lifecycle(prefix: str, counted_steps: None) -> Iterator[MakeLifecycle]:
+    """Return a function that sets up a stage of the lifecycle, by its name and the kind of segment."""
+    trials: List[LifecycleTrial] = []
 
-    def set_up(name: str, kind: str) -> LifeTrial:
-        lives.append(LifeTrial(prefix, kind, name))
-        return lives[0]
+    def set_up(name: str, kind: str) -> LifecycleTrial:
+        trials.append(LifecycleTrial(prefix, kind, name))
+        return trials[0]
 
     yield set_up
-    for each in lives:
+    for each in trials:
         each.clean_up()

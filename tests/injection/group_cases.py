@@ -17,11 +17,11 @@ KIND = "groups"
 LONGEST = 99
 
 
-# -- words ----------------------------------------------------------------------------------------------------
+# -- acts ----------------------------------------------------------------------------------------------------
 
 
 def members(group: str, *channels: str) -> Act:
-    """A group of these; the membership of those that are called old has ended."""
+    """Add these members to a group; the membership of those named ``old`` has expired."""
 
     def act(world: World) -> None:
         for channel in channels:
@@ -54,7 +54,7 @@ def lists(group: str, *right: str) -> Act:
 
 
 def full(world: World) -> None:
-    """Fill the memory with members, of long names while they fit."""
+    """Fill the memory with members: with long names while they fit, then with short ones."""
     for length in (LONGEST, 1):
         with contextlib.suppress(ChannelFull):
             for number in range(10**6):
@@ -62,7 +62,7 @@ def full(world: World) -> None:
 
 
 def almost_growing(world: World) -> None:
-    """Add members until the next one will need memory that is not reserved yet."""
+    """Add members until the next one needs memory that is not reserved yet."""
     number, reserved, image = 0, 0, b""
     while number < 5 or world.words[AT_RESERVED] == reserved:
         reserved, image = world.words[AT_RESERVED], bytes(world.data[:])
@@ -75,7 +75,7 @@ def new_case(name: str, prepare: Act, operate: Act, fresh: bool = False) -> None
     case(KIND, name, prepare, operate, fresh)
 
 
-# -- the cases ------------------------------------------------------------------------------------------------
+# -- the cases -----------------------------------------------------------------------------------------------
 
 new_case("first member of all", first(), add("g", "a"))
 new_case("first use of a slot by groups", members("g", "a"), add("g", "b"), fresh=True)
@@ -83,20 +83,20 @@ new_case("first member", members("h", "a"), add("g", "a"))
 new_case("second member", first(members("g", "a"), members("h", "a")), add("g", "b"))
 new_case("renewal", members("g", "a", "b", "c"), add_later("g", "b"))
 new_case("member that grows memory", almost_growing, grows(add("g", "n" * LONGEST)))
-new_case("member refused for want of memory", full, refused(add("crowd", "n" * LONGEST)))
+new_case("member refused without memory", full, refused(add("crowd", "n" * LONGEST)))
 new_case(
-    "group refused for want of memory",
-    first(full, discard("crowd", "0".ljust(LONGEST, "m"))),  # room for its record, and none for a member
+    "group refused without memory",
+    first(full, discard("crowd", "0".ljust(LONGEST, "m"))),  # memory for its record, but not for a member
     refused(add("g" * LONGEST, "n" * LONGEST)),
 )
 new_case("discard of the first", members("g", "a", "b", "c"), discard("g", "a"))
 new_case("discard of one in the middle", members("g", "a", "b", "c"), discard("g", "b"))
 new_case("discard of the last", members("g", "a", "b", "c"), discard("g", "c"))
 new_case("discard of the only one", first(members("g", "a"), members("h", "a")), discard("g", "a"))
-new_case("discard of nobody", members("g", "a"), discard("g", "b"))
+new_case("discard of no member", members("g", "a"), discard("g", "b"))
 new_case("list", members("g", "a", "b"), lists("g", "a", "b"))
-new_case("list with ended memberships", members("g", "old1", "a", "old2", "b", "old3"), lists("g", "a", "b"))
-new_case("list of ended memberships", first(members("g", "old1", "old2"), members("h", "a")), lists("g"))
+new_case("list with expired memberships", members("g", "old1", "a", "old2", "b", "old3"), lists("g", "a", "b"))
+new_case("list of expired memberships", first(members("g", "old1", "old2"), members("h", "a")), lists("g"))
 new_case(
     "sweep of groups",
     first(members("g", "old1", "a"), members("h", "old1"), members("i", "b")),

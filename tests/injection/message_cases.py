@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["append", "crowd", "pop", "received", "sent", "to_many"]
+__all__ = ["append", "numbered", "pop", "received", "sent", "to_many"]
 
 import contextlib
 import itertools
@@ -14,18 +14,18 @@ from asgi_ipc.stores.messages.channels import NAME
 from asgi_ipc.structures.hashtable import HashTable
 
 from .cases import PAGE_RECORDS, Act, case, check, first, grows, refused, sweep_all
-from .world import EXPIRY, PLENTY, Snapshot, World, quietly
+from .world import EXPIRY, PLENTY, Snapshot, World, postpone_sweeps
 
 KIND = "messages"
 SHARED = b"shared" * 9
 LONG_SHARED = b"shared" * 90
 
 
-# -- words ----------------------------------------------------------------------------------------------------
+# -- acts ----------------------------------------------------------------------------------------------------
 
 
 def sent(*channels: str, size: int = 40) -> Act:
-    """One message to each of these channels; what it is is part of its body."""
+    """Send one message to each of these channels, with the channel's name in its body."""
 
     def act(world: World) -> None:
         for number, channel in enumerate(channels):
@@ -35,7 +35,7 @@ def sent(*channels: str, size: int = 40) -> Act:
 
 
 def expired(*channels: str, size: int = 10) -> Act:
-    """One message to each of these, which has expired."""
+    """Send one message to each of these channels that has expired by now."""
 
     def act(world: World) -> None:
         world.clock.now -= EXPIRY * 10**9
@@ -47,13 +47,13 @@ def expired(*channels: str, size: int = 10) -> Act:
 
 
 def to_many(*channels: str, body: bytes = SHARED) -> Act:
-    """One message to all of these."""
+    """Send one message to all of these channels."""
     targets = [(channel, PLENTY) for channel in channels]
-    return lambda world: check(world.messages.append_each(targets, body) == [], "some missed it")
+    return lambda world: check(world.messages.append_each(targets, body) == [], "some channels were full")
 
 
 def old_to_many(*channels: str) -> Act:
-    """One expired message to all of these."""
+    """Send one message to all of these channels that has expired by now."""
 
     def act(world: World) -> None:
         world.clock.now -= EXPIRY * 10**9
@@ -64,7 +64,7 @@ def old_to_many(*channels: str) -> Act:
 
 
 def received(*channels: str) -> Act:
-    """One message taken from each of these."""
+    """Take one message from each of these channels."""
 
     def act(world: World) -> None:
         for channel in channels:
@@ -88,7 +88,7 @@ def append_soon(channel: str) -> Act:
 
 
 def append_beside(channel: str, number: int) -> Act:
-    """Send to a channel that is in the same bucket as another one: there are several, by number."""
+    """Send to a channel in the same bucket as ``channel``: to number ``number`` of several."""
 
     def act(world: World) -> None:
         directory = HashTable(world.store.sections.attachment.segment, NAME)
@@ -96,46 +96,46 @@ def append_beside(channel: str, number: int) -> Act:
         def bucket(name: str) -> int:
             return directory.bucket_of(directory.hash(name.encode()))
 
-        others = (name for name in crowd(100000) if bucket(name) == bucket(channel))
+        others = (name for name in numbered(100000) if bucket(name) == bucket(channel))
         world.messages.append(next(itertools.islice(others, number, None)), PLENTY, b"beside")
 
     return act
 
 
 def pop(*channels: str) -> Act:
-    return lambda world: check(world.messages.pop(list(channels)) is not None, "nothing came")
+    return lambda world: check(world.messages.pop(list(channels)) is not None, "there was no message")
 
 
 def pop_nothing(*channels: str) -> Act:
-    return lambda world: check(world.messages.pop(list(channels)) is None, "something came")
+    return lambda world: check(world.messages.pop(list(channels)) is None, "there was a message")
 
 
-def ours(world: World) -> None:
+def share_inbox(world: World) -> None:
     """
-    The process that judges receives from ``p!`` first, so that the inbox is shared as soon as another one does.
+    Receive from ``p!`` in the parent, so that the inbox is shared as soon as the child receives, too.
 
-    Of an inbox that only he has received from who is killed then, the messages would rightly go with him.
+    The messages of an inbox that only the killed child had received from would rightly be dropped.
     """
     pop_nothing("p!")(world)
 
 
-def crowd(count: int) -> List[str]:
+def numbered(count: int) -> List[str]:
     return [f"c{number}" for number in range(count)]
 
 
 def full(world: World) -> None:
     """Fill the memory, with smaller and smaller messages."""
-    world.words[AT_FULL_SWEEP] = world.clock.now  # so that nothing is swept yet
+    world.words[AT_FULL_SWEEP] = world.clock.now  # so that no full sweep is due
     for size in (4000, 1000, 100, 10, 1):
         with contextlib.suppress(ChannelFull):
             while True:
                 world.messages.append("fill", PLENTY, b"f" * size)
 
 
-def later(world: World) -> None:
-    """So much later that everything may be swept again."""
+def make_full_sweep_due(world: World) -> None:
+    """Advance the clock so far that a full sweep is due."""
     world.clock.now += 2 * 10**9
-    quietly(world)
+    postpone_sweeps(world)
 
 
 def flush(world: World) -> None:
@@ -146,7 +146,7 @@ def sweep_everything(world: World) -> None:
     assert world.store._sweep_everything(world.clock.now), "it was not due"
 
 
-def look_at_figures(world: World) -> None:
+def query_figures(world: World) -> None:
     world.messages.figures("c")
     world.messages.figures("p!")
     world.messages.figures()
@@ -156,25 +156,25 @@ def new_case(name: str, prepare: Act, operate: Act, **options: bool) -> None:
     case(KIND, name, prepare, operate, **options)  # type: ignore[arg-type]
 
 
-# -- sending --------------------------------------------------------------------------------------------------
+# -- sending -------------------------------------------------------------------------------------------------
 
 new_case("first message of all", first(), append("c"))
 new_case("first use of a slot", sent("c"), append("c"), fresh=True)
 new_case("first use of a channel", sent("a"), append("c"))
 new_case("first use of a process-local channel", sent("a"), append("p!1"))
 new_case("first use of another channel of a process", sent("a", "p!1"), append("p!2"))
-new_case("first use of a channel that fills a page", sent(*crowd(PAGE_RECORDS - 1)), append("c"))
-new_case("first use of a channel that needs a page", sent(*crowd(PAGE_RECORDS)), append("c"))
+new_case("first use of a channel that fills a page", sent(*numbered(PAGE_RECORDS - 1)), append("c"))
+new_case("first use of a channel that needs a page", sent(*numbered(PAGE_RECORDS)), append("c"))
 new_case(
-    "first use of a channel that drops an idle one",  # which was seen idle when another one came beside it
+    "first use of a channel that drops an idle one",  # which an earlier first use in the bucket has seen idle
     first(sent("a"), received("a"), append_beside("a", 0), append_beside("a", 1)),
     append_beside("a", 2),
 )
 new_case("send to an empty queue", first(sent("c"), received("c")), append("c"))
 new_case("send to a queue", sent("c", "c"), append("c"))
-new_case("send with waiting memory", first(sent(*"ccc"), received("c")), append("c", b"n" * 44))
-new_case("send with waiting memory, first", first(sent("c"), received("c")), append("c", b"n" * 44))
-new_case("send of nothing", sent("c"), append("c", b""))
+new_case("send with memory in a quick list", first(sent(*"ccc"), received("c")), append("c", b"n" * 44))
+new_case("send to an empty queue with memory in a quick list", first(sent("c"), received("c")), append("c", b"n" * 44))
+new_case("send of an empty body", sent("c"), append("c", b""))
 new_case("send that expires first", sent("c"), append_soon("c"))
 new_case("send to an inbox that expires first", sent("p!1", "p!2"), append_soon("p!1"))
 new_case("refusal", sent("c", "c", "c"), refused(append("c", capacity=3)))
@@ -190,65 +190,65 @@ new_case(
     append("p!1", capacity=3),
 )
 new_case("send that grows memory", sent("c"), grows(append("c", b"large" * 3000)))
-new_case("send of a middling size", sent("c", "d", size=200), append("c", bytes(700)))
+new_case("send of a medium size", sent("c", "d", size=200), append("c", bytes(700)))
 new_case(
-    "send that merges what waits",
+    "send that merges the quick lists",
     first(sent(*["gap"] * 12, size=100), full, received(*["gap"] * 12)),
     append("c", bytes(1400)),
 )
-new_case("refusal for want of memory", full, refused(append("c", bytes(9000))))
+new_case("refusal without memory", full, refused(append("c", bytes(9000))))
 new_case(
-    "send after a sweep for want of memory",
-    first(expired(*crowd(4), size=300), full, later),
+    "send that sweeps to get memory",
+    first(expired(*numbered(4), size=300), full, make_full_sweep_due),
     append("c0", bytes(400)),
 )
 
-# -- receiving ------------------------------------------------------------------------------------------------
+# -- receiving -----------------------------------------------------------------------------------------------
 
 new_case("receive the last message", sent("c"), pop("c"))
-new_case("receive not the last message", sent("c", "c", "c"), pop("c"))
+new_case("receive a message that is not the last", sent("c", "c", "c"), pop("c"))
 new_case("receive a large message", sent("c", "c", "d", size=3000), pop("c"))
 new_case("receive a message between free blocks", first(sent(*"cdc", size=3000), received("c")), pop("d"))
-new_case("receive when enough memory waits", first(sent(*"c" * 11), received(*"c" * 8)), pop("c"))
-new_case("receive from several", first(sent("b"), received("b"), sent("c")), pop("a", "b", "c", "d"))
+new_case("receive when the quick lists are full", first(sent(*"c" * 11), received(*"c" * 8)), pop("c"))
+new_case("receive from several channels", first(sent("b"), received("b"), sent("c")), pop("a", "b", "c", "d"))
 new_case("receive nothing", first(sent("c"), received("c")), pop_nothing("c", "d"))
-new_case("receive from an inbox", first(ours, sent("p!1", "p!2", "p!1")), pop("p!"))
-new_case("receive the last of one of an inbox", first(ours, sent("p!1", "p!2", "p!2")), pop("p!"))
-new_case("receive the last of an inbox", first(ours, sent("p!1")), pop("p!"))
-new_case("receive behind expired ones", first(expired("c", "c"), sent("c", "c")), pop("c"))
-new_case("receive only expired ones", expired("c", "c"), pop_nothing("c"))
-new_case("receive behind many expired ones", first(expired(*["c"] * 5), sent("c")), pop("c"))
-new_case("receive behind expired ones of an inbox", first(ours, expired("p!1", "p!2"), sent("p!2")), pop("p!"))
+new_case("receive from an inbox", first(share_inbox, sent("p!1", "p!2", "p!1")), pop("p!"))
+new_case("receive the last of one channel of an inbox", first(share_inbox, sent("p!1", "p!2", "p!2")), pop("p!"))
+new_case("receive the last of an inbox", first(share_inbox, sent("p!1")), pop("p!"))
+new_case("receive after expired messages", first(expired("c", "c"), sent("c", "c")), pop("c"))
+new_case("receive only expired messages", expired("c", "c"), pop_nothing("c"))
+new_case("receive after many expired messages", first(expired(*["c"] * 5), sent("c")), pop("c"))
+new_case("receive after expired ones of an inbox", first(share_inbox, expired("p!1", "p!2"), sent("p!2")), pop("p!"))
 new_case("receive a shared message", to_many("c", "d"), pop("c"))
 new_case("receive the last of a shared message", first(to_many("c", "d"), received("c")), pop("d"))
-new_case("receive behind expired shared ones", first(old_to_many("c", "d"), sent("c")), pop("c"))
+new_case("receive after expired shared messages", first(old_to_many("c", "d"), sent("c")), pop("c"))
 
-# -- upkeep ---------------------------------------------------------------------------------------------------
+# -- sweeps, statistics, flushes -----------------------------------------------------------------------------
 
 new_case("sweep", first(expired("c", "p!1", "p!2"), sent("d", "p!2"), expired("d")), sweep_all)
 new_case("sweep of a channel", first(sent("c", "p!1"), received("c", "p!"), sweep_all), sweep_all)
 new_case(
     "sweep of a page of channels",
-    first(sent(*crowd(PAGE_RECORDS + 1)), received(*crowd(PAGE_RECORDS + 1)), sweep_all, sent("c0", "c1")),
+    first(sent(*numbered(PAGE_RECORDS + 1)), received(*numbered(PAGE_RECORDS + 1)), sweep_all, sent("c0", "c1")),
     sweep_all,
 )
 new_case(
     "sweep of everything",
-    first(expired("c", "p!1", "p!2", "d"), sent("d", "p!2", "e"), later),
+    first(expired("c", "p!1", "p!2", "d"), sent("d", "p!2", "e"), make_full_sweep_due),
     sweep_everything,
 )
-new_case("figures", first(expired("c"), sent("c", "p!1"), expired("p!1")), look_at_figures)
-new_case("flush", first(sent(*crowd(10), "c0", "p!1"), to_many("c", "d")), flush)
+new_case("statistics", first(expired("c"), sent("c", "p!1"), expired("p!1")), query_figures)
+new_case("flush", first(sent(*numbered(10), "c0", "p!1"), to_many("c", "d")), flush)
 new_case("flush of nothing", first(), flush)
 
-# -- sending to many ------------------------------------------------------------------------------------------
+# -- sending to many -----------------------------------------------------------------------------------------
 
 MEMBERS = ("c", "new", "p!1", "full", "p!2")
 MORE_MEMBERS = [f"m{number}" for number in range(6)]
 
 
 def one_by_one(old: Snapshot, names: Sequence[str], body: bytes) -> Iterable[Snapshot]:
-    """Members are reached one after the other: each number of them is lawful."""
+    """Allow any number of reached members: they are reached one after the other."""
     state = {name: list(bodies) for name, bodies in old.items()}
     yield dict(state)
     for name in names:
@@ -275,13 +275,13 @@ case(
     "send to many",
     sent("c", "full", "p!2"),
     to_members,
-    lawful=lambda old, new: one_by_one(old, [name for name in MEMBERS if name != "full"], SHARED),
+    allowed=lambda old, new: one_by_one(old, [name for name in MEMBERS if name != "full"], SHARED),
 )
 case(
     KIND,
     "send to many without memory for all",
     first(sent(*MORE_MEMBERS), sent("gap", size=700), full, received("gap")),
     to_more_than_fit,
-    lawful=lambda old, new: one_by_one(old, MORE_MEMBERS, LONG_SHARED),
+    allowed=lambda old, new: one_by_one(old, MORE_MEMBERS, LONG_SHARED),
 )
-new_case("send to many who are full", sent("c", "d"), to_full)
+new_case("send to many full channels", sent("c", "d"), to_full)

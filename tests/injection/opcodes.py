@@ -1,7 +1,7 @@
 """
-Do something dreadful before the n-th bytecode that the package executes.
+Kill or interrupt an operation before the n-th bytecode that the package executes.
 
-Finer than ``steps``, and slow: for long runs by hand, and for samples elsewhere.
+This is finer than ``steps``, but slow: for samples, and for long runs by hand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from asgi_ipc.locking.mutex import RobustMutex
 
 PACKAGE = os.path.dirname(asgi_ipc.__file__) + os.sep
 NOP = dis.opmap["NOP"]
-#: From 3.12 on, tracing misses most bytecodes, and there is ``sys.monitoring`` instead.
+#: From 3.12 on, tracing misses most bytecodes; ``sys.monitoring`` replaces it.
 MONITORING: Any = getattr(sys, "monitoring", None)
 
 
@@ -27,8 +27,8 @@ class Opcodes:
     """
     Counts the bytecodes of frames of the package, and calls ``act(where)`` before number ``at`` (0: never).
 
-    NOP is left out. It stands for a line that does nothing (``try:``), and nothing can come from it, so CPython 3.11
-    and later do not even have an entry for it in the table of exception handlers.
+    NOP does not count. It stands for a line that does nothing (``try:``) and raises nothing, so CPython 3.11
+    and later have no entry for it in the table of exception handlers.
     """
 
     def __init__(self, at: int, act: Callable[[str], None]) -> None:
@@ -38,7 +38,7 @@ class Opcodes:
         self._codes: Dict[CodeType, bytes] = {}
 
     def start(self) -> None:
-        """Count in every frame that begins from now on."""
+        """Start to count in every new frame."""
         if MONITORING is None:
             sys.settrace(self._call)
             return
@@ -48,7 +48,7 @@ class Opcodes:
         MONITORING.set_events(MONITORING.DEBUGGER_ID, MONITORING.events.INSTRUCTION)
 
     def start_at_abandon(self) -> None:
-        """Begin to count when a call that ended badly is cleaned up after."""
+        """Start to count at the cleanup of the next call that fails."""
         clean_up = RobustMutex.abandon
         counter = self
 
@@ -88,7 +88,7 @@ class Opcodes:
 
 
 def stop_counting() -> None:
-    """Count no longer, whoever was counting."""
+    """Stop the counting of every counter."""
     sys.settrace(None)
     if MONITORING is not None and MONITORING.get_tool(MONITORING.DEBUGGER_ID):
         MONITORING.set_events(MONITORING.DEBUGGER_ID, 0)
@@ -96,7 +96,7 @@ def stop_counting() -> None:
 
 
 def where(frame: FrameType, offset: int) -> str:
-    """The bytecode that a frame is about to execute, and its place in the source, for people."""
+    """Describe the bytecode that a frame is about to execute, with its place in the source."""
     code = frame.f_code
     name = next((each.opname for each in dis.get_instructions(code) if each.offset == offset), "?")
     return f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}, at {offset} {name}"

@@ -1,4 +1,4 @@
-"""Recoveries: the operation of somebody who finds that a process was killed inside, and is cut short himself."""
+"""Recoveries: operations that find a dead holder of the mutex, and are interrupted during the recovery."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from asgi_ipc.shm.wakeup_fifo import sweep_fifos
 
 from .cases import PAGE_RECORDS, Act, case, first, only_new
 from .group_cases import add, discard, members
-from .message_cases import append, crowd, flush, ours, pop, received, sent, to_many
-from .world import World, die_inside, garble, quietly
+from .message_cases import append, flush, numbered, pop, received, sent, share_inbox, to_many
+from .world import World, die_inside, garble, postpone_sweeps
 
 
-def look(world: World) -> None:
+def snapshot(world: World) -> None:
     world.store.snapshot()
 
 
@@ -21,17 +21,17 @@ def recovery(kind: str, name: str, prepare: Act, operate: Act, at: int) -> None:
 
     def die(world: World) -> None:
         prepare(world)
-        quietly(world)
+        postpone_sweeps(world)
         garble(world, name)
         die_inside(world, operate, at)
-        sweep_fifos(world.store.name)  # as at every other time
+        sweep_fifos(world.store.name)  # remove the dead process's FIFO files, as every creation does
 
-    case(kind, f"recovery of {name}", die, look, fresh=True, lawful=only_new, dead=True)
+    case(kind, f"recovery of {name}", die, snapshot, fresh=True, allowed=only_new, dead=True)
 
 
 messages = first(
-    ours,
-    sent("c", "c", "d", "p!1", "p!2", "p!1", *crowd(PAGE_RECORDS + 2)),
+    share_inbox,
+    sent("c", "c", "d", "p!1", "p!2", "p!1", *numbered(PAGE_RECORDS + 2)),
     to_many("c", "d", "p!1"),
     received("c1", "c2"),
     sent("large", size=3000),

@@ -1,9 +1,9 @@
 """
-Count the steps of an operation, and do something dreadful before (or after) the n-th.
+Count the steps of an operation, and kill or interrupt it before (or after) the n-th.
 
-A step is a store to shared memory that changes it, or a system call of the memory floor (the semaphore's calls count
-as such).  What happens between two steps leaves nothing that another process could see, and a store of what is there
-already leaves nothing either: so a process that ends before each step in turn has ended everywhere.
+A step is a store that changes shared memory, or a system call of the modules that reach shared memory (the
+calls of a semaphore count as such). Between two steps nothing happens that another process could see. So a
+process that is killed before each step in turn has been killed everywhere.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from asgi_ipc.shm.segment import Segment
 
 
 class Injected(BaseException):
-    """The exception that is raised in the middle of things; no code expects it."""
+    """The exception that is raised at a step; no code expects it."""
 
 
 class Steps:
     """
-    The steps of this process: counted while armed, with something that happens at some of them.
+    The steps of this process: counted while armed, with an action at one or two of them.
 
-    ``note`` is memory that the parent of a forked process shares: it says how many steps were counted, and what the
-    last one was, even of a process that was killed.
+    ``note`` is memory that a forked process shares with its parent. It contains the number of steps and a
+    description of the last one, even if the process was killed.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,10 @@ class Steps:
 
     def arm(self, at: int, act: Callable[[], None], second: int = 0, after_calls: bool = False) -> None:
         """
-        Count from now on, and ``act`` before step ``at`` (0: never), then once more ``second`` steps later, if not 0.
+        Count from now on; call ``act`` before step ``at`` (0: never), and again ``second`` steps later, if
+        not 0.
 
-        With ``after_calls`` a system call is two steps: before it and, if it was successful, after it.
+        With ``after_calls`` a system call is two steps: one before it and, if it succeeds, one after it.
         """
         self.at, self.act, self.second, self.after_calls = at, act, second, after_calls
         self.count = 0
@@ -55,7 +56,7 @@ class Steps:
         self.armed = False
 
     def step(self, what: str, *about: Any) -> None:
-        """Count a step; ``what`` and ``about`` describe it for a person who reads about a failure."""
+        """Count a step; ``what`` and ``about`` describe it in the message of a failure."""
         self.count += 1
         if self.count == self.at:
             self.at = self.at + self.second if self.second else 0
@@ -64,16 +65,16 @@ class Steps:
             self.act()
 
     def note_down(self, what: str) -> None:
-        """Leave a note for the parent."""
+        """Write a note for the parent."""
         note = what.encode()[:4000]
         self.note[: len(note) + 1] = note + b"\0"
 
     def read(self) -> str:
-        """The note that a child has left: mostly a number of steps, and what the last one was."""
+        """Return the note of a child: in most cases the number of steps and the last step."""
         return self.note[:].partition(b"\0")[0].decode(errors="replace")
 
     def count_noted(self) -> int:
-        """How many steps a child has counted."""
+        """Return the number of steps that a child has counted."""
         return int(self.read().partition(" ")[0])
 
 
@@ -81,7 +82,7 @@ STEPS = Steps()
 
 
 class Words:
-    """Stands for the words of a segment."""
+    """Wraps the words of a segment, and counts stores."""
 
     def __init__(self, words: memoryview) -> None:
         self.raw = words
@@ -100,7 +101,7 @@ class Words:
 
 
 class Data:
-    """Stands for the bytes of a segment."""
+    """Wraps the bytes of a segment, and counts stores."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.raw = data
@@ -112,7 +113,7 @@ class Data:
     def __setitem__(self, at: Any, value: bytes) -> None:
         if STEPS.armed and self.raw[at] != value:
             STEPS.step("data[{}] = {} bytes", at, len(value))
-            if len(value) > 8:  # copying is no single store: it can end in the middle
+            if len(value) > 8:  # copying several words is not atomic: the process can be killed in the middle
                 middle = at.start + len(value) // 16 * 8
                 self.raw[at.start : middle] = value[: middle - at.start]
                 STEPS.step("data[{}] = {} bytes, half done", at, len(value))
@@ -123,7 +124,7 @@ class Data:
 
 
 def counted(call: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The same system call, as a step."""
+    """Return a wrapper of a system call that counts a step."""
 
     def stand_in(*args: Any, **options: Any) -> Any:
         if STEPS.armed:
@@ -137,7 +138,7 @@ def counted(call: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 class Semaphore:
-    """Stands for a named semaphore."""
+    """Wraps a named semaphore, and counts its calls."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.raw = counted(posix_ipc.Semaphore, "Semaphore")(*args, **options)
@@ -147,7 +148,7 @@ class Semaphore:
 
 
 class Module:
-    """Stands for a module in the name of which system calls are made."""
+    """Wraps a module, and counts calls of its functions."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -166,7 +167,7 @@ MODULES: List[ModuleType] = [os, fcntl, mmap, posix_ipc]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the stand-ins in place of everything through which the memory floor reaches shared memory and the system."""
+    """Install the wrappers in all modules of the package that reach shared memory and the system."""
     map_it = Segment._map
 
     def map_with_steps(self: Segment, size: int) -> None:

@@ -1,9 +1,9 @@
 """
-A process may be killed anywhere: the next one finds the state before or after, nothing lost or damaged, and goes on.
+A process may be killed anywhere: the next operation finds the state before or after, and the store works.
 
-Every operation of both stores runs in a child process that is killed before each of its stores to shared memory and
-each of its system calls, with all memory that means nothing full of garbage.  It is killed before some bytecodes, too,
-or before every bytecode with ``ASGI_IPC_EVERY_BYTECODE=1``.  Without ``--exhaustive``, a sample of all this runs.
+Every operation of both stores runs in a child process. It is killed before each store to shared memory and
+before each system call; all unused memory is full of garbage. It is also killed before some bytecodes, or
+before every bytecode with ``ASGI_IPC_EVERY_BYTECODE=1``. Without ``--exhaustive``, a sample of all this runs.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Callable
 import pytest
 
 from injection.children import sample
-from injection.lives import LIVES
+from injection.lifecycle import STAGES
 from injection.table import CASES
 
 if TYPE_CHECKING:
     from helpers.extent import Extent
 
-    from injection.fixtures import MakeLife, MakeTrial
+    from injection.fixtures import MakeLifecycle, MakeTrial
 
-#: Bytecodes of each operation before which a child is killed when not all are tried.
+#: Bytecodes of each operation that are tried without ``ASGI_IPC_EVERY_BYTECODE``.
 SAMPLE = 3
-#: Without ``--exhaustive``: steps that are tried of an operation, or of a segment's life; and bytecodes.
+#: Steps of an operation, or of a stage of a segment's lifecycle, and bytecodes that are tried without
+#: ``--exhaustive``.
 STEPS, BYTECODES = 6, 1
 
 pytest_plugins = ["injection.fixtures"]
@@ -49,11 +50,11 @@ def test_a_kill_before_any_bytecode_leaves_the_state_before_or_after(
 
 
 @pytest.mark.parametrize("kind", ["messages", "groups"])
-@pytest.mark.parametrize("name", LIVES)
-def test_a_kill_at_any_step_of_a_segments_life_spoils_nothing(
-    life: MakeLife, extent: Extent, name: str, kind: str, record_property: Callable[[str, object], None]
+@pytest.mark.parametrize("name", STAGES)
+def test_a_kill_at_any_step_of_a_segments_lifecycle_damages_nothing(
+    lifecycle: MakeLifecycle, extent: Extent, name: str, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tried = life(name, kind)
+    tried = lifecycle(name, kind)
     for at in extent.sample(range(1, tried.steps + 1), STEPS, name):
         tried.kill(at)
     record_property("longest wait in ms", round(tried.longest * 1000, 1))

@@ -1,11 +1,12 @@
 """
-A small world in which an operation can be tried again and again from the same state: a store, a clock that stands,
-an image of the shared memory, garbage wherever nothing is kept.
+A small world, in which an operation can run again and again from the same state.
+
+It has a store, a clock that stands still, an image of the shared memory, and garbage in all unused memory.
 """
 
 from __future__ import annotations
 
-__all__ = ["World", "die_inside", "garble", "quietly", "strip"]
+__all__ = ["World", "die_inside", "garble", "postpone_sweeps", "unexpired"]
 
 import contextlib
 import os
@@ -45,21 +46,21 @@ from asgi_ipc.stores.messages.store import MessageStore
 from .steps import STEPS
 
 SIZE = 128 * 1024
-#: Seconds: of messages and memberships in these tests.
+#: The expiry of messages and memberships, in seconds.
 EXPIRY = 60
-#: Bodies, channels and groups that have expired when the operation begins are named so.
+#: The names of bodies and members that have expired when the operation begins start with this.
 OLD = "old"
-#: Room for everything.
+#: A capacity that is never reached.
 PLENTY = 10**6
 
-#: Words of what is copied into free memory.
+#: Words: only smaller objects are copied into free memory.
 SMALL = 32
 
 Snapshot = Dict[str, Any]
 
 
 class Clock:
-    """Nanoseconds that pass only when told to."""
+    """A clock that stands still until a test changes ``now`` (ns)."""
 
     def __init__(self) -> None:
         self.now = 10**15
@@ -73,9 +74,9 @@ class Clock:
 
 class World:
     """
-    A store of a kind ("messages" or "groups"), and a state of it to come back to.
+    A store of a kind ("messages" or "groups"), with a saved state that can be restored.
 
-    ``store`` is the store; ``messages`` or ``groups``, too, whichever it is.
+    ``store`` is the store. ``messages`` or ``groups`` is the same object.
     """
 
     def __init__(self, prefix: str, kind: str, clock: Clock) -> None:
@@ -87,27 +88,27 @@ class World:
         self.store: Any = self.messages if kind == "messages" else self.groups
         self.image = b""
         self.dead = False
-        #: Channels that this process remembers the places of.
+        #: Channels whose places this process remembers.
         self.known: List[str] = []
-        #: Wakeup FIFOs at which the process that judges waits, what they had hung up, and where they were then.
+        #: The parent's FIFOs, their registered waiters, and the places of their records in the saved state.
         self.fifos: List[WakeupFifo] = []
         self.registered: List[Registered] = []
         self._places: List[Tuple[Any, int, int, int]] = []
 
     @property
     def words(self) -> memoryview:
-        """The words of the segment, uncounted."""
+        """The words of the segment; stores to them are not counted."""
         return self.store.sections.attachment.segment.words.raw  # type: ignore[no-any-return]
 
     @property
     def data(self) -> Any:
-        """The bytes of the segment, uncounted."""
+        """The bytes of the segment; stores to them are not counted."""
         return self.store.sections.attachment.segment.data.raw
 
-    # -- coming back ------------------------------------------------------------------------------------------
+    # -- saving and restoring --------------------------------------------------------------------------------
 
     def remember(self, dead: bool = False) -> None:
-        """Take the state that ``restore`` comes back to; ``dead``: with the token gone, as its holder died."""
+        """Save the state for ``restore``; with ``dead``, without a token, as its holder is dead."""
         self.image = bytes(self.data[:])
         self.dead = dead
         self._places = [(fifo.home, fifo.record, fifo.wait_generation, fifo.registration) for fifo in self.fifos]
@@ -117,83 +118,83 @@ class World:
             self.known = sorted(check.channels)
 
     def restore(self) -> None:
-        """Be as at ``remember``, but for what never goes back: epoch, progress, generation."""
+        """Restore the saved state, except the words that never go back: EPOCH, SEQ, GENERATION."""
         words = self.words
         kept = {at: words[at] for at in (AT_EPOCH, AT_SEQ, AT_GENERATION)}
-        assert not kept[AT_EPOCH] & 1, "the world is under repair"
+        assert not kept[AT_EPOCH] & 1, "the store is being recovered"
         self.data[:] = self.image
         for at, word in kept.items():
             words[at] = word
-        words[AT_GENERATION] += 1  # so that nobody believes what he remembers of other times
+        words[AT_GENERATION] += 1  # so that no process uses what it remembers of earlier runs
         for slot in range(AT_SLOTS, AT_SLOTS + SLOTS * SLOT_WORDS, SLOT_WORDS):
             if words[slot]:
                 words[slot] = kept[AT_EPOCH]
         if self.dead:
             token = self.store.sections.attachment.segment.semaphores.open(kept[AT_EPOCH])
-            with contextlib.suppress(BusyError):  # it is gone already when the holder has just died
+            with contextlib.suppress(BusyError):  # a holder that has just died has it already
                 token.acquire(0)
             token.close()
         for channel in self.known:
             self.store.sections.parts.queues.locate(channel, False)
         self.store.sections.attachment.liveness._alive_until.clear()
-        self.stand_in()
+        self.adopt_fifos()
         for fifo in self.fifos:
             fifo.drain()
 
-    def stand_in(self) -> None:
-        """Be where the FIFOs were hung: also in a forked child, which does for its parent what is cut short."""
+    def adopt_fifos(self) -> None:
+        """Restore the places of the FIFOs' records; also in a child, which acts in place of its parent."""
         for fifo, place in zip(self.fifos, self._places):
             fifo.home, fifo.record, fifo.wait_generation, fifo.registration = place
 
     def must_have_notified(self) -> None:
-        """Whoever waited when the store was repaired must hear of it: what he had hung up is gone."""
-        sleepers = [fifo for fifo in self.fifos if fifo.fd >= 0]  # none in a forked child
-        if sleepers and self.words[AT_WAIT_GENERATION] != self._places[0][2]:
-            assert all(fifo.wait(0) for fifo in sleepers), "the store was repaired, and a sleeper not rung"
+        """Check that a recovery has notified every FIFO, as the waiters must be registered again."""
+        waiting = [fifo for fifo in self.fifos if fifo.fd >= 0]  # none in a forked child
+        if waiting and self.words[AT_WAIT_GENERATION] != self._places[0][2]:
+            assert all(fifo.wait(0) for fifo in waiting), "the store was recovered, but a FIFO was not notified"
 
     def semaphores(self) -> List[str]:
-        """The semaphores of the segment that can be seen."""
+        """Return the names of the segment's semaphores that have a file."""
         names = os.listdir(SHM_DIRECTORY) if SHM_DIRECTORY else []
         return [name for name in names if name.startswith(f"sem.{self.store.name}.")]
 
     def close(self) -> None:
-        """Remove it all."""
+        """Remove and close the store."""
         self.store.unlink()
         self.store.close()
 
-    # -- judging ----------------------------------------------------------------------------------------------
+    # -- checks ----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """What the store holds, in an order that counts."""
+        """Return the content of the store; the order of messages and members matters."""
         found = self.store.snapshot()
         if self.kind == "groups":
             return {group: list(members.items()) for group, members in found.items()}
         return found  # type: ignore[no-any-return]
 
-    def audit(self) -> List[str]:
-        """What is wrong with the store."""
+    def problems(self) -> List[str]:
+        """Return what is wrong with the store, as sentences."""
         return [str(finding) for finding in check_stores(self.store)]
 
     def admin_lock_holder(self) -> Optional[int]:
-        """Another process that keeps the byte which whoever recovers needs, or None."""
+        """Return another process that holds the admin lock, which a recovery needs, or None."""
         return self.store.sections.attachment.segment.locks.holder(ADMIN_LOCK_BYTE)  # type: ignore[no-any-return]
 
-    def go_on(self) -> None:
-        """Use the store in every way, and see that what it held comes out of it, once and in order."""
+    def use(self) -> None:
+        """Use the store in every way, and check that its content comes out once and in order."""
         if self.kind == "messages":
-            go_on_with_messages(self)
-            wait_anew(self)
+            use_messages(self)
+            use_waiters(self)
         else:
-            go_on_with_groups(self)
-        wrong = self.audit()
-        assert not wrong, f"after going on: {wrong}"
+            use_groups(self)
+        wrong = self.problems()
+        assert not wrong, f"after using the store: {wrong}"
 
 
-def go_on_with_messages(world: World) -> None:
-    """Send in every way, receive everything, then send what needs memory."""
+def use_messages(world: World) -> None:
+    """Send in every way, receive everything, then send large messages."""
     store = world.messages
     arrived: Dict[str, bytes] = {}
-    with contextlib.suppress(ChannelFull):  # what was there before may have filled the memory
+    with contextlib.suppress(ChannelFull):  # the case may have filled the memory
         for channel in [*world.known, "after", "p!after"]:
             if not channel.endswith("!"):
                 store.append(channel, PLENTY, b"a" * 60)
@@ -201,9 +202,9 @@ def go_on_with_messages(world: World) -> None:
         store.append("large", PLENTY, bytes(6000))
         arrived["large"] = bytes(6000)
     found = store.snapshot()
-    assert {channel: found.get(channel, [b""])[-1] for channel in arrived} == arrived, "what was sent is not there"
+    assert {channel: found.get(channel, [b""])[-1] for channel in arrived} == arrived, "a sent message is missing"
     store.append_each([(name, PLENTY) for name in ("after", "p!after", "p!new", "new")], b"c" * 200)
-    expected = strip(store.snapshot())
+    expected = unexpired(store.snapshot())
     received: Dict[str, List[bytes]] = {}
     names = sorted({non_local_name(name) for name in [*expected, "after", "p!", "new"]})
     taken = store.pop(names)
@@ -211,35 +212,35 @@ def go_on_with_messages(world: World) -> None:
         received.setdefault(taken[0], []).append(taken[1])
         taken = store.pop(names)
     assert received == expected, f"received {short_repr(received)} of {short_repr(expected)}"
-    assert strip(store.snapshot()) == {}
+    assert unexpired(store.snapshot()) == {}
     store.append("large", PLENTY, bytes(9000))
     store.append("after", PLENTY, b"d")
     assert store.pop(["after"]) == ("after", b"d")
     assert store.pop(["large"]) == ("large", bytes(9000))
 
 
-def wait_anew(world: World) -> None:
-    """Wait at every wakeup FIFO of this process, or at a new one, for a message that comes then."""
+def use_waiters(world: World) -> None:
+    """Wait at every FIFO of this process, or at a new one, and send a message to it."""
     store = world.messages
-    sleepers = [fifo for fifo in world.fifos if fifo.fd >= 0]
-    new = [] if sleepers else [store.wakeups.new_fifo()]
-    for fifo in new or sleepers:
+    own = [fifo for fifo in world.fifos if fifo.fd >= 0]
+    new = [] if own else [store.wakeups.new_fifo()]
+    for fifo in new or own:
         store.wakeups.unregister_all(fifo)
         outcome = store.wakeups.pop_again(["waited", "p!"], fifo)
-        assert isinstance(outcome, Registered), "what was received came once more"
+        assert isinstance(outcome, Registered), "a message that was received came again"
         fifo.drain()
         store.append("waited", PLENTY, b"w")
         if outcome.waiters:  # else there was no memory for them
-            assert fifo.wait(0), "a wakeup FIFO was not rung"
+            assert fifo.wait(0), "a FIFO was not notified"
         assert store.wakeups.pop_again(["waited", "p!"], fifo) == ("waited", b"w")
     for fifo in new:
         store.wakeups.dismiss(fifo)
 
 
-def go_on_with_groups(world: World) -> None:
-    """Add, renew and discard in every group, then empty it."""
+def use_groups(world: World) -> None:
+    """Add, renew and discard members in every group, then empty it."""
     store = world.groups
-    before = strip(world.snapshot())
+    before = unexpired(world.snapshot())
     for group, members in before.items():
         names = [name for name, _ in members]
         assert store.channels(group) == names
@@ -259,32 +260,32 @@ def go_on_with_groups(world: World) -> None:
 
 
 def short_repr(queues: Dict[str, List[bytes]]) -> Dict[str, List[bytes]]:
-    """Queues with the beginnings of their bodies."""
+    """Return queues with the first bytes of their bodies."""
     return {name: [body[:12] for body in bodies] for name, bodies in queues.items()}
 
 
-def strip(found: Snapshot) -> Snapshot:
-    """A snapshot without what has expired: bodies and members that are named so."""
+def unexpired(found: Snapshot) -> Snapshot:
+    """Return a snapshot without the bodies and members that are named ``old``."""
 
-    def lives(item: Any) -> bool:
+    def is_live(item: Any) -> bool:
         return not (item.startswith(OLD.encode()) if isinstance(item, bytes) else item[0].startswith(OLD))
 
-    kept = {name: [item for item in items if lives(item)] for name, items in found.items()}
+    kept = {name: [item for item in items if is_live(item)] for name, items in found.items()}
     return {name: items for name, items in kept.items() if items}
 
 
-# -- garbage --------------------------------------------------------------------------------------------------
+# -- garbage -------------------------------------------------------------------------------------------------
 
 
 def garble(world: World, seed: str) -> None:
     """
-    Overwrite everything in the segment that means nothing, with words that might mean something.
+    Overwrite all unused memory of the segment with words that look like valid ones.
 
-    That is: free and waiting blocks but for their lists, free channel records likewise, and what lies behind the
-    memory that is reserved. Some of it are copies of what is in use, as freed memory holds them, which the other
-    garbage leads to.
+    Unused are free blocks, blocks in quick lists and free channel records, except for their links, and the
+    memory behind RESERVED. Some of the garbage are copies of live objects, as freed memory contains them. The
+    rest points to these copies, or is random.
     """
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     attachment = world.store.sections.attachment
     words = world.words
     check = (MessageCheck if world.kind == "messages" else GroupCheck)(attachment)
@@ -300,43 +301,43 @@ def garble(world: World, seed: str) -> None:
         free |= set(range(header + 3, header + (words[header] >> 2)))
     if world.kind == "messages":
         free |= set(_free_records(words))
-    copies = _copy(world, draw, free, check.reached)
+    copies = _copy(world, rng, free, check.reached)
     for at in sorted(free):
-        words[at] = draw.choice(
+        words[at] = rng.choice(
             (
-                draw.choice(copies or tempting),
-                draw.choice(copies or tempting),
-                draw.choice(tempting),
-                draw.getrandbits(64),
-                draw.randrange(200),
-                2**63 + draw.randrange(500),
+                rng.choice(copies or tempting),
+                rng.choice(copies or tempting),
+                rng.choice(tempting),
+                rng.getrandbits(64),
+                rng.randrange(200),
+                2**63 + rng.randrange(500),
                 0,
             )
         )
-    assert world.audit() == []
+    assert world.problems() == []
 
 
-def _copy(world: World, draw: random.Random, free: Set[int], reached: Reached) -> List[int]:
-    """Put copies of messages, members and the like into free memory, and take that out of ``free``; where they are."""
+def _copy(world: World, rng: random.Random, free: Set[int], reached: Reached) -> List[int]:
+    """Copy small objects into free memory, remove that from ``free``, and return the copies' offsets."""
     words = world.words
     originals = [(block, payload) for block, (payload, _) in sorted(reached.items()) if payload < SMALL]
     copies: List[int] = []
     for place in range(world.store.sections.attachment.heap.start, len(words) - SMALL, 2 * SMALL) if originals else ():
-        block, payload = draw.choice(originals)
+        block, payload = rng.choice(originals)
         space = set(range(place - 1, place + payload))
         if space <= free:
             free -= space
             for at in range(payload):
                 words[place + at] = words[block + at]
             words[place - 1] = (payload + 1) << 2
-            if world.kind == "groups":  # another name
-                words[place + MEMBER_NAME] += draw.randrange(1, 5)
+            if world.kind == "groups":  # give the member another name
+                words[place + MEMBER_NAME] += rng.randrange(1, 5)
             copies.append(place)
     return copies
 
 
 def _free_records(words: memoryview) -> Iterator[int]:
-    """The words of free channel records that mean nothing."""
+    """Yield the unused words of free channel records."""
     page = words[AT_PAGES]
     while page:
         record = words[page + 2]
@@ -346,17 +347,17 @@ def _free_records(words: memoryview) -> Iterator[int]:
         page = words[page]
 
 
-def quietly(world: World) -> None:
-    """Let nothing be swept on the occasion of another operation."""
+def postpone_sweeps(world: World) -> None:
+    """Postpone sweeps, so that no operation sweeps."""
     world.words[AT_SWEEP_DUE] = NEVER
     world.store._sweep_due = NEVER
 
 
 def die_inside(world: World, operate: Callable[[World], None], at: int) -> None:
-    """Let a child process begin the operation and end before its step ``at``; the world is remembered like that."""
+    """Let a child begin the operation and exit before its step ``at``; save the state that it leaves."""
     pid = os.fork()
     if pid == 0:
-        world.store.snapshot()  # claims its slot
+        world.store.snapshot()  # acquires a slot
         STEPS.arm(at, lambda: os._exit(7))
         operate(world)
         os._exit(0)

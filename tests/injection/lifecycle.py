@@ -1,10 +1,10 @@
 """
-The life of a segment, cut short: it is made, attached to, closed, removed, and missed by those who used it.
+The stages of a segment's lifecycle, interrupted: creation, attachment, removal, use after a removal, closing.
 """
 
 from __future__ import annotations
 
-__all__ = ["LIVES", "LifeTrial"]
+__all__ = ["STAGES", "LifecycleTrial"]
 
 import os
 import signal
@@ -16,62 +16,62 @@ from asgi_ipc.shm.permissions import SHM_DIRECTORY
 from asgi_ipc.shm.segment import Segment
 from asgi_ipc.stores.attachment import Attachment
 
-from .children import PATIENCE, die, reap, side_by_side, spawn, throughout, throw
+from .children import PATIENCE, die, reap, run_interrupted, side_by_side, spawn, throw
 from .group_cases import members
 from .message_cases import sent
 from .steps import STEPS
-from .world import Clock, Snapshot, World, garble, quietly
+from .world import Clock, Snapshot, World, garble, postpone_sweeps
 
 
 @dataclass(frozen=True)
-class Life:
+class Stage:
     """
-    Something that happens to a segment as a whole.
+    An operation on a segment as a whole.
 
-    ``exists``: the segment is there, with something in it; ``removed``: it was until a moment ago, and the child is
-    still attached to it. ``may_empty``: the segment may be empty afterwards. ``operate`` gets the world, if any.
+    ``exists``: the segment exists and has content. ``removed``: it was removed, but the child is still
+    attached to it. ``may_empty``: the segment may be empty afterwards. ``operate`` gets the world, if any.
     """
 
     exists: bool
-    operate: Callable[[LifeTrial, Optional[World]], None]
+    operate: Callable[[LifecycleTrial, Optional[World]], None]
     removed: bool = False
     may_empty: bool = False
 
 
-def attach(trial: LifeTrial, world: Optional[World]) -> None:
+def attach(trial: LifecycleTrial, world: Optional[World]) -> None:
     trial.newcomer()
 
 
-def remove(trial: LifeTrial, world: Optional[World]) -> None:
+def remove(trial: LifecycleTrial, world: Optional[World]) -> None:
     assert world is not None
     world.store.unlink()
 
 
-def use(trial: LifeTrial, world: Optional[World]) -> None:
+def use(trial: LifecycleTrial, world: Optional[World]) -> None:
     assert world is not None
     world.store.snapshot()
 
 
-def close(trial: LifeTrial, world: Optional[World]) -> None:
+def close(trial: LifecycleTrial, world: Optional[World]) -> None:
     assert world is not None
     world.store.close()
 
 
-LIVES: Dict[str, Life] = {
-    "creation": Life(False, attach),
-    "attachment": Life(True, attach),
-    "removal": Life(True, remove, may_empty=True),
-    "use after a removal": Life(True, use, removed=True, may_empty=True),
-    "closing": Life(True, close),
+STAGES: Dict[str, Stage] = {
+    "creation": Stage(False, attach),
+    "attachment": Stage(True, attach),
+    "removal": Stage(True, remove, may_empty=True),
+    "use after a removal": Stage(True, use, removed=True, may_empty=True),
+    "closing": Stage(True, close),
 }
 
 
-class LifeTrial:
-    """One of these lives, of a segment of one kind, again and again."""
+class LifecycleTrial:
+    """One stage of a segment of one kind, run again and again."""
 
     def __init__(self, prefix: str, kind: str, name: str) -> None:
         self.prefix, self.kind, self.name = prefix, kind, name
-        self.life = LIVES[name]
+        self.stage = STAGES[name]
         self.clock = Clock()
         self.world: Optional[World] = None
         self.old: Snapshot = {}
@@ -79,25 +79,25 @@ class LifeTrial:
         self.steps = self._count(False)
         self.steps_with_calls = self._count(True)
 
-    # -- setting up -------------------------------------------------------------------------------------------
+    # -- setting up ------------------------------------------------------------------------------------------
 
     def newcomer(self) -> World:
-        """The segment as a process sees it that has not used it yet."""
+        """Return a world for a process that has not used the segment yet."""
         Attachment._open.clear()
         Segment._mapped.clear()
         return World(self.prefix, self.kind, self.clock)
 
     def _set_up(self) -> None:
         self.old = {}
-        if self.life.exists:
+        if self.stage.exists:
             self.world = World(self.prefix, self.kind, self.clock)
-            quietly(self.world)
+            postpone_sweeps(self.world)
             (sent("c", "p!1", "c") if self.kind == "messages" else members("g", "a", "b"))(self.world)
             garble(self.world, self.name)
             self.old = self.world.snapshot()
 
     def clean_up(self) -> List[str]:
-        """Remove the segment; what was left of it all the same."""
+        """Remove the segment; return the names of the objects that are left of it."""
         if self.world is not None:
             self.world.close()
             self.world = None
@@ -109,12 +109,12 @@ class LifeTrial:
         return left
 
     def _operate(self) -> None:
-        self.life.operate(self, self.world)
+        self.stage.operate(self, self.world)
 
     def _begin(self) -> None:
         if self.world is not None:
             self.world.store.snapshot()
-            if self.life.removed:
+            if self.stage.removed:
                 self.world.store.unlink()
 
     def _count(self, after_calls: bool) -> int:
@@ -128,14 +128,14 @@ class LifeTrial:
             STEPS.note_down(f"{STEPS.count} steps")
 
         assert reap(spawn(body)) == 0, f"{self.name}: the operation itself fails"
-        self._judge(f"{self.name}, uninterrupted")
+        self._check(f"{self.name}, uninterrupted")
         assert self.clean_up() == []
         return STEPS.count_noted()
 
-    # -- cutting short ----------------------------------------------------------------------------------------
+    # -- kills and exceptions --------------------------------------------------------------------------------
 
     def kill(self, at: int) -> None:
-        """Kill a child before its step ``at``, and judge what it leaves."""
+        """Kill a child before its step ``at``, and check what it leaves."""
         self._set_up()
         STEPS.note_down("?")
 
@@ -147,12 +147,12 @@ class LifeTrial:
         status = reap(spawn(body))
         label = f"{self.name} of {self.kind}, killed before step {STEPS.read()}"
         assert status == -signal.SIGKILL, f"{label}: it ended with {status}"
-        self._judge(label)
+        self._check(label)
         left = self.clean_up()
         assert not left, f"{label}: left {left}"
 
     def interrupt(self, at: int, same_first: bool) -> None:
-        """Raise an exception in a child before its step ``at``; child and parent must go on, in either order."""
+        """Raise an exception in a child before its step ``at``; child and parent must both go on."""
         self._set_up()
         STEPS.note_down("?")
 
@@ -163,31 +163,31 @@ class LifeTrial:
             STEPS.arm(at, throw, after_calls=True)
             self._operate()
 
-        def go_on() -> None:
+        def use_world() -> None:
             if self.world is None or self.name == "closing":
                 self.world = World(self.prefix, self.kind, self.clock)
-            self.world.go_on()
+            self.world.use()
 
         def begin() -> None:
             self._begin()
-            throughout(operate)
+            run_interrupted(operate)
             if same_first:
-                go_on()
+                use_world()
 
         def others() -> None:
             if same_first:
-                go_on()
+                use_world()
             else:
-                self._judge(label())
+                self._check(label())
 
-        status = side_by_side(begin, others, lambda: None if same_first else go_on())
+        status = side_by_side(begin, others, lambda: None if same_first else use_world())
         assert status == 0, f"{label()}: the same process did not go on ({status}), see its traceback"
         left = self.clean_up()
         assert not left, f"{label()}: left {left}"
 
-    # -- judging ----------------------------------------------------------------------------------------------
+    # -- checks ----------------------------------------------------------------------------------------------
 
-    def _judge(self, label: str) -> None:
+    def _check(self, label: str) -> None:
         begin = time.monotonic()
         if self.world is None:
             self.world = World(self.prefix, self.kind, self.clock)
@@ -195,11 +195,11 @@ class LifeTrial:
         took = time.monotonic() - begin
         self.longest = max(self.longest, took)
         assert took < PATIENCE, f"{label}: the next operation took {took:.1f} s"
-        assert self.world.admin_lock_holder() is None, f"{label}: nobody could recover, as the admin lock is locked"
-        wrong = self.world.audit()
+        assert self.world.admin_lock_holder() is None, f"{label}: no process can recover, as the admin lock is held"
+        wrong = self.world.problems()
         assert not wrong, f"{label}: {wrong}"
-        lawful: Tuple[Snapshot, ...] = (self.old, {}) if self.life.may_empty else (self.old,)
-        assert found in lawful, f"{label}: left {found}, which is none of {lawful}"
-        self.world.go_on()
-        status = reap(spawn(lambda: self.newcomer().go_on()))
-        assert status == 0, f"{label}: a process that comes later cannot use it ({status}), see its traceback"
+        allowed: Tuple[Snapshot, ...] = (self.old, {}) if self.stage.may_empty else (self.old,)
+        assert found in allowed, f"{label}: left {found}, which is none of {allowed}"
+        self.world.use()
+        status = reap(spawn(lambda: self.newcomer().use()))
+        assert status == 0, f"{label}: a new process cannot use it ({status}), see its traceback"
