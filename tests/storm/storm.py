@@ -1,21 +1,23 @@
 """
-A storm: processes send and receive while others are killed and stopped at random; then the books are balanced.
+A storm: processes send and receive while others are killed and stopped at random; then journals are compared.
 
-By hand, for as long as one likes: ``python tests/storm/storm.py --seconds 600`` in the checkout.
-``test_storm.py`` runs it for a while.  It ends with 0 when all of this was true:
+To run it by hand: ``python tests/storm/storm.py --seconds 600`` in the checkout. ``test_storm.py`` runs it
+for some seconds. It exits with 0 if all of this was true:
 
-- Every message whose ``send`` returned was received once or is still there, but for at most one message for each
-  receiver that was killed (the one it had taken). None came twice, none was torn, none that had been refused came.
-  What was being sent when its sender was killed may be there or not.
+- Every message whose ``send`` returned was received once or is still in its channel, except at most one
+  message for each killed receiver: the one that it had taken. No message came twice, none had a wrong
+  checksum, and none that had been refused came. A message whose sender was killed during the send may be
+  there or not.
 - For each channel and sender, a receiver got the messages in the order in which they were sent.
-- No two processes were ever inside one mutex. Whoever is inside signs an owner word and signs off again: he must
-  find nobody's mark but his own or a dead process's. And he counts, and moves a pair of words, in steps: a pair that
-  differs although its last owner left in good order, or a count that has lost something, gives two holders away.
-- Memberships of groups were what those who changed them had done last.
-- No operation took longer than ``LONGEST_WAIT``, the time not counted for which its own process was stopped; and no
-  message lay longer than that in a channel where somebody always slept until one came.
+- No two processes were ever in critical sections of one mutex. A holder writes its mark into an owner word,
+  and clears it at the end. At the start it must find no mark, or that of a dead process; at the end, its own.
+  A holder also counts, and changes a pair of words one after the other. If the pair differs although its last
+  owner has cleared its mark, or if the count is too low, there were two holders.
+- The members of groups were those that the last changes had left.
+- No operation took longer than ``LONGEST_WAIT``, without the time for which its process was stopped. No
+  message stayed longer than that in a channel for which a receiver always waits.
 
-Workers keep journals, in files opened to append: a line is written by one ``write``, which no SIGKILL cuts.
+Workers write journals to files opened for appending: one ``write`` a line, which SIGKILL does not interrupt.
 """
 
 from __future__ import annotations
@@ -47,50 +49,50 @@ from asgi_ipc.stores.messages.queues import Queues
 
 #: Seconds that one operation may take. The longest seen on an idle machine is a twentieth of a second.
 LONGEST_WAIT = 10.0
-#: Seconds between two balances: journals of longer storms would not fit into memory.
+#: Seconds of a round, after which the journals are compared: longer journals would not fit into memory.
 ROUND = 20.0
-#: Seconds that the workers have to end when they are told to.
-LAST_ORDERS = 30.0
-#: How many of each kind work at a time.
-CREW = ("sender", "sender", "sender", "receiver", "receiver", "receiver", "both", "visitor", "sleeper", "sleeper")
-#: Seconds for which one who sleeps until a message comes does so at a time.
-SLEEP = 1.0
+#: Seconds that the workers have to end when told to.
+STOP_TIMEOUT = 30.0
+#: The kinds of the workers that run at a time.
+KINDS = ("sender", "sender", "sender", "receiver", "receiver", "receiver", "both", "visitor", "waiter", "waiter")
+#: Timeout of a blocking receive in seconds.
+BLOCK_TIMEOUT = 1.0
 
 PLAIN = tuple(f"plain-{number}" for number in range(4))
 LOCALS = tuple(f"box-{box}!{number}" for box in "ab" for number in range(4))
-BOXES = ("box-a!", "box-b!")
-#: Channels to which little is sent: whoever receives from them sleeps until something comes.
+INBOXES = ("box-a!", "box-b!")
+#: Channels to which little is sent: their receivers wait most of the time.
 QUIET = ("quiet-0", "quiet-1")
 MEMBERS = (*(f"member-{number}" for number in range(6)), "box-a!member", "box-b!member")
-TO_RECEIVE = (*PLAIN, *MEMBERS[:6], *BOXES)
+TO_RECEIVE = (*PLAIN, *MEMBERS[:6], *INBOXES)
 ALL = (*TO_RECEIVE, *QUIET)
 SIZES = (0, 10, 100, 100, 100, 300, 1000, 1100, 5000, 20_000, 20_000, 200_000)
 
-#: (sender, its number of the message, channel): what a message is known by.
+#: Identifies a message: (sender, the sender's number of the message, channel).
 Key = Tuple[int, int, str]
 
 
 class Scratch:
-    """Words beside the layer's memory, shared by all: ``words`` of the storm, of each mutex, and of each worker."""
+    """Shared memory beside the layer's: words of the storm, of each mutex, and of each worker."""
 
     STOP = 0
-    GUARDS, GUARD_WORDS = 8, 4
+    MUTEXES, MUTEX_WORDS = 8, 4
     OWNER, FIRST, SECOND, COUNT = 0, 1, 2, 3
     WORKERS, WORKER_WORDS = 16, 8
-    PID, DEAD, STOPPED, LONGEST, COUNTED = 0, 1, 2, 3, 4  # the last one for each mutex
+    PID, DEAD, STOPPED, LONGEST, COUNTED = 0, 1, 2, 3, 4  # there is one COUNTED for each mutex
     MOST_WORKERS = 60_000
 
     def __init__(self) -> None:
         self.words = memoryview(mmap.mmap(-1, (self.WORKERS + self.MOST_WORKERS * self.WORKER_WORDS) * 8)).cast("Q")
 
     def mutex(self, number: int) -> int:
-        return self.GUARDS + number * self.GUARD_WORDS
+        return self.MUTEXES + number * self.MUTEX_WORDS
 
     def worker(self, index: int) -> int:
         return self.WORKERS + index * self.WORKER_WORDS
 
     def is_dead(self, index: int) -> bool:
-        """Whether a worker has ended: for certain, or it has five seconds to do so (it may just be dying)."""
+        """Return True if a worker has ended. One that is just dying has five seconds to end."""
         mine = self.worker(index)
         deadline = time.monotonic() + 5
         while not self.words[mine + self.DEAD]:
@@ -109,94 +111,95 @@ class Scratch:
 
 
 class Violation(Exception):
-    """Two processes were inside one mutex."""
+    """Two processes held one mutex at the same time."""
 
 
-# -- exclusion ------------------------------------------------------------------------------------------------
+# -- mutual exclusion ----------------------------------------------------------------------------------------
 
 
-class Watched:
-    """Every section that a worker runs in one mutex, with a look at who else may be inside."""
+class Monitor:
+    """Runs a worker's critical sections of one mutex, and checks that no other process is in one."""
 
-    def __init__(self, scratch: Scratch, mutex: int, index: int, dice: random.Random) -> None:
+    def __init__(self, scratch: Scratch, mutex: int, index: int, rng: random.Random) -> None:
         self.words, self.scratch = scratch.words, scratch
         self.at = scratch.mutex(mutex)
         self.counted = scratch.worker(index) + scratch.COUNTED + mutex
         self.mark = index + 1
-        self.dice = dice
+        self.rng = rng
 
-    def come_in(self) -> None:
+    def enter(self) -> None:
         words, at, scratch = self.words, self.at, self.scratch
         owner = words[at + scratch.OWNER]
         words[at + scratch.OWNER] = self.mark
         if owner and (owner == self.mark or not scratch.is_dead(owner - 1)):
-            raise Violation(f"worker {self.mark - 1} found worker {owner - 1} inside, which is alive")
+            raise Violation(f"worker {self.mark - 1} found worker {owner - 1}, which is alive, in a critical section")
         if words[at + scratch.FIRST] != words[at + scratch.SECOND]:
             if not owner:
-                raise Violation(f"worker {self.mark - 1} found the pair torn, and its last owner had left in order")
+                raise Violation(f"worker {self.mark - 1} found different words of the pair after a regular end")
             words[at + scratch.SECOND] = words[at + scratch.FIRST]
 
-    def go_out(self) -> None:
+    def leave(self) -> None:
         words, at, scratch = self.words, self.at, self.scratch
-        value, count = self.dice.getrandbits(60), words[at + scratch.COUNT]
+        value, count = self.rng.getrandbits(60), words[at + scratch.COUNT]
         words[at + scratch.FIRST] = value
-        for _ in range(self.dice.choice((0, 0, 5, 50, 500))):
+        for _ in range(self.rng.choice((0, 0, 5, 50, 500))):
             pass
         words[at + scratch.COUNT] = count + 1
         words[self.counted] += 1
         words[at + scratch.SECOND] = value
         if words[at + scratch.OWNER] != self.mark:
-            raise Violation(f"worker {self.mark - 1} was not alone: worker {words[at + scratch.OWNER] - 1} came in")
+            raise Violation(f"worker {self.mark - 1} was not alone: worker {words[at + scratch.OWNER] - 1} entered")
         words[at + scratch.OWNER] = 0
 
     def section(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            self.come_in()
+            self.enter()
             result = inner(*args)
-            self.go_out()
+            self.leave()
             return result
 
         return run
 
 
-class WatchedQueues:
-    """The queues as the hot path sees them: the two critical sections that do not go through ``RobustMutex.run``."""
+class MonitoredQueues:
+    """The queues with monitors around the two critical sections that do not use ``RobustMutex.run``."""
 
-    def __init__(self, queues: Queues, watched: Watched) -> None:
+    def __init__(self, queues: Queues, monitor: Monitor) -> None:
         self._queues = queues
-        self.enqueue = watched.section(queues.enqueue)
-        self.dequeue = watched.section(queues.dequeue)
+        self.enqueue = monitor.section(queues.enqueue)
+        self.dequeue = monitor.section(queues.dequeue)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queues, name)
 
 
-def watch(sections: CriticalSections[Any], watched: Watched) -> None:
-    """Watch every critical section of a store."""
+def watch(sections: CriticalSections[Any], monitor: Monitor) -> None:
+    """Put a monitor around every critical section of a store."""
     mutex, parts, part_of = sections.bound
     run = mutex.run
-    mutex.run = lambda section, *args: run(watched.section(section), *args)  # type: ignore[method-assign]
-    sections.exclusively = run  # type: ignore[method-assign]  # for those that watch themselves
+    mutex.run = lambda section, *args: run(monitor.section(section), *args)  # type: ignore[method-assign]
+    sections.exclusively = run  # type: ignore[method-assign]  # for ``run_own_section``, which has a monitor
     if isinstance(parts, MessageParts):
         seen = copy.copy(parts)
-        seen.queues = WatchedQueues(parts.queues, watched)  # type: ignore[assignment]
+        seen.queues = MonitoredQueues(parts.queues, monitor)  # type: ignore[assignment]
         sections.bound = mutex, seen, part_of
 
 
-def dawdle(dice: random.Random) -> None:
+def slow_down(rng: random.Random) -> None:
     """
-    Make this process slow where it matters most: when it has a token and has not said so, and before it gives it back.
+    Make this process slow between the acquisition of the token and the write of its slot word, and before the
+    release.
 
-    Others see no holder then, and repair the store: the token is worth nothing any more.
+    Other processes see no holder then, and recover the store. So the token becomes invalid.
     """
     use = RobustMutex._open_semaphore
 
     def slowly(operation: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            if operation.__name__ == "release" and dice.random() < 0.005:
+            if operation.__name__ == "release" and rng.random() < 0.005:
                 time.sleep(2 * SUSPICION)
             operation(*args)
-            if operation.__name__ == "acquire" and dice.random() < 0.005:
+            if operation.__name__ == "acquire" and rng.random() < 0.005:
                 time.sleep(2 * SUSPICION)
 
         return run
@@ -212,19 +215,19 @@ def dawdle(dice: random.Random) -> None:
     RobustMutex._open_semaphore = use_slowly  # type: ignore[method-assign]
 
 
-class Interruption(Exception):
-    """What a section raises to end like a crash, its process alive."""
+class Crash(Exception):
+    """An exception for a critical section to raise, so that it ends like a crash."""
 
 
-# -- the workers ----------------------------------------------------------------------------------------------
+# -- the workers ---------------------------------------------------------------------------------------------
 
 
 class Worker:
-    """One process: what it does, and its journal."""
+    """One process of the storm, with its journal."""
 
     def __init__(self, kind: str, index: int, prefix: str, directory: str, seed: str, scratch: Scratch) -> None:
         self.kind, self.index, self.prefix, self.scratch = kind, index, prefix, scratch
-        self.dice = random.Random(f"{seed} {index}")
+        self.rng = random.Random(f"{seed} {index}")
         self.parent = os.getppid()
         self.mine = scratch.worker(index)
         self.journal = os.open(os.path.join(directory, f"{kind}-{index}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -234,25 +237,27 @@ class Worker:
     def write(self, line: str) -> None:
         os.write(self.journal, f"{line}\n".encode())
 
-    def timed(self, operation: Callable[..., Any], *args: Any, asleep: float = 0.0) -> Any:
+    def timed(self, operation: Callable[..., Any], *args: Any, may_block: float = 0.0) -> Any:
         """
-        Run an operation and note how long it took, without the time for which this process was stopped, nor the
-        seconds for which it may sleep.
+        Run an operation and note how long it took.
+
+        The time for which this process was stopped does not count, and neither do the seconds that it may
+        block.
         """
         words, scratch = self.scratch.words, self.scratch
         began, stopped = time.monotonic_ns(), words[self.mine + scratch.STOPPED]
         try:
             return operation(*args)
         finally:
-            took = time.monotonic_ns() - began - (words[self.mine + scratch.STOPPED] - stopped) - int(asleep * 1e9)
+            took = time.monotonic_ns() - began - (words[self.mine + scratch.STOPPED] - stopped) - int(may_block * 1e9)
             words[self.mine + scratch.LONGEST] = max(took, words[self.mine + scratch.LONGEST])
 
     def open(self) -> IPCChannelLayer:
         layer: IPCChannelLayer = self.timed(open_layer, self.prefix)
-        self.watches = [Watched(self.scratch, number, self.index, self.dice) for number in (0, 1)]
-        if self.index % 2:  # the other half runs as everybody does, with a watched section now and then
-            for store, watched in zip((layer.message_store, layer.group_store), self.watches):
-                watch(store.sections, watched)
+        self.monitors = [Monitor(self.scratch, number, self.index, self.rng) for number in (0, 1)]
+        if self.index % 2:  # the other workers have no monitors, except in ``run_own_section``
+            for store, monitor in zip((layer.message_store, layer.group_store), self.monitors):
+                watch(store.sections, monitor)
         append_each = layer.message_store.append_each
 
         def noted(targets: Sequence[Tuple[str, int]], body: bytes) -> List[str]:
@@ -265,17 +270,17 @@ class Worker:
     def run(self) -> None:
         """Work until told to stop."""
         if self.index % 4 == 3:
-            dawdle(self.dice)
+            slow_down(self.rng)
         layer = self.open()
-        kinds = {"sender": (self.send,), "receiver": (self.receive,), "sleeper": (self.sleep,)}
+        kinds = {"sender": (self.send,), "receiver": (self.receive,), "waiter": (self.wait,)}
         steps = kinds.get(self.kind, (self.send, self.receive))
         while not self.scratch.words[Scratch.STOP] and os.getppid() == self.parent:
-            self.dice.choice(steps)(layer)
-            if self.dice.random() < 0.05:
-                self.look_inside(layer)
-            if self.dice.random() < 0.02:
+            self.rng.choice(steps)(layer)
+            if self.rng.random() < 0.05:
+                self.run_own_section(layer)
+            if self.rng.random() < 0.02:
                 self.change_group(layer)
-            if self.kind == "visitor" and self.dice.random() < 0.1:
+            if self.kind == "visitor" and self.rng.random() < 0.1:
                 self.timed(layer.close)
                 layer = self.open()
         layer.close()
@@ -283,14 +288,14 @@ class Worker:
 
     def send(self, layer: IPCChannelLayer) -> None:
         self.number += 1
-        number, data = self.number, self.dice.randbytes(self.dice.choice(SIZES))
-        if self.dice.random() < 0.1:
+        number, data = self.number, self.rng.randbytes(self.rng.choice(SIZES))
+        if self.rng.random() < 0.1:
             message = {"from": self.index, "number": number, "data": data, "sum": checksum(self.index, number, data)}
             self.write(f"will-all {number}")
             self.timed(layer.send_group, "everyone", message)
             self.write(f"did-all {number} {' '.join(self.missed)}")
         else:
-            channel = self.dice.choice(QUIET if self.dice.random() < 0.03 else (*PLAIN, *LOCALS))
+            channel = self.rng.choice(QUIET if self.rng.random() < 0.03 else (*PLAIN, *LOCALS))
             message = {"from": self.index, "number": number, "data": data, "sum": checksum(self.index, number, data)}
             message["at"] = time.monotonic_ns()
             self.write(f"will {number} {channel}")
@@ -301,23 +306,23 @@ class Worker:
                 time.sleep(0.001)
                 return
             self.write(f"did {number} {channel}")
-        if self.dice.random() < 0.5:
+        if self.rng.random() < 0.5:
             time.sleep(0.0002)
 
     def receive(self, layer: IPCChannelLayer) -> None:
-        wanted = list(TO_RECEIVE) if self.dice.random() < 0.7 else self.dice.sample(TO_RECEIVE, 3)
-        channel, message = self.timed(layer.receive, wanted, self.dice.random() < 0.5, asleep=SLEEP)
+        wanted = list(TO_RECEIVE) if self.rng.random() < 0.7 else self.rng.sample(TO_RECEIVE, 3)
+        channel, message = self.timed(layer.receive, wanted, self.rng.random() < 0.5, may_block=BLOCK_TIMEOUT)
         if channel is None:
             time.sleep(0.0005)
         else:
             self.note(channel, message)
 
-    def sleep(self, layer: IPCChannelLayer) -> None:
+    def wait(self, layer: IPCChannelLayer) -> None:
         """Wait for a message in channels that are empty most of the time."""
-        wanted = list(QUIET) if self.dice.random() < 0.5 else [self.dice.choice(QUIET)]
+        wanted = list(QUIET) if self.rng.random() < 0.5 else [self.rng.choice(QUIET)]
         words, stopped_at = self.scratch.words, self.mine + self.scratch.STOPPED
         stopped = words[stopped_at]
-        channel, message = self.timed(layer.receive, wanted, True, asleep=SLEEP)
+        channel, message = self.timed(layer.receive, wanted, True, may_block=BLOCK_TIMEOUT)
         if channel is None:
             return
         lay = time.monotonic_ns() - message["at"] - (words[stopped_at] - stopped)
@@ -325,36 +330,36 @@ class Worker:
         self.note(channel, message)
 
     def note(self, channel: str, message: Dict[str, Any]) -> None:
-        """Write down what has come."""
+        """Write a received message to the journal."""
         if message["sum"] != checksum(message["from"], message["number"], message["data"]):
-            self.write(f"torn {channel} {message!r:.200}")
+            self.write(f"inconsistent {channel} {message!r:.200}")
         else:
             self.write(f"got {message['from']} {message['number']} {channel}")
 
-    def look_inside(self, layer: IPCChannelLayer) -> None:
-        """A section of our own, between everybody else's; now and then one that ends like a crash."""
-        crash, spin = self.dice.random() < 0.02, self.dice.random() < 0.01
-        number = self.dice.randrange(2)
-        watched = self.watches[number]
+    def run_own_section(self, layer: IPCChannelLayer) -> None:
+        """Run a critical section that only checks exclusion; some are slow, and some end like a crash."""
+        crash, spin = self.rng.random() < 0.02, self.rng.random() < 0.01
+        number = self.rng.randrange(2)
+        monitor = self.monitors[number]
         store = (layer.message_store, layer.group_store)[number]
 
         def section() -> None:
-            watched.come_in()
+            monitor.enter()
             if spin:
-                time.sleep(1.5 * SUSPICION)  # nobody may take a holder for dead who is only slow
-            watched.go_out()
+                time.sleep(1.5 * SUSPICION)  # a slow holder must not be taken for dead
+            monitor.leave()
             if crash:
-                raise Interruption
+                raise Crash
 
-        with contextlib.suppress(Interruption):
+        with contextlib.suppress(Crash):
             self.timed(store.sections.exclusively, section)
 
     def change_group(self, layer: IPCChannelLayer) -> None:
         members = self.timed(layer.group_channels, "everyone")
         if sorted(members) != sorted(MEMBERS):
             self.write(f"wrong the group has the members {members}")
-        channel = f"changing-{self.index}-{self.dice.randrange(5)}"
-        what = self.dice.choice(("add", "discard"))
+        channel = f"changing-{self.index}-{self.rng.randrange(5)}"
+        what = self.rng.choice(("add", "discard"))
         self.write(f"will-{what} {channel}")
         self.timed(layer.group_add if what == "add" else layer.group_discard, "changing", channel)
         self.write(f"did-{what} {channel}")
@@ -367,7 +372,7 @@ def open_layer(prefix: str) -> IPCChannelLayer:
         capacity=60,
         message_memory=8 * 1024 * 1024,
         group_memory=256 * 1024,
-        block_timeout=SLEEP,
+        block_timeout=BLOCK_TIMEOUT,
     )
 
 
@@ -376,9 +381,9 @@ def checksum(sender: int, number: int, data: bytes) -> int:
 
 
 def work(kind: str, index: int, prefix: str, directory: str, seed: str, scratch: Scratch, limit: float) -> None:
-    """All that a worker's process does."""
+    """Run a worker's process."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(limit))  # whatever happens to the parent
+    signal.alarm(int(limit))  # ends the process even if the parent was killed
     worker = Worker(kind, index, prefix, directory, seed, scratch)
     try:
         worker.run()
@@ -386,36 +391,36 @@ def work(kind: str, index: int, prefix: str, directory: str, seed: str, scratch:
         worker.write("wrong " + traceback.format_exc().replace("\n", "\r"))
 
 
-# -- the weather ----------------------------------------------------------------------------------------------
+# -- the storm -----------------------------------------------------------------------------------------------
 
 
 class Storm:
-    """Starts the workers, troubles them, replaces them, and reaps them all."""
+    """Starts the workers, kills and stops them, replaces and reaps them."""
 
     def __init__(self, prefix: str, seed: str, directory: str, seconds: float) -> None:
         self.prefix, self.seed = prefix, seed
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
         self.directory, self.seconds = directory, seconds
         self.scratch = Scratch()
         self.started = self.stops = 0
         #: pid -> (kind, index); pid -> (when it was stopped in ns, until when); index -> kind.
-        self.crew: Dict[int, Tuple[str, int]] = {}
+        self.running: Dict[int, Tuple[str, int]] = {}
         self.stopped: Dict[int, Tuple[int, float]] = {}
         self.killed: Dict[int, str] = {}
         self.wrong: List[str] = []
 
-    def blow(self) -> None:
-        """Nothing that this started lives when it returns or raises."""
+    def run(self) -> None:
+        """Run the storm. No process of it is left when this returns or raises."""
         try:
-            for kind in CREW:
+            for kind in KINDS:
                 self.start(kind)
             end = time.monotonic() + self.seconds
             while time.monotonic() < end:
-                time.sleep(self.dice.uniform(0.002, 0.03))
-                self.trouble()
-            self.call_it_a_day()
+                time.sleep(self.rng.uniform(0.002, 0.03))
+                self.disturb()
+            self.stop_all()
         finally:
-            for pid in list(self.crew):
+            for pid in list(self.running):
                 self.end(pid)
 
     def start(self, kind: str) -> None:
@@ -426,74 +431,74 @@ class Storm:
             try:
                 mine = self.scratch.worker(index)
                 self.scratch.words[mine + Scratch.PID] = os.getpid()
-                limit = self.seconds + LAST_ORDERS + 30
+                limit = self.seconds + STOP_TIMEOUT + 30
                 work(kind, index, self.prefix, self.directory, self.seed, self.scratch, limit)
                 code = 0
             finally:
                 os._exit(code)
-        self.crew[pid] = (kind, index)
+        self.running[pid] = (kind, index)
 
-    def trouble(self) -> None:
-        """Let go on who was stopped long enough; then kill, stop, or stop and kill somebody."""
+    def disturb(self) -> None:
+        """Resume workers that were stopped long enough; then kill or stop a worker at random."""
         now = time.monotonic()
         for pid, (since, until) in list(self.stopped.items()):
             if now >= until:
-                self.go_on(pid, since)
+                self.resume(pid, since)
         for pid in self.ended():
-            self.wrong.append(f"worker {self.crew.pop(pid)} has ended of itself")
+            self.wrong.append(f"worker {self.running.pop(pid)} has ended by itself")
             self.stopped.pop(pid, None)
-        if not self.crew:
+        if not self.running:
             return
-        pid = self.dice.choice(list(self.crew))
-        chance = self.dice.random()
+        pid = self.rng.choice(list(self.running))
+        chance = self.rng.random()
         if chance < 0.6:
-            kind, index = self.crew[pid]
+            kind, index = self.running[pid]
             self.end(pid)
             self.killed[index] = kind
             self.start(kind)
         elif pid not in self.stopped:
             os.kill(pid, signal.SIGSTOP)
             self.stops += 1
-            self.stopped[pid] = (time.monotonic_ns(), now + self.dice.choice((0.001, 0.01, 0.05, 0.15)))
+            self.stopped[pid] = (time.monotonic_ns(), now + self.rng.choice((0.001, 0.01, 0.05, 0.15)))
 
-    def go_on(self, pid: int, since: int) -> None:
+    def resume(self, pid: int, since: int) -> None:
         del self.stopped[pid]
-        mine = self.scratch.worker(self.crew[pid][1])
+        mine = self.scratch.worker(self.running[pid][1])
         self.scratch.words[mine + Scratch.STOPPED] += time.monotonic_ns() - since
         os.kill(pid, signal.SIGCONT)
 
     def ended(self) -> Iterator[int]:
-        for pid in list(self.crew):
+        for pid in list(self.running):
             found, _ = os.waitpid(pid, os.WNOHANG)
             if found:
                 yield pid
 
     def end(self, pid: int) -> None:
         """Kill a worker, wherever it is, and reap it."""
-        _, index = self.crew.pop(pid)
+        _, index = self.running.pop(pid)
         self.stopped.pop(pid, None)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         self.scratch.words[self.scratch.worker(index) + Scratch.DEAD] = 1
 
-    def call_it_a_day(self) -> None:
-        """Tell all to stop, and wait until they have."""
+    def stop_all(self) -> None:
+        """Tell all workers to stop, and wait until they have."""
         self.scratch.words[Scratch.STOP] = 1
         for pid, (since, _) in list(self.stopped.items()):
-            self.go_on(pid, since)
-        deadline = time.monotonic() + LAST_ORDERS
-        while self.crew and time.monotonic() < deadline:
+            self.resume(pid, since)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while self.running and time.monotonic() < deadline:
             time.sleep(0.01)
             for pid in self.ended():
-                del self.crew[pid]
-        self.wrong += [f"worker {who} did not stop" for who in self.crew.values()]
+                del self.running[pid]
+        self.wrong += [f"worker {worker} did not stop" for worker in self.running.values()]
 
 
-# -- the books ------------------------------------------------------------------------------------------------
+# -- the comparison of the journals --------------------------------------------------------------------------
 
 
-class Books:
-    """All journals of a round, and what is left in the store, held against each other."""
+class Journals:
+    """Compares all journals of a round with each other and with the content of the store."""
 
     def __init__(self, storm: Storm) -> None:
         self.storm = storm
@@ -505,18 +510,18 @@ class Books:
         self.left: Set[Key] = set()
         self.memberships: Dict[str, Optional[bool]] = {}
 
-    def balance(self) -> None:
+    def compare(self) -> None:
         for path in sorted(Path(self.storm.directory).iterdir()):
             self.read(path)
         with open_layer(self.storm.prefix) as layer:
-            self.look_at(layer)
+            self.check_rest(layer)
         for key in sorted((self.received | self.left) - self.sent - self.unknown):
             self.wrong.append(f"message {key} came although it was never sent, or refused")
         lost = self.sent - self.received - self.left
-        takers = [kind for kind in self.storm.killed.values() if kind != "sender"]
-        if len(lost) > len(takers):
+        receivers = [kind for kind in self.storm.killed.values() if kind != "sender"]
+        if len(lost) > len(receivers):
             some = sorted(lost)[:9]
-            self.wrong.append(f"{len(lost)} messages are lost, and only {len(takers)} receivers were killed: {some}")
+            self.wrong.append(f"{len(lost)} messages are lost, but only {len(receivers)} receivers were killed: {some}")
         self.lost = len(lost)
         self.count_sections()
 
@@ -547,7 +552,7 @@ class Books:
             else:
                 self.wrong.append(f"{path.name}: " + line.replace("\r", "\n"))
         if not ended and index not in self.storm.killed:
-            self.wrong.append(f"{path.name} ended before its time")
+            self.wrong.append(f"{path.name} ended too early")
 
     def note_sent(self, word: str, key: Key) -> None:
         if word == "will":
@@ -564,8 +569,8 @@ class Books:
             self.wrong.append(f"message {key} came twice")
         where.add(key)
 
-    def look_at(self, layer: IPCChannelLayer) -> None:
-        """What the storm has left behind: it must be sound, and is taken out."""
+    def check_rest(self, layer: IPCChannelLayer) -> None:
+        """Check that the store is consistent, receive every message that is left, and check the group."""
         self.wrong += map(str, check_stores(layer.message_store, layer.group_store))
         for wanted in ALL:
             last: Dict[Tuple[str, int], int] = {}
@@ -575,9 +580,9 @@ class Books:
                     break
                 sender, number = message["from"], message["number"]
                 if message["sum"] != checksum(sender, number, message["data"]):
-                    self.wrong.append(f"torn: what is left in {channel}")
+                    self.wrong.append(f"a message that is left in {channel} has a wrong checksum")
                 if last.get((channel, sender), 0) >= number:
-                    self.wrong.append(f"number {number} of {sender} is left behind number {last[channel, sender]}")
+                    self.wrong.append(f"number {number} of {sender} is left after number {last[channel, sender]}")
                 last[channel, sender] = number
                 self.note_received((sender, number, channel), self.left)
         members = set(layer.group_channels("changing"))
@@ -586,7 +591,7 @@ class Books:
                 self.wrong.append(f"{channel} is {'not ' * is_member}in the group")
             layer.group_discard("changing", channel)
         if members - self.memberships.keys():
-            self.wrong.append(f"nobody added {members - self.memberships.keys()}")
+            self.wrong.append(f"members that were never added: {members - self.memberships.keys()}")
 
     def count_sections(self) -> None:
         words, scratch = self.storm.scratch.words, self.storm.scratch
@@ -596,7 +601,7 @@ class Books:
             counted = sum(words[scratch.worker(index) + Scratch.COUNTED + number] for index in workers)
             count = words[scratch.mutex(number) + Scratch.COUNT]
             if not counted <= count <= counted + len(self.storm.killed):
-                self.wrong.append(f"mutex {number} counted {count} sections, and the workers {counted}")
+                self.wrong.append(f"mutex {number} counted {count} critical sections, but the workers {counted}")
             self.sections += count
         self.longest = max(words[scratch.worker(index) + Scratch.LONGEST] for index in workers) / 1e9
         if self.longest > LONGEST_WAIT:
@@ -604,7 +609,7 @@ class Books:
 
 
 def run(seconds: float, seed: str, prefix: str) -> List[str]:
-    """Storm for so many seconds, and say what happened. What was wrong, a sentence each."""
+    """Run storms for so many seconds and print what happened; return what was wrong, as sentences."""
     left = seconds
     rounds = 0
     while left > 0:
@@ -617,23 +622,24 @@ def run(seconds: float, seed: str, prefix: str) -> List[str]:
                     layer.group_add("everyone", channel)
                 before = epochs(layer)
             storm = Storm(prefix, f"{seed}/{rounds}", directory, span)
-            storm.blow()
-            books = Books(storm)
-            books.balance()
+            storm.run()
+            journals = Journals(storm)
+            journals.compare()
             with open_layer(prefix) as layer:
-                repairs = (epochs(layer) - before) // 2
+                recoveries = (epochs(layer) - before) // 2
         finally:
             shutil.rmtree(directory)
         left -= span
         rounds += 1
         say(
-            f"{span:.0f} s: {len(books.sent)} messages sent, {books.refused} refused, {len(books.received)} received, "
-            f"{len(books.left)} left, {books.lost} lost with a receiver, {len(books.unknown)} unknown with a sender; "
-            f"{len(storm.killed)} processes killed, {storm.stops} stopped, {repairs} repairs; "
-            f"{books.sections} sections watched; "
-            f"longest wait {books.longest:.3f} s"
+            f"{span:.0f} s: {len(journals.sent)} messages sent, {journals.refused} refused, "
+            f"{len(journals.received)} received, {len(journals.left)} left, {journals.lost} lost with a receiver, "
+            f"{len(journals.unknown)} unknown with a sender; "
+            f"{len(storm.killed)} processes killed, {storm.stops} stopped, {recoveries} recoveries; "
+            f"{journals.sections} critical sections monitored; "
+            f"longest wait {journals.longest:.3f} s"
         )
-        wrong = storm.wrong + books.wrong
+        wrong = storm.wrong + journals.wrong
         if wrong:
             return wrong
     return []
@@ -641,22 +647,22 @@ def run(seconds: float, seed: str, prefix: str) -> List[str]:
 
 def share(layer: IPCChannelLayer, prefix: str) -> None:
     """
-    Receive from each inbox in two processes that live, so that it is everybody's for good.
+    Make the inboxes shared: receive from each of them in two live processes.
 
-    An inbox of one process is emptied when that process dies, as it should be, and its messages could not be counted.
+    Otherwise the messages of an inbox would be dropped when its owner dies, and could not be counted.
     """
 
-    def look(layer: IPCChannelLayer) -> None:
-        for inbox in BOXES:
+    def receive_from_all(layer: IPCChannelLayer) -> None:
+        for inbox in INBOXES:
             layer.receive([inbox])
 
-    look(layer)
+    receive_from_all(layer)
     pid = os.fork()
     if not pid:
         code = 1
         try:
             with open_layer(prefix) as another:
-                look(another)
+                receive_from_all(another)
             code = 0
         finally:
             os._exit(code)
@@ -666,7 +672,7 @@ def share(layer: IPCChannelLayer, prefix: str) -> None:
 
 
 def epochs(layer: IPCChannelLayer) -> int:
-    """The sum of both stores' epochs, each of which moves by two with every repair."""
+    """Return the sum of both stores' epochs. Each recovery adds two to one of them."""
     stores = (layer.message_store, layer.group_store)
     return sum(int(store.sections.bound[0].words[AT_EPOCH]) for store in stores)
 
@@ -677,10 +683,10 @@ def say(line: str) -> None:
 
 
 def main() -> int:
-    """The program."""
-    parser = argparse.ArgumentParser(description="Kill and stop processes that use a layer, and balance the books.")
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description="Kill and stop processes that use a layer; nothing may be lost.")
     parser.add_argument("--seconds", type=float, default=60, help="how long")
-    parser.add_argument("--seed", default=secrets.token_hex(4), help="what chooses the troubles")
+    parser.add_argument("--seed", default=secrets.token_hex(4), help="of the random choices")
     parser.add_argument("--prefix", default=f"asgi_ipc-storm-{os.getpid()}", help="of the shared memory")
     options = parser.parse_args()
     say(f"seed {options.seed}")
@@ -691,7 +697,7 @@ def main() -> int:
             layer.unlink()
     for sentence in wrong[:20]:
         say(sentence)
-    say(f"{len(wrong)} things are wrong" if wrong else "all is well")
+    say(f"{len(wrong)} problems" if wrong else "no problems")
     return 1 if wrong else 0
 
 

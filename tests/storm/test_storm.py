@@ -1,8 +1,8 @@
 """
-The storm, for a while: see ``storm.py`` for what must be true in it.
+Run the storm for some seconds; ``storm.py`` says what must be true in it.
 
-It is short unless ``--exhaustive`` is given.  ``ASGI_IPC_STORM_SECONDS`` makes it longer, ``ASGI_IPC_STORM_SEED``
-repeats its troubles (not the moments they hit).
+It is short unless ``--exhaustive`` is given. ``ASGI_IPC_STORM_SECONDS`` sets its duration,
+``ASGI_IPC_STORM_SEED`` repeats its random choices (but not their timing).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from helpers.extent import Extent
 
 import asgi_ipc
 
-#: With ``--exhaustive``, and without it.
+#: Seconds of a storm with ``--exhaustive``, and without it.
 SECONDS = 20.0, 8.0
 SEED = os.environ.get("ASGI_IPC_STORM_SEED") or secrets.token_hex(4)
 
 
-def test_nothing_is_lost_doubled_or_torn_in_a_storm(prefix: str, extent: Extent) -> None:
-    """In a process group of its own, with a limit: nobody may outlive this test."""
+def test_a_storm_loses_doubles_and_damages_no_message(prefix: str, extent: Extent) -> None:
+    """The storm runs in its own process group and with a timeout, so that no process outlives it."""
     seconds = extent.amount("ASGI_IPC_STORM_SECONDS", *SECONDS)
     storm = Path(__file__).with_name("storm.py")
     command = [sys.executable, str(storm), "--seconds", str(seconds), "--seed", SEED, "--prefix", prefix]
@@ -41,13 +41,13 @@ def test_nothing_is_lost_doubled_or_torn_in_a_storm(prefix: str, extent: Extent)
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=3 * seconds + 120)
+        output, _ = process.communicate(timeout=3 * seconds + 120)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    sys.stdout.write(said)
-    assert process.returncode == 0, said
-    troubles = re.search(r"(\d+) messages sent.* (\d+) processes killed, (\d+) stopped, (\d+) repairs", said)
-    assert troubles, said
-    assert all(int(number) for number in troubles.groups()), f"a storm that hit nobody proves nothing: {said}"
+    sys.stdout.write(output)
+    assert process.returncode == 0, output
+    counts = re.search(r"(\d+) messages sent.* (\d+) processes killed, (\d+) stopped, (\d+) recoveries", output)
+    assert counts, output
+    assert all(int(number) for number in counts.groups()), f"the storm did not send, kill, stop or recover: {output}"
