@@ -78,11 +78,11 @@ def encode(message: dict[str, Any]) -> bytes:
     try:
         data: bytes = packer.pack(message)
     except (TypeError, ValueError, OverflowError):
-        # The quick check accepts every int and str, msgpack does not: the walk says where and why.
-        data = Packer().pack(_plain_message(message))
-    else:
-        if len(data) <= _KEPT_SIZE:
-            _spare_packers.append(packer)
+        data = b""  # the quick check accepts every int and str, msgpack does not
+    if not data:
+        return bytes(Packer().pack(_plain_message(message)))  # raises, and says what is wrong and where
+    if len(data) <= _KEPT_SIZE:
+        _spare_packers.append(packer)
     return data
 
 

@@ -163,8 +163,9 @@ class Heap:
     def _find(self, total: int) -> int:
         """Get a block of ``total`` words: from the free lists, new memory or the quick lists; 0 if none."""
         header = self._search(total)
-        if not header and self._grow(total):
-            header = self._search(total)
+        if not header:
+            self._grow(total)
+            header = self._search(total)  # even if it grew by less: that may have been merged with what was there
         if not header:
             header = self._merge_quick(total) or self._search_below(total)
         if not header:
@@ -263,8 +264,8 @@ class Heap:
 
     # -- new memory -------------------------------------------------------------------------------------------
 
-    def _grow(self, total: int) -> bool:
-        """Reserve memory for a block of ``total`` words; False, with ``shortage``, if that fails."""
+    def _grow(self, total: int) -> None:
+        """Reserve memory for a block of ``total`` words, or less and set ``shortage`` where there is no more."""
         words = self.words
         step = max(0, total.bit_length() - 1 - SPLIT_BITS)
         missing = total + (1 << step)  # the search rounds up
@@ -272,18 +273,17 @@ class Heap:
             old = words[AT_RESERVED]
             if old >= self.end:
                 self.shortage = "memory"
-                return False
+                return
             new = min(old + PIECE, self.end)
             if old < self.start:
                 raise ValueError("the memory ends before it begins")
             if not self._reserve(old - 1, new):  # with the word before it, which is read below
                 self.shortage = "filesystem"
-                return False
+                return
             if old > self.start and words[old - 1] >> 2:
                 raise ValueError("the memory does not end where it is said to")
             self._append_piece(old, new)
             missing -= new - old
-        return True
 
     def _append_piece(self, old: int, new: int) -> None:
         """Turn reserved memory into a free block. The last reserved word is a used block of size 0."""

@@ -315,6 +315,17 @@ def allocate_and_free(model: Model, rng: random.Random, steps: int) -> None:
             model.check_all()
 
 
+@pytest.mark.parametrize("payload", [1923, 500, 3000, 9000])
+def test_an_allocation_that_fails_has_tried_all_memory(payload: int) -> None:
+    """The last memory of a segment is less than a search wants, but may be merged with what is free before it."""
+    for size in range(280 * KIB, 300 * KIB, 1024):
+        model = Model(*fresh_heap(size, 1))
+        while model.allocate(payload) is not None:
+            pass
+        assert model.allocate(payload) is None, f"a segment of {size} bytes had memory for one more"
+
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_many_allocations_and_frees(seed: int) -> None:
     rng = random.Random(seed)
