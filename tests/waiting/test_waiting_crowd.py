@@ -18,6 +18,7 @@ from helpers.sleepers import Crowd, Sleeper, sleeps
 from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
 from asgi_ipc import IPCChannelLayer
+from asgi_ipc.shm import wakeup_fifo
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS, SLOTS
 from asgi_ipc.shm.wakeup_fifo import WakeupFifo, sweep_fifos
 from asgi_ipc.stores.messages.wakeups import Wakeups
@@ -267,7 +268,7 @@ def test_receivers_with_short_and_long_timeouts_lose_no_message(make_layer):
     assert_sound(sender)
 
 
-def test_no_message_is_left_while_waiters_are_killed_and_stopped(make_layer, prefix):
+def test_no_message_is_left_while_waiters_are_killed_and_stopped(make_layer, prefix, monkeypatch):
     """Waiting processes are killed and stopped at random: a message arrives, or a killed process took it."""
     layer, rng = make_layer(**LONG), random.Random(2)
 
@@ -302,9 +303,9 @@ def test_no_message_is_left_while_waiters_are_killed_and_stopped(make_layer, pre
             crowd.kill(number)
     until(lambda: layer.receive(["other"]) == (None, None) and fifos(layer) == 0)
     # A process killed after it made its FIFO and before it registered it leaves a file. The next creation of
-    # the segment removes it.
-
+    # the segment removes it, at once or, if it had no name yet, when it is surely not being made any more.
     assert len(files_of(prefix)) <= 2
+    monkeypatch.setattr(wakeup_fifo, "UNFINISHED_AGE", -1.0)
     sweep_fifos(layer.message_store.name)
     assert files_of(prefix) == []
     assert_sound(layer)
@@ -368,7 +369,7 @@ def test_a_thousand_waiting_threads_get_their_messages(make_layer, prefix):
         for _ in range(processes * threads):
             layer.send("all", {"n": 1})
         crowd.until_sum(2 * processes * threads)
-        # All sleep again: one killed while it makes its doorbell would leave a file that nobody knows of.
+        # All sleep again: a process killed while it makes its FIFO would leave a file that no record leads to.
         until_waiting(layer, "all", processes * threads)
         assert_sound(layer)
         crowd.kill(0)
