@@ -29,7 +29,7 @@ pytest_plugins = ["injection.fixtures"]
 SAMPLE = 3
 #: Steps of an operation, or of a stage of a segment's lifecycle, and points that are tried without
 #: ``--exhaustive``.
-STEPS, POINTS = 6, 1
+STEPS, POINTS = 4, 1
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -37,7 +37,7 @@ def test_an_exception_before_any_store_or_call_stops_no_process(trial: MakeTrial
     tried = trial(name)
     for at in extent.sample(range(1, tried.steps_with_calls + 1), STEPS, name):
         tried.interrupt(at, same_first=False)
-    for at in sample(tried.steps_with_calls, SAMPLE, name):
+    for at in extent.sample(sample(tried.steps_with_calls, SAMPLE, name), POINTS, name):
         tried.interrupt(at, same_first=True)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLE = 3
 #: Steps of an operation, or of a stage of a segment's lifecycle, and bytecodes that are tried without
 #: ``--exhaustive``.
-STEPS, BYTECODES = 6, 1
+STEPS, BYTECODES = 4, 1
 
 pytest_plugins = ["injection.fixtures"]
 

@@ -27,15 +27,21 @@ model = load_runner()
 missing = model.missing_tools()
 needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is available")
 
-#: Cases that take from four to fifteen seconds each.
+#: Cases that take from one to fifteen seconds each.
 LARGE = {
+    "mutex-n2-live",
+    "mutex-n2-live-no-prescan",
+    "mutex-n2-live-stop",
+    "mutex-n2-pso-live-stop",
     "mutex-n3",
     "mutex-n3-live-stop",
     "mutex-n3-tso",
-    "mutex-n2-pso-live-stop",
+    "detail-n2-live-stop",
+    "detail-n2-pass-on",
+    "detail-n2-pso",
+    "detail-n2-pso-live-stop",
     "detail-n3-bounded",
     "detail-n3-tso-bounded",
-    "detail-n2-pso-live-stop",
 }
 
 SMALL = model.Case("small", "mutex", "N=2 PRESCAN")
