@@ -171,7 +171,10 @@ class RobustMutex:
 
     def give_way(self) -> None:
         """Let waiters that nap in, between two critical sections of one long operation."""
-        others = self.words[AT_NAPS] - self._naps
+        try:
+            others = self.words[AT_NAPS] - self._naps
+        except (ValueError, IndexError):  # another thread has closed the segment
+            return
         if others != self._given_way:
             self._given_way = others
             time.sleep(FIRST_NAP)

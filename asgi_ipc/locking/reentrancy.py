@@ -10,7 +10,10 @@ from __future__ import annotations
 
 __all__ = ["NOT_INSIDE", "Entry", "holds", "is_nested", "is_ours"]
 
+import inspect
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
@@ -29,23 +32,28 @@ class Entry:
 NOT_INSIDE = Entry()
 
 
-def holds(frame: FrameType | None, entry: Entry | None) -> bool:
-    """True if ``frame`` or one that called it, directly or not, is inside with this entry."""
+def _locals(frame: FrameType | None) -> Iterator[Any]:
+    """
+    The local variables of the package's functions among ``frame`` and the frames that called it.
+
+    Other frames are left alone. The locals of a module are its globals, which other threads may change just now; and
+    before CPython 3.13, reading the locals of a function keeps all of them alive until it ends.
+    """
     while frame is not None:
-        if any(value is entry for value in frame.f_locals.values()):
-            return True
+        ours = frame.f_globals.get("__name__", "").startswith(_PACKAGE)
+        if ours and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            yield from list(frame.f_locals.values())
         frame = frame.f_back
-    return False
+
+
+def holds(frame: FrameType, entry: Entry | None) -> bool:
+    """True if ``frame`` or one that called it, directly or not, is inside with this entry."""
+    return any(value is entry for value in _locals(frame))
 
 
 def is_nested(frame: FrameType) -> bool:
     """True if the protocol's call in ``frame`` has interrupted another one of its thread, which may hold the lock."""
-    above = frame.f_back
-    while above is not None:
-        if any(type(value) is Entry for value in above.f_locals.values()):
-            return True
-        above = above.f_back
-    return False
+    return any(type(value) is Entry for value in _locals(frame.f_back))
 
 
 def is_ours(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 
 import pytest
 from helpers.holders import OPTIONS, holds, stores
@@ -143,9 +144,53 @@ def test_threads_that_use_a_closed_layer_get_a_runtime_error(make_layer):
 @pytest.mark.parametrize(("mark", "nested"), [(reentrancy.Entry(), True), (reentrancy.NOT_INSIDE, True), (None, False)])
 def test_a_frame_is_nested_only_in_a_call_that_may_hold_the_lock(mark, nested):
     """A call that has left its critical section holds no lock, so a call inside it must release the lock."""
+    ours = {"__name__": "asgi_ipc.made_up", "mark": mark}
+    exec("def call(inner):\n    whatever_it_is_called = mark\n    return inner()", ours)
+    assert ours["call"](lambda: reentrancy.is_nested(sys._getframe())) is nested
 
-    def call(inner):
-        any_name = mark  # noqa: F841
-        return inner()
 
-    assert call(lambda: reentrancy.is_nested(sys._getframe())) is nested
+def test_an_error_inside_leaves_the_frames_of_the_program_alone(make_layer):
+    """They keep no references to what they have dropped, as they would where their locals were read (before 3.13)."""
+
+    class Dropped:
+        """Something of the program."""
+
+    layer, other = make_layer(**OPTIONS), make_layer(**OPTIONS)
+    dropped = Dropped()
+    reference = weakref.ref(dropped)
+    other.unlink()
+    layer.send("a", {})  # meets SegmentGone inside
+    del dropped
+    assert reference() is None
+
+
+def test_globals_that_come_and_go_do_not_disturb_an_error(make_layer):
+    """Other threads bind and delete globals of the module that called, while the package looks at the stack."""
+    layer, other = make_layer(**OPTIONS), make_layer(**OPTIONS)
+    program = {"__name__": "program", "done": False, "layer": layer}
+    program.update((f"filler{number}", number) for number in range(20_000))  # walking them takes a while
+    exec(CHURN, program)
+    thread = threading.Thread(target=program["churn"])
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(100):
+            other.unlink()
+            exec(CALL, program)
+    finally:
+        program["done"] = True
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
+#: The frame of a module, whose locals are its globals.
+CALL = compile("layer.send('a', {})", "program", "exec")
+CHURN = """
+def churn():
+    number = 0
+    while not done:
+        number += 1
+        globals()[f"name{number % 50}"] = number
+        globals().pop(f"name{(number + 25) % 50}", None)
+"""

@@ -92,7 +92,7 @@ class Queues:
         self.names: Memo[int, str] = Memo(REMEMBERED)
 
     def _largest_body(self) -> int:
-        """The bytes of the largest body that a segment with nothing else in it has room for, in a group send too."""
+        """The bytes of the largest body for which an empty segment has room, with one message that points to it."""
         page = 1 + self.channels.slab.page_words
         around = (1 + BODY_DATA) + (1 + POINTER_WORDS)  # the body's own block, and the message that points to it
         return (self.heap.end - self.heap.start - 1 - page - around) * WORD  # the heap ends with a header of its own
