@@ -1,5 +1,5 @@
 """
-Groups and their members: what may happen to them inside one section.  The caller holds the mutex.
+Groups and their members: what may happen to them inside one critical section.  The caller holds the mutex.
 
     group     word  0  next in the bucket's chain     (hash table)
                     1  hash of the name               (hash table)
