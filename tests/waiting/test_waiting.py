@@ -324,36 +324,27 @@ def test_a_receiver_raises_when_its_layer_is_closed(make_layer, prefix):
     assert files_of(prefix) == []
 
 
+def flush_beside_a_message(layer, make_layer):
+    layer.send("idle", {})
+    make_layer().flush()
+
+
+def recover(layer, make_layer):
+    raise_in_critical_sections(layer)
+
+
 @pytest.mark.usefixtures("no_polling")
-def test_receivers_wait_on_after_a_flush(make_layer, prefix, start):
+@pytest.mark.parametrize("disturb", [flush_beside_a_message, recover])
+def test_receivers_wait_on_after_a_flush_and_a_recovery(make_layer, prefix, start, disturb):
     layer = make_layer(**LONG)
     child = start(sleeps, prefix, ["a", "p!"], False)
     sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
     until_waiting(layer, "b", 5)
     until_waiting(layer, "p!", 1)
-    layer.send("idle", {})
-    make_layer().flush()
+    disturb(layer, make_layer)
     until_waiting(layer, "b", 5)
     until_waiting(layer, "p!", 1)
     assert fifos(layer) == 6
-    layer.send("p!x", {"n": 0})
-    assert child.hear() == ["p!x", {"n": 0}]
-    for number in range(5):
-        layer.send("b", {"n": number})
-    assert sorted(sleeper.result()[1]["n"] for sleeper in sleepers) == list(range(5))
-    assert_sound(layer)
-
-
-@pytest.mark.usefixtures("no_polling")
-def test_receivers_wait_on_after_a_recovery(make_layer, prefix, start):
-    layer = make_layer(**LONG)
-    child = start(sleeps, prefix, ["a", "p!"], False)
-    sleepers = [Sleeper(layer, ["b"]) for _ in range(5)]
-    until_waiting(layer, "b", 5)
-    until_waiting(layer, "p!", 1)
-    raise_in_critical_sections(layer)
-    until_waiting(layer, "b", 5)
-    until_waiting(layer, "p!", 1)
     layer.send("p!x", {"n": 0})
     assert child.hear() == ["p!x", {"n": 0}]
     for number in range(5):
