@@ -1,0 +1,1 @@
+"""Tests of the documentation: its code blocks, links, pictures, and what it says about the code."""
