@@ -1,8 +1,8 @@
 """
-``AsyncIPCChannelLayer``: the asynchronous channel layer that Channels 2 and later use.
+``AsyncIPCChannelLayer``: the asynchronous channel layer for Channels 2 and later.
 
-What it does without waiting for messages is in ``layer``, and is done at once, in the event loop.  Only ``receive``
-waits (``waiting.asyncio_loop``).
+Only ``receive`` waits (``waiting.asyncio_loop``).  The other methods run to completion in the event loop, without
+waiting for messages (``layer``).
 """
 
 from __future__ import annotations
@@ -25,16 +25,52 @@ REMEMBERED = 16384
 
 class AsyncIPCChannelLayer:
     """
-    The channel layer for Django Channels 2 to 4, and for any other asyncio program (Channels specification).
+    An asynchronous channel layer in POSIX shared memory, for Channels 2 to 4 and other asyncio programs.
 
-    Takes the options of ``IPCChannelLayer``, but for ``block_timeout``, and talks to every layer with the same
-    ``prefix``, of either kind. It works in any number of event loops and threads, one after the other or at once.
+    It implements the Channels specification, and takes the options of ``IPCChannelLayer`` except ``block_timeout``.
 
-    Raises what ``IPCChannelLayer`` raises. Where Channels is installed, ``ChannelFull`` and ``MessageTooLarge`` are
-    those of ``channels.exceptions``, too.
+    All layers with the same ``prefix`` on one machine exchange messages, whether they are in one process or in
+    several, and whether they are synchronous or asynchronous. A layer works in any number of event loops and threads,
+    in turn or at the same time. As an asynchronous context manager, a layer closes itself.
+
+    If Channels is installed, ``ChannelFull`` and ``MessageTooLarge`` are also subclasses of the exceptions with the
+    same names in ``channels.exceptions``.
+
+    Arguments:
+        prefix: How the names of all shared memory objects begin: 1 to 200 (macOS: 20) ASCII letters, digits, hyphens,
+            underscores and periods.
+        expiry: Seconds after which a message that was not received is dropped.
+        group_expiry: Seconds after which a group membership ends unless it is renewed.
+        capacity: The number of messages that a channel can hold.
+        channel_capacity: A dict that sets other capacities for some channels. A key is a glob (a ``str``) that must
+            match the full name of the channel, or a compiled regular expression, which is used with its ``match``.
+            The first key that matches counts.
+        message_memory: Bytes of shared memory for messages, at least 64 KiB (default: 100 MiB). The system provides
+            the memory as it is used.
+        group_memory: Bytes of shared memory for group memberships, at least 64 KiB (default: 20 MiB).
+        mode: The permissions of the shared memory. With ``0o660``, processes of other users in the same group can
+            use the layer.
+        message_limit: The largest encoded message, in bytes. None means 1 MiB or ``message_memory // 8``, whichever
+            is larger.
+        patience: Seconds to wait for another process that was stopped (not killed) during an operation.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option has a value that is not allowed. The error names the option.
+        SegmentError: The shared memory cannot be used, for example because it belongs to another user
+            (``SegmentRefused``) or to another version of asgi_ipc (``SegmentMismatch``).
+
+    Every method that accesses the shared memory can also raise ``SegmentError``, and ``RuntimeError`` if the layer is
+    closed or if a signal handler or finaliser calls it while it interrupts a call of the layer.
+
+    Attributes:
+        prefix: The option; ``expiry``, ``group_expiry`` and ``capacity`` are attributes too.
+        channel_capacity: The option as a list of pairs: a compiled regular expression and its capacity.
+        extensions: The names of the extensions that this layer supports: ``groups`` and ``flush``.
+        ChannelFull: The exception ``asgi_ipc.ChannelFull``.
+        MessageTooLarge: The exception ``asgi_ipc.MessageTooLarge``.
     """
 
-    #: What this layer can do beyond sending and receiving (Channels specification).
     extensions = ["groups", "flush"]
 
     ChannelFull = exceptions.ChannelFull
@@ -81,23 +117,45 @@ class AsyncIPCChannelLayer:
 
     async def send(self, channel: str, message: Message) -> None:
         """
-        Put a message into a channel: it is there for every process when this returns (Channels specification).
+        Send a message to a channel (Channels specification, ``send``).
 
-        Raises ``ChannelFull`` when the channel is at capacity or there is no memory left, ``MessageTooLarge``, and
-        ``TypeError`` for a wrong name or a message that cannot be sent, naming what in it. Nothing was queued then.
+        When this returns, every process with the same prefix can receive the message. This does not wait until a
+        full channel has room: it raises ``ChannelFull``. After each of the errors below, the message is not in the
+        channel.
+
+        Arguments:
+            channel: The full name of the channel, including the part after a ``!``.
+            message: A dict with ``str`` keys. It can hold ``bytes``, ``str``, ``int`` (64 bits), ``float``, ``bool``,
+                None, and lists, tuples and dicts of these, in at most 100 levels. Tuples arrive as lists.
+
+        Raises:
+            ChannelFull: The channel is at capacity, or there is no memory left (its subclass ``MemoryFull``).
+            MessageTooLarge: The encoded message is larger than ``message_limit``.
+            TypeError: The name is not valid, or the message contains a value that cannot be sent. The error says
+                where in the message the value is.
         """
         self._layer.send(channel, message)
 
     async def receive(self, channel: str) -> Message:
         """
-        Take a message from a channel, waiting for it as long as it takes (Channels specification).
+        Wait for a message in a channel, and take it (Channels specification, ``receive``).
 
-        May be cancelled at any time: a message that was not returned is still there. A process-local channel is
-        received from by its full name. Raises ``TypeError`` for a wrong name.
+        There is no timeout. The call may be cancelled at any time: a message that it did not return remains in its
+        channel.
+
+        Arguments:
+            channel: The full name of the channel, including the part after a ``!``.
+
+        Returns:
+            The message.
+
+        Raises:
+            TypeError: The name is not valid.
+            SegmentCorrupt: Another program has damaged the message. It is no longer in the channel.
         """
         try:
             known = channel in self._receivable
-        except TypeError:  # nothing that can be looked up
+        except TypeError:  # it cannot be looked up
             known = False
         if not known:
             names.check_full_name(channel)
@@ -113,10 +171,18 @@ class AsyncIPCChannelLayer:
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """
-        A channel name that nobody uses, for this process to receive from: ``PREFIX.PROCESS!UNIQUE``.
+        Return a name for a new channel that this process receives from (Channels specification, ``new_channel``).
 
-        (Channels specification, ``new_channel``.) When the process dies, its channels leave their groups. Raises
-        ``TypeError`` for a prefix that is no part of a name, or too long.
+        When the process ends, its channels leave their groups.
+
+        Arguments:
+            prefix: How the name begins: 1 to 49 ASCII letters, digits, hyphens, underscores and periods.
+
+        Returns:
+            ``PREFIX.PROCESS!UNIQUE``, in which a random part identifies this process, and another the channel.
+
+        Raises:
+            TypeError: The prefix is too long or not valid.
         """
         names.check_local_prefix(prefix)
         inbox = f"{prefix}.{names.process_part()}!"
@@ -127,41 +193,90 @@ class AsyncIPCChannelLayer:
 
     async def group_add(self, group: str, channel: str) -> None:
         """
-        Make a channel a member of a group for ``group_expiry`` seconds from now (Channels specification, "Groups").
+        Add a channel to a group, or renew its membership (Channels specification, ``group_add``).
 
-        Raises ``TypeError`` for wrong names and ``GroupStoreFull`` (a ``ChannelFull``) when there is no memory for it.
+        The membership ends after ``group_expiry`` seconds. That of a process-local channel also ends with the process
+        that receives from it, if the layer already knows that process.
+
+        Arguments:
+            group: The name of the group.
+            channel: The full name of the channel.
+
+        Raises:
+            GroupStoreFull: There is no memory left for the membership. This is a subclass of ``ChannelFull``.
+            TypeError: A name is not valid.
         """
         self._layer.group_add(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """End a channel's membership in a group; nothing happens if it is no member. ``TypeError`` for wrong names."""
+        """
+        Remove a channel from a group, if it is a member (Channels specification, ``group_discard``).
+
+        Arguments:
+            group: The name of the group.
+            channel: The full name of the channel.
+
+        Raises:
+            TypeError: A name is not valid.
+        """
         self._layer.group_discard(group, channel)
 
     async def group_channels(self, group: str) -> list[str]:
-        """The names of a group's members, those of dead processes left out. ``TypeError`` for a wrong name."""
+        """
+        Return the members of a group. Not in the Channels specification.
+
+        Arguments:
+            group: The name of the group.
+
+        Returns:
+            The names of its channels, in the order in which they were added, without those of dead processes.
+
+        Raises:
+            TypeError: The name is not valid.
+        """
         return self._layer.group_channels(group)
 
     async def group_send(self, group: str, message: Message) -> None:
         """
         Send a message to every member of a group (Channels specification, ``group_send``).
 
-        Members whose channel is full are skipped, and logged. Raises ``TypeError`` and ``MessageTooLarge`` as ``send``
-        does.
+        Members whose channel is full, or for which there is no memory left, do not get the message. Their number is
+        logged (logger ``asgi_ipc``, level INFO), at most once a second for each group.
+
+        Arguments:
+            group: The name of the group.
+            message: As for ``send``.
+
+        Raises:
+            MessageTooLarge: The encoded message is larger than ``message_limit``.
+            TypeError: The name is not valid, or the message contains a value that cannot be sent.
         """
         self._layer.send_group(group, message)
 
     # -- the layer as a whole ---------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Drop every message and every group membership, for every process with this prefix."""
+        """Drop all messages and group memberships, for every process with this prefix (Channels specification)."""
         self._layer.flush()
 
     async def close(self) -> None:
-        """Give back all that this process holds for the layer. Any other call after this one is a ``RuntimeError``."""
+        """
+        Release everything that this process holds for the layer. Messages and memberships remain.
+
+        Calling it again has no effect. Every other method that accesses the shared memory raises ``RuntimeError`` from
+        then on, and so do receives that are waiting.
+        """
         self._layer.close()
 
     async def unlink(self) -> None:
-        """Remove the shared memory for every process. Those that go on, this one too, begin with an empty layer."""
+        """
+        Remove the shared memory, with all messages and memberships. Not in the Channels specification.
+
+        This process and others can continue to use the layer: it is then empty.
+
+        Raises:
+            SegmentRefused: The shared memory belongs to another user.
+        """
         self._layer.unlink()
 
     async def __aenter__(self) -> AsyncIPCChannelLayer:
@@ -178,9 +293,9 @@ class AsyncIPCChannelLayer:
 
 def _join_channels() -> None:
     """
-    Let our refusals be those of ``channels.exceptions``, too, so that Channels and its users catch them by either name.
+    Make our refusals subclasses of those in ``channels.exceptions``, so that handlers for either catch them.
 
-    Channels is looked for only when this layer is made: the package does not need it.
+    Channels is imported only when a layer is created: the package does not need it.
     """
     try:
         from channels import exceptions as theirs

@@ -1,7 +1,7 @@
 """
-``IPCChannelLayer``: the synchronous channel layer, as the ASGI draft and asgi_ipc 1.x describe it.
+``IPCChannelLayer``: the synchronous channel layer of the ASGI draft, compatible with asgi_ipc 1.x.
 
-What it does without waiting is in ``layer``, how it waits in ``waiting``.
+``layer`` has the operations that do not wait, ``waiting`` those that do.
 """
 
 from __future__ import annotations
@@ -24,29 +24,52 @@ from .waiting import asyncio_loop, thread
 
 class IPCChannelLayer(Layer):
     """
-    A channel layer in POSIX shared memory. Layers with one ``prefix`` talk to each other, whatever process they are in.
+    A synchronous channel layer in POSIX shared memory (ASGI draft).
+
+    All layers with the same ``prefix`` on one machine exchange messages, whether they are in one process or in
+    several, and whether they are synchronous or asynchronous. Any number of threads may use a layer. As a context
+    manager, a layer closes itself.
+
+    The first process creates the shared memory and sets its sizes. Later processes use it with those sizes.
 
     Arguments:
-        prefix: begins the names of all shared memory objects; 1 to 200 letters, digits, ``-``, ``_`` and ``.``.
-        expiry: seconds after which a message that nobody received is dropped.
-        group_expiry: seconds after which a group membership ends unless it is added again.
-        capacity: how many messages may wait in a channel.
-        channel_capacity: dict from channel names (globs, or compiled regular expressions) to the capacity of the
-            channels they match; the first match in its order counts, else ``capacity``.
-        message_memory: bytes of shared memory for messages, at least 64 KiB. Taken as it is used.
-        group_memory: bytes of shared memory for group memberships, likewise.
-        mode: permissions of the shared memory; ``0o660`` lets processes of other users of the group take part.
-        message_limit: the largest encoded message in bytes; None: 1 MiB or ``message_memory // 8``, whichever is more.
-        patience: seconds to wait for another process that was stopped (not killed) in the middle of an operation.
-        block_timeout: seconds for which ``receive(..., block=True)`` waits for a message.
+        prefix: How the names of all shared memory objects begin: 1 to 200 (macOS: 20) ASCII letters, digits, hyphens,
+            underscores and periods.
+        expiry: Seconds after which a message that was not received is dropped.
+        group_expiry: Seconds after which a group membership ends unless it is renewed.
+        capacity: The number of messages that a channel can hold. Process-local channels whose names are equal up to
+            the ``!`` share one capacity, unless an asynchronous layer receives from them.
+        channel_capacity: A dict that sets other capacities for some channels. A key is a glob (a ``str``) that must
+            match the full name of the channel, or a compiled regular expression, which is used with its ``match``.
+            The first key that matches counts.
+        message_memory: Bytes of shared memory for messages, at least 64 KiB (default: 100 MiB). The system provides
+            the memory as it is used.
+        group_memory: Bytes of shared memory for group memberships, at least 64 KiB (default: 20 MiB).
+        mode: The permissions of the shared memory. With ``0o660``, processes of other users in the same group can
+            use the layer.
+        message_limit: The largest encoded message, in bytes. None means 1 MiB or ``message_memory // 8``, whichever
+            is larger.
+        patience: Seconds to wait for another process that was stopped (not killed) during an operation.
+        block_timeout: The most seconds that ``receive(..., block=True)`` waits for a message.
 
-    The first process to come creates the segments and sets their sizes; a later one uses what is there.
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option has a value that is not allowed. The error names the option.
+        SegmentError: The shared memory cannot be used, for example because it belongs to another user
+            (``SegmentRefused``) or to another version of asgi_ipc (``SegmentMismatch``).
 
-    Raises ``TypeError`` and ``ValueError`` for unusable options, ``SegmentRefused`` and ``SegmentMismatch`` for shared
-    memory that belongs to another user or to another version.
+    Every method that accesses the shared memory can also raise ``SegmentError``, and ``RuntimeError`` if the layer is
+    closed or if a signal handler or finaliser calls it while it interrupts a call of the layer.
+
+    Attributes:
+        prefix: The option; ``expiry``, ``group_expiry``, ``capacity`` and ``block_timeout`` are attributes too.
+        channel_capacity: The option as a list of pairs: a compiled regular expression and its capacity.
+        extensions: The names of the extensions that this layer supports (ASGI draft, "Extensions"): ``groups``,
+            ``flush``, ``statistics``, ``async`` and, if Twisted is installed, ``twisted``.
+        ChannelFull: The exception ``asgi_ipc.ChannelFull``.
+        MessageTooLarge: The exception ``asgi_ipc.MessageTooLarge``.
     """
 
-    #: What this layer can do beyond sending and receiving (ASGI draft, "Extensions").
     extensions = ["groups", "flush", "statistics", "async"] + ["twisted"] * bool(importlib.util.find_spec("twisted"))
 
     ChannelFull = exceptions.ChannelFull
@@ -86,12 +109,23 @@ class IPCChannelLayer(Layer):
 
     def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, Message | None]:
         """
-        Take a message from one of the channels: ``(channel, message)``, or ``(None, None)`` (ASGI draft, ``receive``).
+        Take one message from one of several channels (ASGI draft, ``receive``).
 
-        ``channels`` is any iterable of names; of a process-local channel it must end at the ``!``, and the name that
-        comes back is the full one. No channel is starved by the others. With ``block`` this sleeps until there is a
-        message, for ``block_timeout`` seconds at the most; signal handlers run meanwhile, and what they raise ends it.
-        With no channels it returns at once. Raises ``TypeError`` for wrong names.
+        The order in which the channels are tried varies, so that none of them is starved.
+
+        Arguments:
+            channels: An iterable of channel names. The name of a process-local channel must end at its ``!``; it
+                stands for all channels whose names begin with it.
+            block: Whether to wait for a message, for up to ``block_timeout`` seconds. Signal handlers run during the
+                wait. An exception that one of them raises ends it, and no message is taken.
+
+        Returns:
+            ``(channel, message)``, with the full name of the channel, or ``(None, None)`` if there is no message. If
+            ``channels`` is empty, ``(None, None)`` is returned without waiting.
+
+        Raises:
+            TypeError: ``channels`` is not an iterable of valid names.
+            SegmentCorrupt: Another program has damaged the message. It is no longer in the channel.
         """
         checked = self.check_names(channels)
         taken = self.message_store.pop(checked) if checked else None
@@ -103,9 +137,20 @@ class IPCChannelLayer(Layer):
 
     async def receive_async(self, channels: Iterable[str]) -> tuple[str | None, Message | None]:
         """
-        The same in an asyncio event loop, as long as it takes (ASGI draft, extension ``async``).
+        Wait in an asyncio event loop for a message in one of several channels (ASGI draft, extension ``async``).
 
-        May be cancelled at any time: a message that was not returned is still there.
+        There is no timeout. The call may be cancelled at any time: a message that it did not return remains in its
+        channel. It works in any number of event loops and threads.
+
+        Arguments:
+            channels: As for ``receive``.
+
+        Returns:
+            ``(channel, message)``, with the full name of the channel; ``(None, None)`` only if ``channels`` is empty.
+
+        Raises:
+            TypeError: ``channels`` is not an iterable of valid names.
+            SegmentCorrupt: Another program has damaged the message. It is no longer in the channel.
         """
         checked = self.check_names(channels)
         if not checked:
@@ -117,9 +162,21 @@ class IPCChannelLayer(Layer):
 
     def receive_twisted(self, channels: Iterable[str]) -> Any:
         """
-        The same in Twisted's reactor: a Deferred of ``(channel, message)`` (ASGI draft, extension ``twisted``).
+        Wait in Twisted's reactor for a message in one of several channels (ASGI draft, extension ``twisted``).
 
-        To be called in the reactor's thread. The Deferred may be cancelled. Raises ``ImportError`` without Twisted.
+        Call it in the reactor's thread. There is no timeout. The ``Deferred`` may be cancelled at any time: a message
+        that it did not deliver remains in its channel.
+
+        Arguments:
+            channels: As for ``receive``.
+
+        Returns:
+            A ``Deferred`` of ``(channel, message)``, with the full name of the channel; of ``(None, None)`` only if
+            ``channels`` is empty.
+
+        Raises:
+            ImportError: Twisted is not installed.
+            TypeError: ``channels`` is not an iterable of valid names.
         """
         from .waiting import twisted_reactor
 
@@ -129,15 +186,22 @@ class IPCChannelLayer(Layer):
         return twisted_reactor.receive(self.hubs, checked).addCallback(self.decode)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, Message | None]:
-        """The old name of ``receive``, deprecated since asgi_ipc 1.0."""
+        """Call ``receive`` with the same arguments, and emit a ``DeprecationWarning``: use ``receive`` instead."""
         warnings.warn("receive_many is deprecated: call receive", DeprecationWarning, stacklevel=2)
         return self.receive(channels, block)
 
     def new_channel(self, pattern: str) -> str:
         """
-        A channel name that nobody uses, made of a pattern that ends in ``?`` and a random part (ASGI draft).
+        Return a name for a new single-reader channel (ASGI draft, ``new_channel``).
 
-        Raises ``TypeError`` for any other pattern.
+        Arguments:
+            pattern: How the name begins: up to 74 characters that a channel name may contain, and a ``?``.
+
+        Returns:
+            The pattern with 24 random characters after it. No channel has this name.
+
+        Raises:
+            TypeError: The pattern is not such a name, or does not end in ``?``.
         """
         names.check_pattern(pattern)
         while True:
@@ -149,19 +213,34 @@ class IPCChannelLayer(Layer):
 
     def global_statistics(self) -> dict[str, float]:
         """
-        Figures of all channels together (ASGI draft, "Statistics").
+        Return the statistics of all channels together (ASGI draft, "Statistics").
 
-        ``messages_count`` and ``channel_full_count`` count since the segment was made or flushed, ``messages_pending``
-        wait now, the oldest of them for ``messages_max_age`` seconds; the rates ``..._per_second`` are taken between
-        this layer object's last call and this one (0.0 at the first).
+        Returns:
+            A dict with the following keys.
+
+            - ``messages_count``: messages sent since the layer was created or flushed
+            - ``messages_count_per_second``: their rate since the previous call on this object, 0.0 in the first call
+            - ``messages_pending``: messages that are waiting to be received
+            - ``messages_max_age``: the age of the oldest of them, in seconds
+            - ``channel_full_count``: messages refused because a channel was full, since the same time
+            - ``channel_full_count_per_second``: their rate, in the same way
         """
         return self._rates.report(None, self.message_store.figures())
 
     def channel_statistics(self, channel: str) -> dict[str, float]:
         """
-        The same of one channel, or of all channels of the process ``prefix!``. ``TypeError`` for a wrong name.
+        Return the statistics of one channel (ASGI draft, "Statistics").
 
-        Counts of a channel begin anew when it has been idle for so long that it was forgotten.
+        The layer forgets a channel that has been idle for some time. Its counts then start again from 0.
+
+        Arguments:
+            channel: The full name of a channel, or a name that ends in ``!`` for all channels that begin with it.
+
+        Returns:
+            A dict as ``global_statistics`` returns it. The rates are those since the previous call for this channel.
+
+        Raises:
+            TypeError: The name is not valid.
         """
         names.valid_channel_name(channel, receive=isinstance(channel, str) and channel.endswith("!"))
         return self._rates.report(channel, self.message_store.figures(channel))
@@ -177,28 +256,92 @@ class IPCChannelLayer(Layer):
     ) -> None:
         self.close()
 
-    # -- helpers that layers of that era have -----------------------------------------------------------------
+    # -- helpers that layers of the ASGI draft have -----------------------------------------------------------
 
     def compile_capacities(self, channel_capacity: Mapping[Any, int] | None) -> list[tuple[Any, int]]:
-        """``channel_capacity`` as a list of compiled patterns with their capacities."""
+        """
+        Compile the option ``channel_capacity``.
+
+        Arguments:
+            channel_capacity: A dict as the constructor takes it, or None.
+
+        Returns:
+            A list of pairs of a compiled regular expression and its capacity, in the order of the dict.
+
+        Raises:
+            TypeError: A key or a value has the wrong type.
+            ValueError: A glob is not valid, or a capacity is less than 1.
+        """
         return list(capacities.compile_capacities(channel_capacity))
 
     def valid_channel_name(self, name: str, receive: bool = False) -> bool:
-        """True, or ``TypeError`` that says what a channel name may be; ``receive`` is for names to receive from."""
+        """
+        Check a channel name.
+
+        Arguments:
+            name: The name to check.
+            receive: Whether the name is for ``receive``. Then a process-local name must end at its ``!``. Otherwise
+                the name is for sending, and must be complete.
+
+        Returns:
+            True.
+
+        Raises:
+            TypeError: The name is not valid. The error says what a channel name may contain.
+        """
         return names.valid_channel_name(name, receive)
 
     def valid_channel_names(self, channels: Iterable[str], receive: bool = False) -> bool:
-        """True if every name is valid, else ``TypeError``."""
+        """
+        Check several channel names.
+
+        Arguments:
+            channels: An iterable of names.
+            receive: As for ``valid_channel_name``.
+
+        Returns:
+            True.
+
+        Raises:
+            TypeError: A name is not valid, or ``channels`` is a single name or not an iterable.
+        """
         return names.valid_channel_names(channels, receive)
 
     def valid_group_name(self, name: str) -> bool:
-        """True, or ``TypeError`` that says what a group name may be."""
+        """
+        Check a group name.
+
+        Arguments:
+            name: The name to check.
+
+        Returns:
+            True.
+
+        Raises:
+            TypeError: The name is not valid. The error says what a group name may contain.
+        """
         return names.valid_group_name(name)
 
     def match_type_and_length(self, name: Any) -> bool:
-        """Whether something is a str of a length that a name may have."""
+        """
+        Check the type and the length of a name, but not its characters.
+
+        Arguments:
+            name: Any object.
+
+        Returns:
+            True if it is a ``str`` of 1 to 99 characters.
+        """
         return names.match_type_and_length(name)
 
     def non_local_name(self, name: str) -> str:
-        """The name up to and including its ``!``, or all of it."""
+        """
+        Return the part of a channel name that identifies the receiving process: up to and including the ``!``.
+
+        Arguments:
+            name: A valid channel name.
+
+        Returns:
+            That part, or the full name if it contains no ``!``.
+        """
         return names.non_local_name(name)

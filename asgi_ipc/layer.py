@@ -1,8 +1,8 @@
 """
-What both front ends do without waiting: check names and messages, turn messages into bytes and back, keep two stores.
+The operations of both front ends that do not wait: they check names, encode and decode messages, and call the stores.
 
-The front ends (``core``, ``aio``) only add the waiting, so no logic is written twice.  No call here holds both stores'
-mutexes at once: what touches both stores is atomic in each.
+The front ends (``core``, ``aio``) only add the waiting, so that no logic is duplicated.  No call here holds the mutexes
+of both stores at once: an operation on both stores is atomic in each of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .waiting.hub import Hubs
 
 logger = logging.getLogger("asgi_ipc")
 
-#: Names whose check and capacity a layer remembers.
+#: The number of names for which a layer remembers the check and the capacity.
 REMEMBERED = 16384
 #: Seconds between two log lines about full members of one group.
 LOG_PERIOD = 1.0
@@ -36,14 +36,14 @@ Message = Dict[str, Any]
 
 
 def corrupt_error(store: str, channel: str, error: ValueError) -> exceptions.SegmentCorrupt:
-    """The error for bytes, taken from a store, that are not a message any more."""
-    why = f"a message on channel {channel!r} is not a message any more ({error}); it is gone"
+    """Return the error for bytes that were taken from a store and cannot be decoded."""
+    why = f"a message in channel {channel!r} could not be decoded and was dropped: {error}"
     return exceptions.SegmentCorrupt(store, why)
 
 
 class Layer:
     """
-    A channel layer that never waits. Takes all the options of ``IPCChannelLayer`` that ``check_options`` checks.
+    A channel layer that never waits for a message. It takes the options that ``check_options`` checks.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -71,14 +71,22 @@ class Layer:
         )
         self.hubs = Hubs(self.message_store)
         self._capacities: Memo[str, int] = Memo(REMEMBERED)
-        #: For names to receive from, what ``check_names`` returns for each alone.
+        #: For each valid name to receive from: what ``check_names`` returns for a list of only that name.
         self._receivable: Memo[str, tuple[str]] = Memo(REMEMBERED)
         self._find_capacity, self._find_receivable = self._capacities.get, self._receivable.get
-        self._draw = random.Random().random  # of our own: a program that seeds its generator is left alone
+        self._draw = random.Random().random  # its own generator: does not disturb one that the program has seeded
         self._logged: Memo[str, float] = Memo(REMEMBERED)
 
     def get_capacity(self, channel: str) -> int:
-        """The capacity of a channel: that of the first pattern which matches its full name, or the default."""
+        """
+        Return how many messages a channel can hold.
+
+        Arguments:
+            channel: The full name of the channel.
+
+        Returns:
+            The capacity for the first pattern in ``channel_capacity`` that matches the name, or ``capacity``.
+        """
         return capacities.get_capacity(self.channel_capacity, self.capacity, channel)
 
     def __repr__(self) -> str:
@@ -88,58 +96,70 @@ class Layer:
 
     def send(self, channel: str, message: Message) -> None:
         """
-        Put a message into a channel. It is there for every process when this returns (ASGI draft, ``send``).
+        Send a message to a channel (ASGI draft, ``send``).
 
-        Raises ``ChannelFull`` when the channel is at capacity or there is no memory left, ``MessageTooLarge``, and
-        ``TypeError`` for a wrong name or a message that cannot be sent, naming what in it. Nothing was queued then.
+        When this returns, every process with the same prefix can receive the message. This does not wait until a
+        full channel has room: it raises ``ChannelFull``. After each of the errors below, the message is not in the
+        channel.
+
+        Arguments:
+            channel: The full name of the channel, including the part after a ``!`` or ``?``.
+            message: A dict with ``str`` keys. It can hold ``bytes``, ``str``, ``int`` (64 bits), ``float``, ``bool``,
+                None, and lists, tuples and dicts of these, in at most 100 levels. Tuples arrive as lists.
+
+        Raises:
+            ChannelFull: The channel is at capacity, or there is no memory left (its subclass ``MemoryFull``).
+            MessageTooLarge: The encoded message is larger than ``message_limit``.
+            TypeError: The name is not valid, or the message contains a value that cannot be sent. The error says
+                where in the message the value is.
         """
         body = codec.encode(message)
         try:
             capacity = self._find_capacity(channel)
-        except TypeError:  # it cannot even be looked up: the check says what a name is
+        except TypeError:  # it cannot be looked up: the check below raises the error
             capacity = None
         if capacity is None:
             capacity = self._remember(channel)
         self.message_store.append(channel, capacity, body)
 
     def _remember(self, channel: str) -> int:
-        """Check the name of a channel that is sent to, and find its capacity."""
+        """Check the name of a channel to send to, and return its capacity."""
         names.valid_channel_name(channel)
         return self._capacities.remember(channel, self.get_capacity(channel))
 
     def check_names(self, channels: Iterable[str]) -> Sequence[str]:
         """
-        Check the channels to receive from, and return them in the order in which to try them: none is starved.
+        Check the channels to receive from, and return them in an order that starves none of them.
 
-        Takes any iterable of names, and never returns the caller's own list: it may change while a receive waits. The
-        name of a process-local channel must end at the ``!``. Raises ``TypeError`` for others.
+        Takes any iterable of names. Never returns the caller's own list, which may change while a receive waits. The
+        name of a process-local channel must end at the ``!``. Raises ``TypeError`` for other names.
         """
-        try:  # one known name first: nearly every call has just that
+        try:  # first the most common case: one known name
             if type(channels) is list and len(channels) == 1:
                 known = self._find_receivable(channels[0])
                 if known is not None:
                     return known
-        except TypeError:  # it is no str, nor anything else that can be looked up
+        except TypeError:  # it is not a str and cannot be looked up
             pass
         if isinstance(channels, (str, bytes, bytearray)) or not isinstance(channels, Iterable):
-            names.valid_channel_names(channels, receive=True)  # raises, and says what is wrong
+            names.valid_channel_names(channels, receive=True)  # raises an error that says what is wrong
         found = list(channels)
         try:
             all_known = self._receivable.knows(found)
-        except TypeError:  # one is no str, nor anything else that can be looked up
+        except TypeError:  # one is not a str and cannot be looked up
             all_known = False
         if not all_known:
             names.valid_channel_names(found, receive=True)
             for name in found:
                 self._receivable.remember(name, (name,))
         if len(found) > 1:
-            # The first one is drawn, so that none is starved. A count could fall into step with the caller's rhythm.
+            # Start at a random one, so that none is starved. A counter could synchronise with the caller's pattern.
             first = int(self._draw() * len(found))
             found = found[first:] + found[:first]
         return found
 
     def decode(self, taken: Taken) -> tuple[str, Message]:
-        """What was taken from the store: ``(channel, message)``. Raises ``SegmentCorrupt`` if its bytes are damaged."""
+        """Return ``(channel, message)`` for bytes taken from the store. Raises ``SegmentCorrupt`` for damaged ones."""
         channel, body = taken
         try:
             return channel, codec.decode(body)
@@ -150,24 +170,53 @@ class Layer:
 
     def group_add(self, group: str, channel: str) -> None:
         """
-        Make a channel a member of a group for ``group_expiry`` seconds from now (ASGI draft, "Groups").
+        Add a channel to a group, or renew its membership (ASGI draft, ``group_add``).
 
-        Raises ``TypeError`` for wrong names and ``GroupStoreFull`` (a ``ChannelFull``) when there is no memory for it.
+        The membership ends after ``group_expiry`` seconds. That of a process-local channel also ends with the process
+        that receives from it, if the layer already knows that process.
+
+        Arguments:
+            group: The name of the group.
+            channel: The full name of the channel.
+
+        Raises:
+            GroupStoreFull: There is no memory left for the membership. This is a subclass of ``ChannelFull``.
+            TypeError: A name is not valid.
         """
         names.valid_group_name(group)
         names.valid_channel_name(channel)
-        # The membership ends with the process that receives from the channel, if it is known by now.
+        # The membership ends with the process that receives from the channel, if that is already known.
         owner = self.message_store.owner_of(channel) if "!" in channel else NO_OWNER
         self.group_store.add(group, channel, owner)
 
     def group_discard(self, group: str, channel: str) -> None:
-        """End a channel's membership in a group; nothing happens if it is no member. ``TypeError`` for wrong names."""
+        """
+        Remove a channel from a group, if it is a member (ASGI draft, ``group_discard``).
+
+        Arguments:
+            group: The name of the group.
+            channel: The full name of the channel.
+
+        Raises:
+            TypeError: A name is not valid.
+        """
         names.valid_group_name(group)
         names.valid_channel_name(channel)
         self.group_store.discard(group, channel)
 
     def group_channels(self, group: str) -> list[str]:
-        """The names of a group's members. ``TypeError`` for a wrong name."""
+        """
+        Return the members of a group (ASGI draft, ``group_channels``).
+
+        Arguments:
+            group: The name of the group.
+
+        Returns:
+            The names of its channels, in the order in which they were added, without those of dead processes.
+
+        Raises:
+            TypeError: The name is not valid.
+        """
         names.valid_group_name(group)
         return self.group_store.channels(group)
 
@@ -175,8 +224,16 @@ class Layer:
         """
         Send a message to every member of a group (ASGI draft, ``send_group``).
 
-        Members whose channel is full are skipped, and logged. Raises ``TypeError`` and ``MessageTooLarge`` as ``send``
-        does.
+        Members whose channel is full, or for which there is no memory left, do not get the message. Their number is
+        logged (logger ``asgi_ipc``, level INFO), at most once a second for each group.
+
+        Arguments:
+            group: The name of the group.
+            message: As for ``send``.
+
+        Raises:
+            MessageTooLarge: The encoded message is larger than ``message_limit``.
+            TypeError: The name is not valid, or the message contains a value that cannot be sent.
         """
         names.valid_group_name(group)
         body = codec.encode(message)
@@ -197,16 +254,28 @@ class Layer:
     # -- the layer as a whole ---------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Drop every message and every group membership, for every process with this prefix (ASGI draft, "Flush")."""
+        """Drop all messages and group memberships, for every process with this prefix (ASGI draft, ``flush``)."""
         self.message_store.flush()
         self.group_store.flush()
 
     def close(self) -> None:
-        """Give back all that this process holds for the layer. Any other call after this one is a ``RuntimeError``."""
+        """
+        Release everything that this process holds for the layer. Messages and memberships remain.
+
+        Calling it again has no effect. Every other method that accesses the shared memory raises ``RuntimeError`` from
+        then on, and so do receives that are waiting.
+        """
         self.message_store.close()
         self.group_store.close()
 
     def unlink(self) -> None:
-        """Remove the shared memory for every process. Those that go on, this one too, begin with an empty layer."""
+        """
+        Remove the shared memory, with all messages and memberships.
+
+        This process and others can continue to use the layer: it is then empty.
+
+        Raises:
+            SegmentRefused: The shared memory belongs to another user.
+        """
         self.message_store.unlink()
         self.group_store.unlink()

@@ -1,17 +1,16 @@
 """
-Fixtures for pytest: each test gets a channel layer of its own.
+Fixtures for pytest: each test gets its own channel layer.
 
 pytest loads this module wherever asgi_ipc is installed, so it imports nothing slow before a fixture is used.
 
 ``ipc_prefix``
-    a prefix that nothing else uses. All shared memory under it is removed after the test, whichever process
-    created it.
+    a unique prefix. All shared memory under it is removed after the test, whichever process created it.
 ``ipc_layer``
     an ``IPCChannelLayer`` on that prefix.
 ``ipc_channel_layer``
     an ``AsyncIPCChannelLayer`` on that prefix.
 ``ipc_channel_layers``
-    Django's ``CHANNEL_LAYERS`` with prefixes of this test; its value is ``channels.layers.channel_layers``.
+    Django's ``CHANNEL_LAYERS`` with prefixes for this test; its value is ``channels.layers.channel_layers``.
 ``ipc_options``
     the options of these layers, a dict. Override it in a module, a class or a ``conftest.py``.
 
@@ -37,7 +36,12 @@ ASYNC_LAYER = "asgi_ipc.AsyncIPCChannelLayer"
 
 @pytest.fixture
 def ipc_prefix() -> Iterator[str]:
-    """A prefix that nothing else uses; the shared memory under it is removed after the test."""
+    """
+    A unique prefix. All shared memory under it is removed after the test, whichever process created it.
+
+    Yields:
+        The prefix, a ``str``.
+    """
     prefix = f"pytest-{os.getpid()}-{secrets.token_hex(6)}"
     yield prefix
     _remove(prefix)
@@ -45,13 +49,25 @@ def ipc_prefix() -> Iterator[str]:
 
 @pytest.fixture
 def ipc_options() -> dict[str, Any]:
-    """The options of the layers that the other fixtures create: none. Override this fixture to set some."""
+    """
+    The options of the layers that the other fixtures create.
+
+    Override this fixture in a module, a class or a ``conftest.py`` to set options.
+
+    Returns:
+        An empty dict.
+    """
     return {}
 
 
 @pytest.fixture
 def ipc_layer(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[IPCChannelLayer]:
-    """A synchronous layer on this test's prefix."""
+    """
+    A synchronous layer with the prefix of ``ipc_prefix``. It is closed after the test.
+
+    Yields:
+        An ``IPCChannelLayer``.
+    """
     from . import IPCChannelLayer
 
     with IPCChannelLayer(**{**ipc_options, "prefix": ipc_prefix}) as layer:
@@ -60,7 +76,12 @@ def ipc_layer(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[IPCChann
 
 @pytest.fixture
 def ipc_channel_layer(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[AsyncIPCChannelLayer]:
-    """An asynchronous layer on this test's prefix, as Channels 2 to 4 use it."""
+    """
+    An asynchronous layer with the prefix of ``ipc_prefix``, for Channels 2 to 4. It is closed after the test.
+
+    Yields:
+        An ``AsyncIPCChannelLayer``.
+    """
     from . import AsyncIPCChannelLayer
 
     layer = AsyncIPCChannelLayer(**{**ipc_options, "prefix": ipc_prefix})
@@ -71,12 +92,18 @@ def ipc_channel_layer(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[
 @pytest.fixture
 def ipc_channel_layers(ipc_prefix: str, ipc_options: dict[str, Any]) -> Iterator[Any]:
     """
-    Django's ``CHANNEL_LAYERS`` with prefixes of this test, for Channels 2 to 4.
+    Django's ``CHANNEL_LAYERS`` with prefixes for this test, for Channels 2 to 4.
 
-    ``default`` is an ``AsyncIPCChannelLayer`` on ``ipc_prefix``, whatever the settings say. Other aliases
-    that use asgi_ipc get a prefix of this test as well; aliases that share a prefix in the settings still
+    ``default`` is an ``AsyncIPCChannelLayer`` with the prefix of ``ipc_prefix``, whatever the settings say. Other
+    aliases that use asgi_ipc get their own prefixes for this test; aliases that share a prefix in the settings still
     share one. They keep their options (``TEST_CONFIG`` takes precedence over ``CONFIG``), except those in
-    ``ipc_options``. Aliases of other layers are not changed.
+    ``ipc_options``. Aliases of other layers are not changed. The layers are closed after the test.
+
+    Yields:
+        ``channels.layers.channel_layers``.
+
+    Raises:
+        pytest.UsageError: Channels 2 to 4 is not installed.
     """
     try:
         from channels.layers import channel_layers

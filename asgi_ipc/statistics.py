@@ -1,5 +1,5 @@
 """
-Reports on the message store, as the statistics extension of the ASGI draft defines them.
+Statistics of the message store, as the statistics extension of the ASGI draft defines them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 from .memo import Memo
 
-#: How many channels a layer keeps the last figures of, for the rates.
+#: The number of channels whose last figures a layer remembers, to calculate rates.
 REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of one channel or, summed, of several: messages ever sent, waiting, refused; age of the oldest, in ns."""
+    """
+    Figures of one channel or the sums of several.
+
+    Messages that were sent, that are waiting and that were refused; the age of the oldest waiting one, in ns.
+    """
 
     sent: int = 0
     pending: int = 0
@@ -36,7 +40,7 @@ class Figures:
 
 class Rates:
     """
-    Turns figures into reports. A rate is that between two reports, so it costs the store nothing.
+    Turns figures into reports. Rates are calculated from two reports, so the store need not measure them.
 
     ``clock`` returns seconds.
     """
@@ -46,7 +50,7 @@ class Rates:
         self._last: Memo[str | None, tuple[float, int, int]] = Memo(REMEMBERED)
 
     def report(self, channel: str | None, figures: Figures) -> dict[str, float]:
-        """Return the report on a channel, or on all channels for None. Rates are 0.0 in the first report."""
+        """Return the report on a channel, or on all channels if it is None. Rates are 0.0 in the first report."""
         now = self._clock()
         then, sent, refused = self._last.get(channel, (now, figures.sent, figures.refused))
         self._last.remember(channel, (now, figures.sent, figures.refused))

@@ -1,7 +1,7 @@
 """
-The integrity check: what is wrong with the stores in shared memory.
+The integrity check of the stores in shared memory.
 
-``check_stores`` is its one entry point. Nothing in the package imports this at run time.
+``check_stores`` is its only entry point. Nothing else in the package imports this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from .stores import GroupCheck, MessageCheck
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: the name of the segment, and a sentence."""
+    """
+    One problem that the integrity check has found.
+
+    Attributes:
+        segment: The name of the segment.
+        problem: A sentence that describes the problem.
+    """
 
     segment: str
     problem: str
@@ -28,10 +34,19 @@ class Finding(NamedTuple):
 
 def check_stores(*stores: MessageStore | GroupStore) -> list[Finding]:
     """
-    Check the integrity of stores; a sound store has no findings.
+    Check the integrity of stores.
 
-    Each store is checked in one critical section, and every other process that uses it waits meanwhile. Raises what any
-    operation of the store raises.
+    Each store is checked in one critical section. Every other process that uses it waits during that time.
+
+    Arguments:
+        stores: The attributes ``message_store`` and ``group_store`` of an ``IPCChannelLayer``.
+
+    Returns:
+        A list with one finding for each problem. It is empty if the stores are consistent.
+
+    Raises:
+        SegmentError: A segment cannot be used.
+        RuntimeError: A store is closed.
     """
     findings = []
     for store in stores:
@@ -42,7 +57,7 @@ def check_stores(*stores: MessageStore | GroupStore) -> list[Finding]:
 def _problems(store: MessageStore | GroupStore) -> list[str]:
     check = MessageCheck if isinstance(store, MessageStore) else GroupCheck
     while True:
-        store.sections.check_name()  # a closed store refuses; a removed segment is attached to anew
+        store.sections.check_name()  # raises for a closed store, and replaces a removed segment
         attachment = store.sections.opened()
         try:
             return store.sections.exclusively(lambda here: check(here).run(), attachment)
