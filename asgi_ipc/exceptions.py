@@ -3,7 +3,7 @@ The exceptions that asgi_ipc raises.
 
 There are two families. ``ChannelFull`` and ``MessageTooLarge`` are the refusals that the ASGI draft defines:
 the layer works, but cannot take this one message, and nothing was changed. ``SegmentError`` and its
-subclasses say that something is wrong with the shared memory itself.
+subclasses report a problem with the shared memory itself.
 
 Rules for every class here:
 
@@ -70,7 +70,7 @@ class Refusal(Exception):
     """
     The layer works, but cannot take this one message.
 
-    It is between its subclasses and Exception, so that they can be given a second base: the classes of the
+    With this class between them and Exception, its subclasses can get a second base: the classes with the
     same names in Channels (see ``aio``).
     """
 
@@ -79,8 +79,10 @@ class ChannelFull(Refusal):
     """
     A message was refused because its channel is at capacity (ASGI draft). Nothing was queued.
 
-    Attributes: ``channel``, its name; ``count``, the number of messages that wait in it; ``capacity``, the
-    most that may. Both numbers are None in the subclasses, where the count is not the reason for the refusal.
+    Attributes:
+        channel: The name of the channel.
+        count: The number of messages that wait in the channel. None in the subclasses.
+        capacity: The number of messages that the channel can hold. None in the subclasses.
     """
 
     channel: str
@@ -104,9 +106,13 @@ class MemoryFull(ChannelFull):
     """
     A message was refused because there is no memory left for it. Nothing was queued.
 
-    Attributes: ``channel``; ``segment``, the name of the message segment; ``size``, the bytes that the
-    segment may hold; ``used``, how many of them are in use; ``reserved``, how many the system has reserved for
-    it; ``reason``, "memory" if the segment is full, "filesystem" if the file system behind it is.
+    Attributes:
+        channel: The name of the channel.
+        segment: The name of the message segment.
+        size: The size of the segment, in bytes.
+        used: How many of these bytes are in use.
+        reserved: How many of these bytes the system has reserved for the segment.
+        reason: ``"memory"`` if the segment is full, ``"filesystem"`` if the file system that contains it is full.
     """
 
     def __init__(self, channel: str, segment: str, size: int, used: int, reserved: int, reason: str) -> None:
@@ -137,11 +143,14 @@ class MemoryFull(ChannelFull):
 
 class GroupStoreFull(ChannelFull):
     """
-    A channel could not be added to a group because there is no memory left for it. Nothing was added.
+    A channel could not be added to a group because there is no memory left. Nothing was added.
 
-    Attributes: ``group`` and ``channel``; ``segment``, the name of the group segment; ``size``, the bytes
-    that it may hold; ``reason``, "memory" if the segment is full, "filesystem" if the file system behind it
-    is.
+    Attributes:
+        group: The name of the group.
+        channel: The name of the channel.
+        segment: The name of the group segment.
+        size: The size of the segment, in bytes.
+        reason: ``"memory"`` if the segment is full, ``"filesystem"`` if the file system that contains it is full.
     """
 
     def __init__(self, group: str, channel: str, segment: str, size: int, reason: str) -> None:
@@ -168,10 +177,12 @@ class GroupStoreFull(ChannelFull):
 
 class MessageTooLarge(Refusal):
     """
-    A message was refused because it is larger than the limit, however empty the channel is (ASGI draft).
+    A message was refused because it is larger than the limit, even for an empty channel (ASGI draft).
 
-    Attributes: ``size``, the bytes of the encoded message; ``limit``, the most that are accepted;
-    ``channel``, or None if it is not known.
+    Attributes:
+        size: The size of the encoded message, in bytes.
+        limit: The largest size that is accepted, in bytes.
+        channel: The name of the channel, or None if it is not known.
     """
 
     def __init__(self, size: int, limit: int, channel: str | None = None) -> None:
@@ -183,17 +194,18 @@ class MessageTooLarge(Refusal):
     def __str__(self) -> str:
         target = "" if self.channel is None else f" for channel {short_repr(self.channel)}"
         return (
-            f"a message of {self.size} bytes{target} is too large, the limit is {self.limit} bytes; "
-            "send it in pieces, raise the layer's limit, or send a reference to the data instead"
+            f"a message of {self.size} bytes{target} is too large: the limit is {self.limit} bytes; "
+            "send it in pieces, raise message_limit, or send a reference to the data instead"
         )
 
 
 class SegmentError(Exception):
     """
-    Something is wrong with the shared memory; the base of the errors below.
+    The shared memory cannot be used. This is the base class of the exceptions below.
 
-    Attributes: ``segment``, the name of the segment (or of the semaphore or FIFO beside it); ``why``, what is
-    wrong and, if known, how to fix it.
+    Attributes:
+        segment: The name of the segment.
+        why: What is wrong and, if known, how to fix it.
     """
 
     _opening = "cannot be used"
@@ -209,27 +221,39 @@ class SegmentError(Exception):
 
 class SegmentRefused(SegmentError):
     """
-    A segment, semaphore or FIFO cannot be trusted or used, and is not touched.
+    A segment, or one of its semaphores or FIFOs, cannot be trusted or used. It is not changed.
 
     It belongs to another user, other users may write to it, or the file system has no room for it.
-    """
 
-    _opening = "is refused"
+    Attributes:
+        segment: The name of the segment.
+        why: What is wrong and, if known, how to fix it.
+    """
 
 
 class SegmentMismatch(SegmentError):
     """
-    A segment is not one that this version can use.
+    This version of asgi_ipc cannot use the segment.
 
-    It has another layout or byte order, is damaged or truncated, or was created by asgi_ipc 1.x or another
-    program.
+    The segment has another layout or byte order, is damaged or truncated, or was created by asgi_ipc 1.x or
+    another program.
+
+    Attributes:
+        segment: The name of the segment.
+        why: What is wrong and how to fix it.
     """
 
-    _opening = "does not fit this version of asgi_ipc"
+    _opening = "cannot be used by this version of asgi_ipc"
 
 
 class SegmentCorrupt(SegmentError):
-    """The contents of a segment are damaged: something other than asgi_ipc wrote to it."""
+    """
+    The contents of a segment are damaged: something other than asgi_ipc wrote to it.
+
+    Attributes:
+        segment: The name of the segment.
+        why: What is damaged, and what was done about it.
+    """
 
     _opening = "contains damaged data"
 
@@ -238,8 +262,11 @@ class SegmentBusy(SegmentError):
     """
     The process that holds a segment has been stopped (SIGSTOP, a debugger) for too long.
 
-    Attributes: ``segment``; ``pid``, or None if the holder is not known or in another PID namespace;
-    ``seconds``, for how long it was waited for.
+    Attributes:
+        segment: The name of the segment.
+        pid: The id of the process, or None if it is not known or in another PID namespace.
+        seconds: How many seconds this process waited for it.
+        why: What is wrong and how to fix it.
     """
 
     _opening = "is busy"
@@ -264,9 +291,12 @@ class SegmentBusy(SegmentError):
 
 class TooManyProcesses(SegmentError):
     """
-    Every slot for a process is in use.
+    The maximum number of processes already uses the segment.
 
-    Attributes: ``segment``; ``limit``, the number of processes that may use one prefix at a time.
+    Attributes:
+        segment: The name of the segment.
+        limit: The number of processes that can use one prefix at the same time.
+        why: What is wrong and how to fix it.
     """
 
     _opening = "has no slot left for this process"
@@ -276,16 +306,18 @@ class TooManyProcesses(SegmentError):
         self.segment = segment
         self.limit = limit
         self.why = (
-            f"{limit} processes use this prefix already, and more are not possible; end some of them, or use "
+            f"{limit} processes already use this prefix, which is the maximum; end some of them, or use "
             "different prefixes for processes that do not exchange messages"
         )
 
 
 class SegmentGone(SegmentError):
     """
-    A segment was unlinked while this process used it. The package itself catches this and attaches again.
+    A segment was removed while this process used it. The layers catch this exception and use a new segment.
 
-    Attribute: ``segment``.
+    Attributes:
+        segment: The name of the segment.
+        why: What is wrong and how to fix it.
     """
 
     _opening = "is gone"
@@ -294,6 +326,6 @@ class SegmentGone(SegmentError):
         super(SegmentError, self).__init__(segment)
         self.segment = segment
         self.why = (
-            "it was removed while in use, and what waited in it is lost; try again to create or attach to a new "
+            "it was removed while in use, and its contents are lost; try again to create or attach to a new "
             "one (if it was not removed on purpose, look for the cause, such as systemd's RemoveIPC)"
         )

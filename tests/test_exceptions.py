@@ -78,12 +78,12 @@ CASES = [
     (
         SegmentRefused("/asgi-messages", "user 7 owns it; choose another prefix"),
         {"segment": "/asgi-messages", "why": "user 7 owns it; choose another prefix"},
-        ["/asgi-messages", "refused", "user 7 owns it; choose another prefix"],
+        ["/asgi-messages", "cannot be used", "user 7 owns it; choose another prefix"],
     ),
     (
         SegmentMismatch("/asgi-messages", "layout 9; unlink it"),
         {"segment": "/asgi-messages", "why": "layout 9; unlink it"},
-        ["/asgi-messages", "does not fit", "layout 9; unlink it"],
+        ["/asgi-messages", "cannot be used by this version of asgi_ipc", "layout 9; unlink it"],
     ),
     (
         SegmentCorrupt("/asgi-messages", "a head leads out of the heap; flush it"),

@@ -231,7 +231,7 @@ def test_one_process_too_many_is_refused(prefix, make_layer, start, kind):
     with pytest.raises(TooManyProcesses) as refusal:
         opened(prefix).group_add("g", "a")
     assert (refusal.value.segment, refusal.value.limit) == (f"{prefix}-{kind}", 1024)
-    assert "1024 processes use this prefix already" in str(refusal.value)
+    assert "1024 processes already use this prefix" in str(refusal.value)
     assert "different prefixes" in str(refusal.value)
     child.say()
     child.end()
