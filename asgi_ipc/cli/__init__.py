@@ -36,7 +36,7 @@ def _at_most(limit: int, kind: Callable[[str], int | float]) -> Callable[[str], 
         except ValueError:
             value = math.nan
         if not 0 < value <= limit:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {limit}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most {limit}")
         return value
 
     return read
@@ -51,19 +51,19 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="demonstrate the layer: several processes, some of them killed, every message counted",
+        help="demonstrate the layer: kill some of several processes, and account for every message",
         description="Senders split the modules of this package into messages, and receivers reassemble them. Each "
-        "is a process of its own. Some are killed with SIGKILL, and the others go on. At the end every message "
-        "is accounted for. The demo uses shared memory under a prefix of its own, and removes it.",
+        "sender and each receiver is a separate process. Some are killed with SIGKILL, and the others continue. At "
+        "the end, the demo accounts for every message. It uses its own prefix, and removes its shared memory.",
     )
     demo.add_argument(
         "--seconds", type=_at_most(86400, float), default=6.0, help="how long to send, in seconds (default: 6)"
     )
     demo.add_argument(
-        "--senders", type=_at_most(100, int), default=2, help="processes that send (default: 2)"
+        "--senders", type=_at_most(100, int), default=2, help="how many processes send (default: 2)"
     )
     demo.add_argument(
-        "--receivers", type=_at_most(100, int), default=2, help="processes that receive (default: 2)"
+        "--receivers", type=_at_most(100, int), default=2, help="how many processes receive (default: 2)"
     )
     demo.add_argument(
         "--kill",
@@ -81,6 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         "another user are not removed.",
     )
     remove.add_argument(
-        "prefix", metavar="PREFIX", help='the prefix of the layers ("asgi" by default)'
+        "prefix", metavar="PREFIX", help='the option prefix of the layers, which is "asgi" by default'
     )
     return parser

@@ -23,7 +23,7 @@ def unlink(prefix: str) -> int:
     Returns the exit status: 0, or 1 if there was nothing to remove, or something could not be removed.
     """
     if not prefix or "/" in prefix or "\0" in prefix:
-        print(f"asgi-ipc: {prefix!r} is not a prefix: a prefix is not empty and has no slash", file=sys.stderr)
+        print(f"asgi-ipc: {prefix!r} is not a prefix: it must not be empty or contain a slash", file=sys.stderr)
         return 1
     removed, kept = remove(prefix)
     for line in removed:

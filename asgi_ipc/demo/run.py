@@ -53,7 +53,7 @@ class DemoOptions:
 
 
 class DemoFailed(Exception):
-    """The demo cannot continue; the text says why."""
+    """The demo cannot continue. The text says why."""
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -123,7 +123,7 @@ class _Demo:
     def run(self) -> None:
         options = self.options
         print(
-            f"Senders: {options.senders}, receivers: {options.receivers}; each is a process of its own. They "
+            f"Senders: {options.senders}, receivers: {options.receivers}. Each is a separate process. They "
             f"share the layer\n{self.prefix!r} for {options.seconds:g} seconds. The senders split the "
             f"{len(self.sources)} modules of asgi_ipc\ninto messages of 1 to {LARGEST_PIECE:,} bytes, and the "
             "receivers reassemble them.\n",
@@ -219,7 +219,7 @@ class _Demo:
         return worker
 
     def kill(self, kind: str) -> _Worker:
-        """Kill one worker of a kind with SIGKILL, wherever it is, and read the rest of its journal."""
+        """Kill one worker of a kind with SIGKILL, at any point of its work, and read the rest of its journal."""
         victim = random.choice(self.of_kind(kind))
         at = self.passed()
         victim.process.kill()
@@ -293,18 +293,18 @@ class _Demo:
         ]
         lines: list[tuple[str, str]] = [
             ("messages", f"{tally.sent:,} sent, {tally.received:,} received"),
-            ("rate", f"{tally.received / self.took:,.0f} a second, {megabytes / self.took:.1f} MB a second"),
-            ("files", f"{tally.whole:,} reassembled, and compared by their SHA-256"),
+            ("rate", f"{tally.received / self.took:,.0f} messages and {megabytes / self.took:.1f} MB per second"),
+            ("files", f"{tally.whole:,} reassembled and verified by SHA-256"),
             ("killed", " and ".join(f"a {kind}" for kind in self.killed) or "none"),
-            ("longest wait", f"{tally.longest * 1000:.1f} ms for one call, in any process"),
+            ("longest call", f"{tally.longest * 1000:.1f} ms, in any process"),
         ]
         if self.receivers_killed:
-            note = "had just taken it" if in_flight else "had written every message that it took"
+            note = "had taken it but not yet written it" if in_flight else "had written every message that it took"
             lines.append(("in flight", f"{in_flight} (the killed receiver {note})"))
         lines.append(("faults", ", ".join(f"{count} {what}" for count, what in faults)))
         print()
         for label, text in lines:
             print(f"{label:<13} {text}")
         wrong = any(count for count, _ in faults)
-        print("\nSomething is wrong." if wrong else "\nEvery message is accounted for.")
+        print("\nThe demo failed: see the faults above." if wrong else "\nEvery message is accounted for.")
         return 1 if wrong else 0

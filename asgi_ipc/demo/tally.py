@@ -1,5 +1,5 @@
 """
-The demo's accounts: the journals of all workers, what was sent, what arrived, and whether it is complete.
+The demo's accounts: the journals of all workers, what was sent, what arrived, and whether that is complete.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Journals:
 
 class Tally:
     """
-    The sums of what the journals of ``senders`` senders and of all receivers say.
+    The sums of what the journals of ``senders`` senders and of all receivers record.
 
     A file that has arrived completely is compared at once and removed from ``output``.
     """
@@ -129,7 +129,7 @@ class Tally:
         return stream in self._finished or part in self._arrived.get(stream, ())
 
     def _finish(self, stream: int) -> None:
-        """Compare a file that is complete."""
+        """Compare a complete file."""
         if hashlib.sha256(self._taken(stream)).digest() == self._digests[stream % len(self._digests)]:
             self.whole += 1
         else:
@@ -139,7 +139,7 @@ class Tally:
 
     def settle(self) -> int:
         """
-        Compare the pieces that have arrived of incomplete files. Call it after all workers have ended.
+        Compare the pieces of incomplete files that have arrived. Call it after all workers have ended.
 
         Returns how many pieces were sent but have not arrived.
         """

@@ -1,5 +1,5 @@
 """
-The demo's senders and receivers, each a process of its own, and the journals that they keep.
+The demo's senders and receivers, each a separate process, and the journals that they keep.
 
 A worker can be killed at any moment, so it keeps no results in memory: after each message it appends a line
 to its journal, a file, in which an incomplete line is ignored. Senders send the pieces of a file in order,
@@ -114,8 +114,8 @@ def _worker_layer(prefix: str, parent: int, directory: str) -> Iterator[IPCChann
     """
     The layer of a worker.
 
-    If the process that started the demo was killed, nothing else cleans up. So each worker does, and the last
-    one to end leaves nothing.
+    If the process that started the demo was killed, each worker cleans up, because nothing else does. So after
+    the last worker, nothing is left.
     """
     layer = IPCChannelLayer(prefix, capacity=CAPACITY)
     try:

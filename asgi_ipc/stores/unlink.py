@@ -1,8 +1,8 @@
 """
-Remove the shared memory of one segment for good, whatever state it is in: ours, another version's, broken.
+Remove the shared memory of one segment, even if it is damaged or belongs to another version.
 
-A segment that can be attached to gets its tombstone first, so that the processes that use it notice at once;
-of any other only the names are removed.  What belongs to another user is never touched.
+A segment that can be attached to first gets its tombstone, so that the processes that use it notice at once;
+of any other segment only the names are removed.  Objects of another user are never changed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..exceptions import SegmentError
 from ..shm.permissions import SHM_DIRECTORY, discard_name
 from .attachment import Attachment, Kind
 
-#: Seconds to wait for a process that is creating, recovering or removing the segment just now.
+#: Seconds to wait for a process that is creating, recovering or removing the segment.
 PATIENCE = 2.0
-#: What a segment is made with that has no size yet. It lives for a moment.
+#: The size for a segment that has none yet. It is removed at once.
 SMALLEST = 64 * 1024
 
-#: What was removed, and what was not and why: lines for people.
+#: What was removed, and what was not and why: lines to print.
 Removal = Tuple[List[str], List[str]]
 
 
 def leftovers(beginning: str) -> list[str]:
     """
-    The file names of all shared memory objects, semaphores included, that begin with ``beginning``, sorted.
+    Return the sorted file names of all shared memory objects, including semaphores, that begin with ``beginning``.
 
-    Always empty on systems that do not list them (macOS).
+    The list is always empty on systems that cannot list them (macOS).
     """
     if SHM_DIRECTORY is None:
         return []
@@ -43,19 +43,18 @@ def leftovers(beginning: str) -> list[str]:
 
 def remove_segment(name: str, kind: Kind) -> Removal:
     """
-    Remove the segment ``name`` and its semaphores, those of asgi_ipc 1.x and of lost segments of that name
-    included.
+    Remove the segment ``name`` and its semaphores, including those of asgi_ipc 1.x and of lost segments of that name.
 
-    ``kind`` is that of the store that keeps its data there. Returns two lists of lines: what
-    was removed, and what was not, with the reason. Both are empty if there was nothing.
+    ``kind`` is the kind of the store that uses the name. Returns two lists of lines: what was removed; and what was
+    not, with the reason. Both are empty if nothing was found.
     """
     removed: list[str] = []
     kept: list[str] = []
     if SHM_DIRECTORY is None:
         _remove_unseen(name, kind, removed, kept)
         return removed, kept
-    # Listed before anything is removed: a process that notices the tombstone makes a new segment, which is not ours
-    # to take.
+    # List the objects before removing any: a process that notices the tombstone creates a new segment, which must
+    # stay.
     ours = re.compile(rf"(sem\.)?{re.escape(name)}|sem\.{re.escape(name)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
     for found in leftovers(name):  # the segment itself sorts before its semaphores
         if ours.fullmatch(found):
@@ -72,10 +71,10 @@ def remove_segment(name: str, kind: Kind) -> Removal:
 
 
 def _remove_file(path: str, is_segment: bool, kind: Kind) -> None:
-    """Remove one object by the file that shows it; ``OSError`` if that cannot be, or must not."""
+    """Remove one object through its file. Raises ``OSError`` if that is not possible or not allowed."""
     try:
         found = os.lstat(path)
-    except FileNotFoundError:  # a semaphore that went with its segment
+    except FileNotFoundError:  # a semaphore that was removed with its segment
         return
     _check_owner(found.st_uid)
     if is_segment:
@@ -89,11 +88,11 @@ def _remove_file(path: str, is_segment: bool, kind: Kind) -> None:
 def _check_owner(owner: int) -> None:
     me = os.geteuid()
     if owner != me:
-        raise PermissionError(f"it belongs to user {owner}, and you are user {me}: run this as its owner")
+        raise PermissionError(f"it belongs to user {owner}, but you are user {me}: run this as its owner")
 
 
 def _remove_attached(name: str, kind: Kind, found: os.stat_result) -> None:
-    """Remove a segment with a tombstone, if it is one that can be attached to."""
+    """Attach to a segment and remove it with a tombstone, if it can be attached to."""
     with contextlib.suppress(SegmentError, posix_ipc.Error, OSError):
         mode = stat.S_IMODE(found.st_mode) & 0o666
         attachment = Attachment.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE)
@@ -104,7 +103,7 @@ def _remove_attached(name: str, kind: Kind, found: os.stat_result) -> None:
 
 
 def _remove_unseen(name: str, kind: Kind, removed: list[str], kept: list[str]) -> None:
-    """The same where objects have no files: what they are called is all one can know."""
+    """Do the same on systems where objects have no files and only the names are known."""
     segment, semaphore = f"segment /{name}", f"semaphore /{name} (of asgi_ipc 1.x)"
     try:
         fd = posix_ipc.SharedMemory("/" + name).fd

@@ -247,7 +247,7 @@ def test_demo_fails_when_it_finds_a_fault(
     assert demo.run_demo(demo.DemoOptions(seconds=0.3, receivers=1, kill="none")) == 1
     output = capfd.readouterr().out
     assert fault in output
-    assert "Something is wrong." in output
+    assert "The demo failed: see the faults above." in output
     assert left_by(os.getpid()) == []
 
 
@@ -513,7 +513,7 @@ def test_unlink_keeps_objects_of_another_user(
     assert main(["unlink", prefix]) == 1
     captured = capsys.readouterr()
     assert captured.out == f"removed segment {prefix}-groups\n"
-    why = f"it belongs to user 12345, and you are user {os.geteuid()}: run this as its owner"
+    why = f"it belongs to user 12345, but you are user {os.geteuid()}: run this as its owner"
     assert captured.err.splitlines() == [
         f"asgi-ipc: not removed: segment {prefix}-messages: {why}",
         f"asgi-ipc: not removed: semaphore sem.{prefix}-groups: {why}",
