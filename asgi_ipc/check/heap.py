@@ -1,7 +1,7 @@
 """
-What is wrong with the heap: walk it block by block, and compare it with its lists and with the blocks in use.
+The check of the heap: walk it block by block, and compare it with its lists and with the blocks in use.
 
-Reads only.  The caller holds the mutex; ``check.stores`` tells what the truth reaches.
+It only reads.  The caller holds the mutex; ``check.stores`` finds the blocks that the truth reaches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .walk import Reached
 
 
 class HeapCheck:
-    """The heap block by block, its lists, and that what is used is exactly what is reached."""
+    """Checks the blocks of the heap, its lists, and that the blocks in use are exactly those in ``reached``."""
 
     def __init__(self, words: Any, start: int, reserved: int, reached: Reached) -> None:
         self.words = words
@@ -38,7 +38,7 @@ class HeapCheck:
         self.used: dict[int, int] = {}
 
     def run(self) -> list[str]:
-        """Every problem of the heap, a sentence each."""
+        """Return every problem of the heap, as one sentence each."""
         if self.last >= self.start:
             self._blocks()
         self._free_lists()
@@ -47,30 +47,30 @@ class HeapCheck:
             total = self.used.pop(block - 1, None)
             least = max(payload + 1, MIN_WORDS)
             if total is None or not least <= total < least + MIN_WORDS:
-                self.problems.append(f"{what} at {block} needs a block of {least} words and has one of {total or 0}")
+                self.problems.append(f"{what} at {block} needs a block of {least} words, but has one of {total or 0}")
         for header in waiting:
             if self.used.pop(header, None) is None:
-                self.problems.append(f"the block at {header} waits in a quick list, and is none or in use")
+                self.problems.append(f"the block at {header} is in a quick list, but does not exist or is in use")
         self.problems += [f"a block of {total} words at {header} is lost" for header, total in self.used.items()]
         return self.problems
 
     def _blocks(self) -> None:
         words, last = self.words, self.last
-        # A rebuild of a damaged heap may leave less than a block in front of the first one.
+        # A rebuild of a damaged heap can leave a gap smaller than a block before the first block.
         first = min((block - 1 for block in self.reached), default=self.start)
         header = first if self.start < first < self.start + MIN_WORDS else self.start
         after_free = False
         while header < last:
             total, free = words[header] >> 2, bool(words[header] & 1)
             if total < MIN_WORDS or total > last - header:
-                self.problems.append(f"the block at {header} claims to have {total} words")
+                self.problems.append(f"the block at {header} has an impossible size of {total} words")
                 return
             self._flag(header, after_free)
             if free:
                 if after_free:
                     self.problems.append(f"the free block at {header} was not merged with the one before it")
                 if words[header + total - 1] != header:
-                    self.problems.append(f"the free block at {header} ends in {words[header + total - 1]}")
+                    self.problems.append(f"the free block at {header} ends with {words[header + total - 1]}")
             (self.free if free else self.used)[header] = total
             header, after_free = header + total, free
         self._flag(last, after_free)
@@ -80,7 +80,7 @@ class HeapCheck:
     def _flag(self, header: int, after_free: bool) -> None:
         if bool(self.words[header] & 2) != after_free:
             says = "used" if after_free else "free"
-            self.problems.append(f"the block at {header} says that the one before it is {says}")
+            self.problems.append(f"the block at {header} marks the block before it as {says}")
 
     def _free_lists(self) -> None:
         words = self.words
@@ -96,7 +96,7 @@ class HeapCheck:
                 what = f"the free list ({power}, {split})"
                 while header:
                     if header in found or header not in self.free:
-                        why = "listed already" if header in found else "not free"
+                        why = "already in a list" if header in found else "not free"
                         self.problems.append(f"{what} leads to {header}, which is {why}")
                         break
                     found.add(header)
@@ -118,7 +118,7 @@ class HeapCheck:
         self.problems += [f"the free block at {header} is in no list" for header in lost]
 
     def _quick_lists(self) -> list[int]:
-        """The headers of the blocks that wait unmerged."""
+        """Return the headers of the blocks in the quick lists."""
         words = self.words
         waiting: list[int] = []
         for total, block in enumerate(words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()):
@@ -127,9 +127,9 @@ class HeapCheck:
             mine: list[int] = []
             what = f"the quick list of {total} words"
             while block:
-                too_long = len(mine) >= max(QUICK_MOST // total, QUICK_BATCH - 1)  # a batch is taken in whole
+                too_long = len(mine) >= max(QUICK_MOST // total, QUICK_BATCH - 1)  # a whole batch may exceed the limit
                 if self.used.get(block - 1) != total or too_long:
-                    why = "is too long" if too_long else f"leads to {block}, where no such block is"
+                    why = "is too long" if too_long else f"leads to {block}, which is not such a block"
                     self.problems.append(f"{what} {why}")
                     break
                 mine.append(block - 1)

@@ -1,10 +1,10 @@
 """
-What is wrong with a store: walk its truth, and compare every derived word with what the walk finds.
+The check of a store: walk its truth, and compare every derived word with what the walk finds.
 
-Each problem is one sentence; a sound store has none.  Nothing is changed.  Nothing in the segment is believed: a link
-that leads out of the heap or in a circle is one more problem.  Of the code that keeps the derived words only the hash
-and the size classes are used, so that a mistake there cannot hide itself.  A check is one critical section: all other
-processes wait.
+Each problem is one sentence; a consistent store has none.  Nothing is changed.  Nothing in the segment is trusted: a
+link that leads out of the heap or forms a cycle is reported too.  Of the code that maintains the derived words, the
+check uses only the hash and the size classes, so that a mistake there cannot hide itself.  A check is one critical
+section: all other processes wait.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .heap import HeapCheck
 from .waiters import WaiterCheck
 from .walk import Walk
 
-#: What a walk over a damaged segment meets.
+#: What a walk over a damaged segment raises.
 DAMAGE = (IndexError, ValueError, OverflowError)
-#: Words in front of the records of a page: next page with room, previous one, first free record, live records.
+#: Words before the records of a page: next page with room, previous one, first free record, live records.
 PAGE_NEXT, PAGE_PREVIOUS, PAGE_FREE, PAGE_LIVE, PAGE_HEADER = 0, 1, 2, 3, 4
 
 
@@ -38,7 +38,7 @@ class StoreCheck(Walk):
         self.heap = attachment.heap
 
     def run(self) -> list[str]:
-        """Every problem, a sentence each."""
+        """Return every problem, as one sentence each."""
         self.expect("the flag of a flush", self.words[AT_FLUSHING], 0)
         if not self.start <= self.reserved <= self.end:
             self.problems.append(f"RESERVED is {self.reserved}, not between {self.start} and {self.end}")
@@ -47,11 +47,11 @@ class StoreCheck(Walk):
             try:
                 check()
             except DAMAGE as error:
-                self.problems.append(f"the walk over the {part} met damage: {error}")
+                self.problems.append(f"damage stopped the walk over the {part}: {error}")
         return self.problems
 
     def check_truth(self) -> None:
-        """Walk the truth and compare what the store derives from it."""
+        """Walk the truth, and compare the words that are derived from it."""
         raise NotImplementedError
 
     def check_heap(self) -> None:
@@ -60,7 +60,7 @@ class StoreCheck(Walk):
 
 
 class MessageCheck(StoreCheck):
-    """Channels, their queues and inboxes, and the pages of their records."""
+    """Checks channels, their queues and inboxes, and the pages of their records."""
 
     def check_truth(self) -> None:
         self.channels: dict[str, int] = {}
@@ -130,10 +130,10 @@ class MessageCheck(StoreCheck):
             if name.endswith("!"):
                 self.expect(f"HEAD of {what}, which is an inbox,", words[record + c.HEAD], 0)
                 if words[record + c.INDIVIDUAL] > 1:
-                    self.problems.append(f"INDIVIDUAL of {what} is {words[record + c.INDIVIDUAL]}")
+                    self.problems.append(f"INDIVIDUAL of {what} is {words[record + c.INDIVIDUAL]}, not 0 or 1")
             else:
-                self.expect(f"OWNER of {what}, which is no inbox,", words[record + c.OWNER], 0)
-                self.expect(f"INDIVIDUAL of {what}, which is no inbox,", words[record + c.INDIVIDUAL], 0)
+                self.expect(f"OWNER of {what}, which is not an inbox,", words[record + c.OWNER], 0)
+                self.expect(f"INDIVIDUAL of {what}, which is not an inbox,", words[record + c.INDIVIDUAL], 0)
             earliest = min((self.earliest[local] for local in mine), default=NEVER)
             if count and earliest < words[record + c.EARLIEST_EXPIRY]:
                 believed = words[record + c.EARLIEST_EXPIRY]
@@ -154,12 +154,12 @@ class MessageCheck(StoreCheck):
             if not 0 < tag <= words[AT_TAG]:
                 self.problems.append(f"{what} is {tag}, not from 1 to {words[AT_TAG]}")
             if tag in seen:
-                self.problems.append(f"{what} is that of channel {seen[tag]!r}, too")
+                self.problems.append(f"{what} is also that of channel {seen[tag]!r}")
             seen[tag] = name
             page = words[record + c.PAGE]
             place, off = divmod(record - page - PAGE_HEADER, c.RECORD_WORDS)
             if off or not 0 <= place < PAGE_RECORDS:
-                self.problems.append(f"PAGE of channel {name!r} is {page}, where it has no place")
+                self.problems.append(f"PAGE of channel {name!r} is {page}, which is not its page")
             else:
                 self.pages.setdefault(page, set()).add(record)
 
@@ -186,7 +186,7 @@ class MessageCheck(StoreCheck):
 
 
 class GroupCheck(StoreCheck):
-    """Groups, their members, and the index of these."""
+    """Checks groups, their members, and the index of the members."""
 
     def check_truth(self) -> None:
         self.members: dict[int, str] = {}
@@ -210,7 +210,7 @@ class GroupCheck(StoreCheck):
             name = ours.index.name(member)
             called = f"member {name.decode('ascii')!r} of {what}"
             if name in names:
-                self.problems.append(f"{called} is there twice")
+                self.problems.append(f"{called} exists twice")
             names.add(name)
             self.members[member] = called
             self.expect(f"GROUP of {called}", words[member + m.GROUP], record)
@@ -230,7 +230,7 @@ class GroupCheck(StoreCheck):
         for bucket in range(index.at, index.at + index.buckets):
             for member in self.walk(bucket, NEXT_RECORD, f"the chain of index bucket {bucket - index.at}"):
                 if member in found or member not in self.members:
-                    why = "there twice" if member in found else "no member"
+                    why = "in it twice" if member in found else "not a member"
                     self.problems.append(f"the index leads to {member}, which is {why}")
                     continue
                 found.add(member)

@@ -1,8 +1,8 @@
 """
-What is wrong with FIFOs and waiters.  The caller holds the mutex.
+The check of FIFOs and waiters.  The caller holds the mutex.
 
-They are derived, and nothing stands behind them but each other: every list that leads to a waiter must agree with what
-the waiter says of itself.
+They are derived, but not from other words in the segment.  So they are compared with each other: every list that leads
+to a waiter must agree with the fields of the waiter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .walk import Walk
 
 
 class WaiterCheck:
-    """The walk over all FIFOs of a message segment, whose channel records are ``channels``."""
+    """Checks all FIFOs of a message segment, whose channel records are ``channels``."""
 
     def __init__(self, walk: Walk, channels: dict[str, int]) -> None:
         self.walk = walk
@@ -24,7 +24,7 @@ class WaiterCheck:
         self.channels = channels
 
     def run(self) -> None:
-        """Add every problem to the walk."""
+        """Add every problem to those of the walk."""
         walk, words = self.walk, self.words
         registered: dict[int, set[int]] = {}
         waiting: dict[int, int] = {}
@@ -37,7 +37,7 @@ class WaiterCheck:
             found = walk.ring(record + c.WAITERS, w.NEXT, f"the ring of waiters of {what}")
             walk.expect(f"the waiters of {what}", sorted(found), sorted(registered.get(record, ())))
         for record in waiting:
-            walk.problems.append(f"a waiter waits for {record}, which is no channel")
+            walk.problems.append(f"a waiter waits for {record}, which is not a channel")
 
     def _check_fifo(self, fifo: int, registered: dict[int, set[int]], waiting: dict[int, int]) -> None:
         walk, words, what = self.walk, self.words, f"the FIFO at {fifo}"

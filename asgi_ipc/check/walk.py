@@ -1,7 +1,7 @@
 """
-The walk over one segment, which all checks share: what it finds wrong, and which blocks of the heap are in use.
+The walk over one segment, which all checks share: it collects problems and the heap blocks that are in use.
 
-Reads only.  The caller holds the mutex.
+It only reads.  The caller holds the mutex.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Reached = Dict[int, Tuple[int, str]]
 
 
 class Walk:
-    """What a walk over one segment has found: ``problems``, a sentence each, and the blocks ``reached``."""
+    """What a walk over one segment has found: ``problems``, one sentence each, and the blocks ``reached``."""
 
     def __init__(self, attachment: Attachment) -> None:
         self.segment = attachment.segment
@@ -32,28 +32,28 @@ class Walk:
         self.reached: Reached = {}
 
     def expect(self, what: str, found: Any, right: Any) -> None:
-        """Note a word that is not what it must be."""
+        """Report a word that does not have the right value."""
         if found != right:
             self.problems.append(f"{what} is {found}, not {right}")
 
     def reach(self, block: int, payload: int, what: str) -> bool:
-        """Note a block in use; False if it cannot be read or was found before."""
+        """Record a block in use; False if it cannot be read or was found before."""
         if not self.start < block <= self.reserved - payload:
-            self.problems.append(f"{what} at {block} lies outside of the heap")
+            self.problems.append(f"{what} at {block} is outside the heap")
             return False
         if block in self.reached:
-            self.problems.append(f"{what} at {block} is {self.reached[block][1]}, too")
+            self.problems.append(f"{what} at {block} is also {self.reached[block][1]}")
             return False
         self.reached[block] = (payload, what)
         return True
 
     def walk(self, link: int, step: int, what: str) -> Iterator[int]:
-        """The items of a chain that begins at the word ``link`` and goes on at word ``step`` of each item."""
+        """Yield the items of a chain that begins at the word ``link`` and continues at word ``step`` of each item."""
         words, seen = self.words, set()
         at = words[link]
         while at:
             if at in seen or not self.start < at < self.reserved - step:
-                where = "in a circle" if at in seen else "out of the heap"
+                where = "in a cycle" if at in seen else "out of the heap"
                 self.problems.append(f"{what} leads {where} to {at}")
                 return
             seen.add(at)
@@ -61,7 +61,7 @@ class Walk:
             at = words[at + step]
 
     def records(self, directory: HashTable, kind: str) -> Iterator[tuple[int, bytes]]:
-        """Each record that the buckets reach, with its name."""
+        """Yield each record that the buckets reach, with its name."""
         names: set[bytes] = set()
         for bucket in range(directory.at, directory.at + directory.buckets):
             for record in self.walk(bucket, NEXT_RECORD, f"the chain of bucket {bucket - directory.at}"):
@@ -74,13 +74,13 @@ class Walk:
                 self.expect(f"the hash of {kind} {name!r}", self.words[record + HASH], hashed)
                 self.expect(f"the bucket of {kind} {name!r}", bucket, directory.bucket_of(hashed))
                 if name in names:
-                    self.problems.append(f"{kind} {name!r} is there twice")
+                    self.problems.append(f"{kind} {name!r} exists twice")
                     continue
                 names.add(name)
                 yield record, name
 
     def ring(self, head_at: int, at: int, what: str) -> set[int]:
-        """The items of a ring (``structures.ring``) whose head is the word ``head_at``."""
+        """Return the items of a ring (``structures.ring``) whose head is the word ``head_at``."""
         words = self.words
         first = item = words[head_at]
         found: set[int] = set()
