@@ -2,8 +2,8 @@
 How many messages a channel may hold.
 
 The default capacity applies to every channel that no pattern matches. Patterns are matched against the full
-channel name, including the local part, in the order of the dict, and the first match wins. The front ends
-compile the patterns once; the stores only get the number.
+channel name, including the local part, in the order of the dict, and the first match counts. The front ends
+compile the patterns once. The stores get only the number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def compile_capacities(channel_capacity: Mapping[Any, int] | None) -> list[tuple
     case-sensitive, for the whole name. A key that is a compiled regex is used with its ``match``, so it is
     anchored at the start only. A value is a positive int: how many messages such a channel may hold.
 
-    Raises TypeError for keys and values of other types, ValueError for a capacity below 1 and for a glob that
+    Raises TypeError for keys and values of other types, and ValueError for a capacity below 1 and for a glob that
     is not valid. The error shows the pattern.
     """
     if channel_capacity is None:

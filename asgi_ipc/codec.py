@@ -10,7 +10,7 @@ becomes ``str``, an IntEnum ``int``, an OrderedDict ``dict``. ``bytes`` and ``st
 this for. ``encode`` accepts everything that ``decode`` returns.
 
 Both are on the hot path. A message of exact builtin types is only checked, item by item, before msgpack
-encodes it. If that check finds anything else, a slower pass runs, which knows the path of each value and
+encodes it. If that check finds anything else, a slower pass runs, which tracks the path of each value and
 makes plain copies of subclasses.
 """
 
@@ -78,9 +78,9 @@ def encode(message: dict[str, Any]) -> bytes:
     try:
         data: bytes = packer.pack(message)
     except (TypeError, ValueError, OverflowError):
-        data = b""  # the quick check accepts every int and str, msgpack does not
+        data = b""  # the quick check accepts every int and str, but msgpack does not
     if not data:
-        return bytes(Packer().pack(_plain_message(message)))  # raises, and says what is wrong and where
+        return bytes(Packer().pack(_plain_message(message)))  # raises an error that says what is wrong and where
     if len(data) <= _KEPT_SIZE:
         _spare_packers.append(packer)
     return data
@@ -130,7 +130,7 @@ def _is_plain(container: Any, levels: int) -> bool:
     return True
 
 
-# -- The slow pass: copies what is allowed, and knows the path of what is not --
+# -- The slow pass: copies allowed values, and reports the path of others --
 
 
 def _plain_message(message: Any) -> dict[str, Any]:

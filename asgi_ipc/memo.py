@@ -1,5 +1,5 @@
 """
-``Memo``: what a process remembers of earlier answers.
+``Memo``: a cache of limited size.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ V = TypeVar("V")
 
 class Memo(Dict[K, V]):
     """
-    A dict that holds at most ``limit`` items: when it is full, it forgets all of them and begins anew.
+    A dict that holds at most ``limit`` items. When it is full, it drops all of them.
 
-    Simpler than to forget the oldest one, and as good where the limit is far above what a program uses.
+    This is simpler than dropping the oldest item, and as good if the limit is far above what a program uses.
     """
 
     __slots__ = ("limit",)
@@ -26,12 +26,12 @@ class Memo(Dict[K, V]):
         self.limit = limit
 
     def remember(self, key: K, value: V) -> V:
-        """Keep an item, and return its value."""
+        """Store an item, and return its value."""
         if len(self) >= self.limit:
             self.clear()
         self[key] = value
         return value
 
     def knows(self, keys: list[K]) -> bool:
-        """True if every key is remembered. Raises ``TypeError`` for one that cannot be a key."""
+        """True if every key is stored. Raises ``TypeError`` for an object that cannot be a key."""
         return all(map(self.__contains__, keys))

@@ -6,8 +6,8 @@ one ``!`` or one ``?``, and at least one character before it. The part after the
 part:
 
 - ``http.request``: a normal channel. Any process can send to it and receive from it.
-- ``websocket.send!abc``: process-local. One process receives from the inbox ``websocket.send!``; ``abc`` says
-  for which of its clients a message is. (ASGI draft; in Channels 2 and later
+- ``websocket.send!abc``: process-local. One process receives from the inbox ``websocket.send!``; ``abc``
+  identifies the recipient within that process. (ASGI draft; in Channels 2 and later
   ``specific.<process>!<unique>``.)
 - ``reply?abc``: single-reader. One process receives from it.
 
@@ -74,7 +74,7 @@ def match_type_and_length(name: object) -> bool:
 
 def valid_channel_name(name: str, receive: bool = False) -> bool:
     """
-    True if a message may be sent to ``name``; with ``receive``, if the synchronous ``receive`` may take it.
+    True if a message can be sent to ``name``; with ``receive``, if the synchronous ``receive`` accepts it.
 
     A message is sent to a full name, so without ``receive`` a name that ends in ``!`` or ``?`` is not valid.
     The synchronous ``receive`` takes a whole inbox, so with ``receive`` a name may end in ``!`` and must have
@@ -90,7 +90,7 @@ def valid_channel_name(name: str, receive: bool = False) -> bool:
             inbox = short_repr(non_local_name(name))
             _refuse_channel(name, f'it has a local part after its "!"; receive from the whole inbox, {inbox}')
     elif name.endswith("!"):
-        _refuse_channel(name, 'it ends in "!", so it is an inbox; add the local part, which says who it is for')
+        _refuse_channel(name, 'it ends in "!", so it is an inbox; add the local part, which names the recipient')
     return True
 
 
@@ -175,7 +175,7 @@ def check_local_prefix(prefix: str) -> None:
 
 def non_local_name(name: str) -> str:
     """
-    Return the part of a channel name that says which process receives: up to and including the ``!``.
+    Return the part of a channel name that identifies the receiving process: up to and including the ``!``.
 
     This is the full name for every channel without ``!``, single-reader channels included (ASGI draft).
     ``name`` must be valid.

@@ -1,7 +1,7 @@
 """
 The options that every front end takes, and their checks.
 
-They are checked before anything is created. An error names the option.
+They are checked before any object is created. Each error names the option.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .capacity import compile_capacities
 from .exceptions import short_repr
 
 MIB = 1024 * 1024
-#: The smallest segment, in bytes. Its fixed parts take some 30 KiB.
+#: The smallest segment, in bytes. Its fixed parts take about 30 KiB.
 MIN_MEMORY = 64 * 1024
 MAX_MEMORY = 2**46
 #: Names of shared memory objects have at most 31 characters on macOS and 255 elsewhere; up to 40 are added to
@@ -60,7 +60,7 @@ def check_options(
     message_limit: Any,
     patience: Any,
 ) -> Options:
-    """Return the checked options. Raises ``TypeError`` or ``ValueError`` that names the first invalid one."""
+    """Return the checked options. The first invalid one raises ``TypeError`` or ``ValueError``, which names it."""
     return Options(
         prefix=_prefix(prefix),
         expiry=check_seconds("expiry", expiry),
@@ -80,22 +80,22 @@ def _prefix(prefix: Any) -> str:
         raise TypeError(f"prefix must be a str, not {short_repr(prefix)}")
     if not PREFIX.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
         raise ValueError(
-            f"prefix {short_repr(prefix)} cannot be part of a file name: 1 to {MAX_PREFIX} ASCII letters, "
-            "digits, hyphens, underscores and periods are allowed, and no slash"
+            f"prefix {short_repr(prefix)} is not valid: it must be 1 to {MAX_PREFIX} ASCII letters, "
+            "digits, hyphens, underscores and periods (no slash)"
         )
     return str(prefix)
 
 
 def check_seconds(name: str, value: Any) -> float:
     """
-    Return ``value`` as a float: a number of seconds above 0.
+    Return ``value``, a number of seconds above 0, as a float.
 
-    Raises ``TypeError`` or ``ValueError`` that names the option ``name``.
+    Raises ``TypeError`` or ``ValueError``, which names the option ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {short_repr(value)}")
     if not 0 < value <= MAX_SECONDS:  # also false for NaN
-        raise ValueError(f"{name} must be more than 0 seconds (and at most {MAX_SECONDS:.0f}), not {short_repr(value)}")
+        raise ValueError(f"{name} must be more than 0 seconds and at most {MAX_SECONDS:.0f}, not {short_repr(value)}")
     return float(value)
 
 
@@ -115,5 +115,7 @@ def _memory(name: str, value: Any) -> int:
 def _mode(mode: Any) -> int:
     value = _whole("mode", mode, 0, 0o777)
     if value & 0o600 != 0o600 or value & 0o111:
-        raise ValueError(f"mode must let its owner read and write and nobody execute (0o600, 0o660), not {value:#o}")
+        raise ValueError(
+            f"mode must let its owner read and write, and no user execute, as 0o600 and 0o660 do, not {value:#o}"
+        )
     return value

@@ -28,7 +28,7 @@ from .layout import (
 
 def has_magic(fd: int, mapped: bool) -> bool:
     """
-    True if the segment behind ``fd`` has its magic, that is, if its creator has finished it.
+    True if the segment open as ``fd`` has its magic, that is, if its creator has finished it.
 
     Unless ``mapped``, this reads through the descriptor. A mapping would be wrong here: unmapping the file
     drops every byte lock of this process on it, and a page that is not reserved yet raises SIGBUS when the
@@ -53,7 +53,7 @@ def flaw_of(words: Sequence[int], kind: int, size: int, lock_file: tuple[int, in
     if words[AT_MAGIC] != MAGIC:
         if words[AT_MAGIC].to_bytes(WORD, "little") == MAGIC.to_bytes(WORD, "big"):
             return "it was written in the other byte order"
-        return "it is not a segment of this package (asgi_ipc 1.x or another program made it)"
+        return "it is not a segment of this package (asgi_ipc 1.x or another program created it)"
     if words[AT_VERSION] != VERSION:
         return f"it has layout version {words[AT_VERSION]}, and this asgi_ipc needs {VERSION}"
     if words[AT_CHECKSUM] != fixed_checksum(words):
@@ -61,7 +61,7 @@ def flaw_of(words: Sequence[int], kind: int, size: int, lock_file: tuple[int, in
     if words[AT_KIND] != kind:
         return "it is a segment of another kind"
     if words[AT_SIZE] != size:
-        return f"it was truncated: {size} bytes are left of {words[AT_SIZE]}"
+        return f"it was truncated to {size} of {words[AT_SIZE]} bytes"
     if (words[AT_LOCK_DEVICE], words[AT_LOCK_INODE]) != lock_file:
         return "its lock file was replaced, so it is unknown which processes are alive"
     return None

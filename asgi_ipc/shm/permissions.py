@@ -2,8 +2,8 @@
 The names and permissions of shared memory objects, and the checks that they can be trusted.
 
 On Linux, named shared memory appears as files. Elsewhere (macOS) it has no path, and the checks that need one
-are left out. An object that another user owns, or that more users may write to than were asked for, is
-refused: a process that can write to a segment can make its readers believe anything.
+are skipped. An object that another user owns, or that more users may write to than was requested, is
+refused: a process that can write to a segment can pass any data to its readers.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it"
         is_mode = stat.S_IMODE(found.st_mode)
         raise SegmentRefused(
             segment,
-            f"{what} has mode {is_mode:#o}, so others may write it, but mode {mode:#o} was asked for: pass "
+            f"{what} has mode {is_mode:#o}, so other users may write to it, but mode {mode:#o} was requested: pass "
             f"mode={is_mode:#o} if that is intended, or remove it",
         )
 
@@ -145,6 +145,6 @@ def check_removable(found: os.stat_result, segment: str) -> None:
     if me not in (0, found.st_uid):
         raise SegmentRefused(
             segment,
-            f"it belongs to user {found.st_uid}, and only its owner can remove it; this process is user {me}: run "
-            f"'asgi-ipc unlink {segment.rpartition('-')[0]}' as its owner",
+            f"it belongs to user {found.st_uid}, and only its owner can remove it, but this process is user {me}: "
+            f"run 'asgi-ipc unlink {segment.rpartition('-')[0]}' as its owner",
         )

@@ -197,14 +197,14 @@ class Segment:
         if size == 0:
             return False
         if size < HEADER_WORDS * WORD or size % WORD:
-            flaw = f"its {size} bytes are not a segment of this package"
+            flaw = f"it has {size} bytes, which is not the size of a segment of this package"
             raise SegmentMismatch(self.name, f"{flaw}: {removal_hint(self.name)}")
         if finished:
             self._map(size)
             return True
         path = object_path("sem." + self.name)
         if path is not None and os.path.exists(path):  # 1.x created a semaphore of exactly that name
-            raise SegmentMismatch(self.name, f"it was made by asgi_ipc 1.x: {removal_hint(self.name)}")
+            raise SegmentMismatch(self.name, f"it was created by asgi_ipc 1.x: {removal_hint(self.name)}")
         return False
 
     def _check_header(self) -> None:
@@ -216,7 +216,7 @@ class Segment:
 
     def _create(self, size: int, prepare: Callable[[Segment], None]) -> None:
         """Initialise a new segment. The caller holds the admin lock and has checked ``still_named``."""
-        if stat.S_IMODE(os.fstat(self.fd).st_mode) != self.mode:  # whatever the umask
+        if stat.S_IMODE(os.fstat(self.fd).st_mode) != self.mode:  # because of the umask
             os.fchmod(self.fd, self.mode)  # only if it differs: another user of the group may not change it
         os.ftruncate(self.fd, 0)  # discard what an unfinished creation left
         os.ftruncate(self.fd, size)

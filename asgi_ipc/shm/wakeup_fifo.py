@@ -1,7 +1,7 @@
 """
 Wakeup FIFOs: how a waiting process sleeps, and how another process wakes it.
 
-A wakeup FIFO is a named pipe beside its segment. Its owner, a waiting thread or an event loop, opens it for
+A wakeup FIFO is a named pipe next to its segment. Its owner, a waiting thread or an event loop, opens it for
 reading and writing (a reader without a writer would spin on end-of-file) and sleeps until it is readable.
 Other processes write a byte into it. The byte is only a hint: a process that wakes reads the notified list in
 shared memory, and a lost byte delays it by no more than the time to its next poll. So a notification never
@@ -35,7 +35,7 @@ from typing import Any
 from ..exceptions import SegmentRefused
 from .permissions import SHM_DIRECTORY, check_trust
 
-#: FIFOs are beside the segments, or in the temporary directory where segments have no path (macOS).
+#: FIFOs are next to the segments, or in the temporary directory if segments have no path (macOS).
 DIRECTORY = SHM_DIRECTORY or tempfile.gettempdir()
 #: How many wakeup FIFOs of other owners a notifier keeps open.
 OPEN_FIFOS = 64
@@ -87,7 +87,7 @@ class WakeupFifo:
             if os.fstat(self.fd).st_gid != group:
                 with contextlib.suppress(PermissionError):  # not a member: then no other user needs access
                     os.fchown(self.fd, -1, group)
-            os.fchmod(self.fd, mode)  # whatever the umask
+            os.fchmod(self.fd, mode)  # regardless of the umask
             os.rename(unnamed, self.path)
         except OSError as error:
             self.close()
@@ -186,7 +186,7 @@ class Notifier:
             if _write(fd):
                 self._open.move_to_end(token)
                 return True
-            # No process has it open, or the program has closed our descriptor: a new one tells which.
+            # No process has it open, or the program has closed our descriptor: opening it again shows which.
             self._drop(self._open.pop(token, -1))
         fd, there = self._open_fifo(token)
         if fd is None:
@@ -327,7 +327,7 @@ def _is_abandoned(path: str) -> bool:
 
 
 def _after_fork_in_child() -> None:
-    """A child opens descriptors of its own to notify, and does not sleep on the FIFOs of its parent."""
+    """A child opens its own descriptors to notify, and does not sleep on the FIFOs of its parent."""
     for notifier in list(_notifiers):
         for fd in notifier._open.values():
             Notifier._drop(fd)

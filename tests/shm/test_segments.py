@@ -44,12 +44,12 @@ def swap_bytes(words):
 #: The content of a file that is not a segment, and a part of the error that follows.
 FOREIGN = {
     "text": (b"hello, world" * 1000, "not a segment of this package"),
-    "one_byte": (b"x", "its 1 bytes are not a segment"),
-    "odd_size": (bytes(65537), "its 65537 bytes are not a segment"),
-    "smaller_than_a_header": (bytes(504), "its 504 bytes are not a segment"),
+    "one_byte": (b"x", "it has 1 bytes, which is not the size of a segment"),
+    "odd_size": (bytes(65537), "it has 65537 bytes, which is not the size of a segment"),
+    "smaller_than_a_header": (bytes(504), "it has 504 bytes, which is not the size of a segment"),
     "old_package": (
         pickle.dumps({"http.request": [(b"\x81\xa1a\x01", 1e9)]}, 2).ljust(1 << 20, b"\0"),
-        "asgi_ipc 1.x or another program made it",
+        "asgi_ipc 1.x or another program created it",
     ),
 }
 #: How to damage the header of a sound segment, and a part of the error that follows.
@@ -83,7 +83,7 @@ def test_an_unused_segment_of_asgi_ipc_1_is_left_unchanged(prefix, make_layer, k
     """It is all zero, as an unfinished segment is. Only its semaphore shows that asgi_ipc 1.x made it."""
     write(path_of(prefix, kind), bytes(1 << 20))
     semaphore = posix_ipc.Semaphore(f"/{prefix}-{kind}", posix_ipc.O_CREX, initial_value=1)
-    assert_mismatch(prefix, kind, make_layer, "it was made by asgi_ipc 1.x")
+    assert_mismatch(prefix, kind, make_layer, "it was created by asgi_ipc 1.x")
     semaphore.acquire(0)  # the semaphore was not touched either
     semaphore.unlink()
     semaphore.close()
@@ -108,7 +108,7 @@ def test_a_segment_with_a_wrong_header_is_left_unchanged(prefix, make_layer, kin
 def test_a_truncated_segment_is_left_unchanged(prefix, make_layer, kind, size):
     make_layer(group_memory=SIZE).close()
     os.truncate(path_of(prefix, kind), size)
-    assert_mismatch(prefix, kind, make_layer, f"it was truncated: {size} bytes are left of {SIZE}")
+    assert_mismatch(prefix, kind, make_layer, f"it was truncated to {size} of {SIZE} bytes")
 
 
 def test_a_segment_of_the_other_kind_is_left_unchanged(prefix, make_layer):
@@ -176,5 +176,5 @@ def test_the_first_process_sets_the_sizes(prefix, make_layer, start, warnings_lo
         return
     assert len(texts) == 2
     for text, kind, found, asked in zip(texts, KINDS, sizes, (SIZE, GROUP_SIZE)):
-        assert text.startswith(f"{prefix}-{kind} has {found} bytes, not the {asked} asked for")
+        assert text.startswith(f"{prefix}-{kind} has {found} bytes, not the {asked} requested")
         assert "asgi-ipc unlink" in text

@@ -65,7 +65,7 @@ def test_an_object_that_others_may_write_is_refused(prefix, make_layer, kind, as
             assert_works(make_layer(mode=asked))
         assert refusal.value.segment == f"{prefix}-{kind}"
         subject = f"semaphore {path}" if name.startswith("sem.") else "it"
-        for part in (f"{subject} has mode {found:#o}", f"mode {asked:#o} was asked for", f"pass mode={found:#o}"):
+        for part in (f"{subject} has mode {found:#o}", f"mode {asked:#o} was requested", f"pass mode={found:#o}"):
             assert part in str(refusal.value)
         if not name.startswith("sem."):  # the semaphore is checked after the segment was used
             assert read(path) == before
