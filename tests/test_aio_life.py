@@ -65,7 +65,7 @@ def test_close_ends_every_receive_with_an_error(make_async, prefix):
         await until_waiting(layer, "a", 2)
         await layer.close()
         for task in tasks:
-            with pytest.raises(RuntimeError, match=f"{prefix}-messages: this layer was closed; make a new one"):
+            with pytest.raises(RuntimeError, match=f"{prefix}-messages: this layer was closed; create a new one"):
                 await within(task)
         assert files_of(prefix) == []
 

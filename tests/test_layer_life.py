@@ -97,7 +97,8 @@ def test_a_closed_layer_raises_and_changes_nothing(make_layer, operation):
     other.group_add("g", "a")
     before = state(other)
     layer.close()
-    with pytest.raises(RuntimeError, match=f"{layer.prefix}-(messages|groups): this layer was closed; make a new one"):
+    closed = f"{layer.prefix}-(messages|groups): this layer was closed; create a new one"
+    with pytest.raises(RuntimeError, match=closed):
         operation(layer)
     assert state(other) == before
     assert other.receive(["a"]) == ("a", {"n": 1})

@@ -1,11 +1,11 @@
 """
 Slots and owners: which processes use a segment, and the proof that one of them is dead.
 
-A process has one slot of the segment for as long as it uses it.  The byte lock of the slot is the proof of life: the
-kernel drops it when the process ends, however it ends.  An *owner* is a process in one life of its slot,
+A process has one slot of the segment as long as it uses the segment.  The byte lock of the slot proves that the process
+is alive: the kernel drops it when the process ends for any reason.  An *owner* is a process in one use of its slot,
 ``incarnation << SLOT_BITS | slot``, in one word.  It is dead when the byte lock of its slot is free, or when another
-process has the slot by now, so that the slot counts one incarnation more.  Death is permanent.  Nothing else proves it:
-unknown means alive.
+process has got the slot, which increments the incarnation.  Death is permanent.  Nothing else proves it: unknown means
+alive.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SLOT_BITS = 10
 NOBODY = 0
 #: Several processes are the owners. It is never proven that they are dead.
 SEVERAL = 2**64 - 1
-#: ns for which a process that was seen alive counts as alive where a late answer does no harm.
+#: ns for which a process that was seen alive counts as alive, in places where a late answer does no harm.
 ALIVE_FOR = 50_000_000
-#: Owners that a process remembers to have seen alive.
+#: The number of owners that a process remembers as alive.
 REMEMBERED = 4096
 
 
 class Owner(NamedTuple):
-    """A process, and the nonce of the message segment in whose slots it is counted."""
+    """A process, and the nonce of the message segment whose slots it refers to."""
 
     process: int
     nonce: int
@@ -44,13 +44,13 @@ class OwnedInbox(NamedTuple):
     owner: Owner
 
 
-#: Stands for the owner where none is known.
+#: The owner if none is known.
 NO_OWNER = Owner(NOBODY, 0)
 
 
 class Liveness:
     """
-    The slots of one segment, as one process sees them. ``slot`` is its own, -1 while it has none.
+    The slots of one segment, as one process sees them. ``slot`` is its own slot, -1 while it has none.
 
     Nothing here needs the mutex, but the segment must stay open: the caller holds the in-process lock, or is inside a
     critical section.
@@ -64,15 +64,15 @@ class Liveness:
 
     def lock_slot(self) -> int:
         """
-        Acquire a slot for this process: its number. Raises ``TooManyProcesses``.
+        Acquire a slot for this process, and return its number. Raises ``TooManyProcesses``.
 
-        The caller sets ``slot`` when it is ready to have one: a slot that was not set is acquired again.
+        The caller then sets ``slot``. Until that is set, the same slot can be acquired again.
         """
         words = self.words
         epoch = words[AT_EPOCH] & ~1
         for slot in range(SLOTS):
             slot_at = AT_SLOTS + slot * SLOT_WORDS
-            # Not the slot of a process that is inside, or died there: an exception between locking its byte and
+            # Skip the slot of a process that is inside, or died there: an exception between locking its byte and
             # clearing its word would leave a live process that seems to hold the token.
             if words[slot_at] != epoch and self.segment.locks.lock(1 + slot):
                 words[slot_at] = 0
@@ -81,11 +81,11 @@ class Liveness:
         raise TooManyProcesses(self.segment.name, SLOTS)
 
     def release_slot(self) -> None:
-        """Have no slot any more: the segment is being closed, or this is a forked child."""
+        """Give up the slot: the segment is being closed, or this is a forked child."""
         self.slot = -1
 
     def live_holder(self, epoch: int) -> int | None:
-        """The pid (0: in another PID namespace) of another live process that holds a token of the epoch, or None."""
+        """Return the pid (0: in another PID namespace) of another live process with a token of the epoch, or None."""
         held = self.words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS].tolist()
         for slot, token in enumerate(held):
             if token == epoch and slot != self.slot:
@@ -95,7 +95,7 @@ class Liveness:
         return None
 
     def me(self) -> int:
-        """This process as an owner. It has a slot."""
+        """Return this process as an owner. It must have a slot."""
         return self._incarnation(self.slot) << SLOT_BITS | self.slot
 
     def is_dead(self, owner: int) -> bool:
@@ -105,11 +105,11 @@ class Liveness:
         slot = owner & (SLOTS - 1)
         if self._incarnation(slot) != owner >> SLOT_BITS:
             return True
-        # A process never asks for its own byte: its own lock does not conflict, so the kernel says "free".
+        # Do not ask about the byte of this process: its own lock does not conflict, so the kernel reports "free".
         return slot != self.slot and self.segment.locks.holder(1 + slot) is None
 
     def was_dead(self, owner: int, now: int) -> bool:
-        """The same, but the kernel is asked once in 50 ms at most for each owner."""
+        """Do the same, but ask the kernel at most once in 50 ms for each owner."""
         if now < self._alive_until.get(owner, 0):
             return False
         if self.is_dead(owner):
@@ -118,5 +118,5 @@ class Liveness:
         return False
 
     def _incarnation(self, slot: int) -> int:
-        """How many processes have had a slot, as far as it fits into an owner."""
+        """Return how many processes have had a slot, modulo the range that fits into an owner."""
         return int(self.words[AT_SLOTS + slot * SLOT_WORDS + 1] % (COUNTED >> SLOT_BITS))

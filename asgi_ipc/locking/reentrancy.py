@@ -1,8 +1,8 @@
 """
-What a call of the mutex can tell from the stack that it stands on.
+What a call of the mutex can find out from its call stack.
 
 A frame that runs the mutex's protocol keeps an ``Entry`` in a local variable until it has left the critical section
-and the in-process lock.  Frames are recognised by the type of that value, whatever the variable is called:
+and released the in-process lock.  Frames are recognised by the type of that value, not by the name of the variable:
 ``NOT_INSIDE`` before the lock is acquired, the mutex's own entry inside.
 """
 
@@ -22,7 +22,7 @@ class Entry:
     """
     The mark of a call that runs the protocol of a mutex.
 
-    Each mutex has one, which its calls use in turn: at most one of them is inside.
+    Each mutex has one, which its calls use in turn, because at most one of them is inside.
     """
 
     __slots__ = ()
@@ -34,10 +34,10 @@ NOT_INSIDE = Entry()
 
 def _locals(frame: FrameType | None) -> Iterator[Any]:
     """
-    The local variables of the package's functions among ``frame`` and the frames that called it.
+    Yield the local variables of this package's functions, in ``frame`` and the frames that called it.
 
-    Other frames are left alone. The locals of a module are its globals, which other threads may change just now; and
-    before CPython 3.13, reading the locals of a function keeps all of them alive until it ends.
+    Other frames are not read. The locals of a module are its globals, which other threads may be changing. And before
+    CPython 3.13, reading the locals of a function keeps all of them alive until it ends.
     """
     while frame is not None:
         ours = frame.f_globals.get("__name__", "").startswith(_PACKAGE)
@@ -52,12 +52,12 @@ def holds(frame: FrameType, entry: Entry | None) -> bool:
 
 
 def is_nested(frame: FrameType) -> bool:
-    """True if the protocol's call in ``frame`` has interrupted another one of its thread, which may hold the lock."""
+    """True if the call in ``frame`` has interrupted another call of the protocol, which may hold the lock."""
     return any(type(value) is Entry for value in _locals(frame.f_back))
 
 
 def is_ours(error: BaseException) -> bool:
-    """True if this package raised the error, False if a signal handler that ran in between did."""
+    """True if this package raised the error, False if a signal handler that ran in it did."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

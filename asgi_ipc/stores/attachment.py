@@ -1,9 +1,9 @@
 """
-One segment as one process uses it: mapped once, locked once, shared by every layer object that names it.
+A segment as one process uses it: mapped once, locked once, and shared by all layer objects that use its name.
 
-A process must not map a segment twice: closing the second descriptor would drop the byte locks that prove it alive
-(``shm.file_locks``), and two mutexes would each acquire a slot.  So the attachments of a process are kept by name here,
-and their users are counted.
+A process must not map a segment twice: closing the second descriptor would drop the byte locks that prove that the
+process is alive (``shm.file_locks``), and two mutexes would each acquire a slot.  So the attachments of a process are
+stored here by name, and their users are counted.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ logger = logging.getLogger("asgi_ipc")
 
 
 class Kind(NamedTuple):
-    """A kind of segment: its number in the header, and what makes the function that recovers one."""
+    """A kind of segment: its number in the header, and a factory of the function that recovers a segment."""
 
     number: int
     recovery: Callable[[Segment, Heap, Liveness], Callable[[], None]]
 
 
 class Attachment:
-    """A segment with its heap, liveness, mutex and notifier. ``open`` makes it, ``release`` gives it back."""
+    """A segment with its heap, liveness, mutex and notifier. Get one with ``open``, give it up with ``release``."""
 
     _open: dict[str, Attachment] = {}
-    #: Re-entrant only so that it tells its owner: a signal handler that interrupts the owner must not wait for it.
+    #: Re-entrant only because that lock knows its owner: a signal handler that interrupts the owner must not wait.
     _lock = threading.RLock()
     #: Attachments whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
     _dropped: deque[Attachment] = deque()
@@ -54,10 +54,10 @@ class Attachment:
     @classmethod
     def open(cls, name: str, kind: Kind, size: int, mode: int, patience: float) -> Attachment:
         """
-        Return the attachment of the segment ``name``, which is created with ``size`` bytes if there is none.
+        Return the attachment of the segment ``name``, which is created with ``size`` bytes if it does not exist.
 
-        A segment that exists keeps its size: one warning names both. Give the attachment back with ``release``. Raises
-        what ``Segment.attach`` raises, and ``RuntimeError`` in a signal handler that has interrupted a call in here.
+        An existing segment keeps its size, and a warning gives both. Call ``release`` for each call of ``open``. Raises
+        what ``Segment.attach`` raises, and ``RuntimeError`` in a signal handler that has interrupted this class.
         """
         cls._check_handler(f"opening {name}")
         with cls._lock:
@@ -69,28 +69,30 @@ class Attachment:
             attachment.users += 1
         if attachment.segment.size != size:
             logger.warning(
-                "%s has %d bytes, not the %d asked for: the first process sets the size, until 'asgi-ipc unlink'",
+                "%s has %d bytes, not the %d requested: its first process set the size; to change that, stop the "
+                "processes that use it and run 'asgi-ipc unlink %s'",
                 name,
                 attachment.segment.size,
                 size,
+                name.rpartition("-")[0],
             )
         return attachment
 
     @classmethod
     def _check_handler(cls, doing: str) -> None:
-        """Refuse a call from a signal handler or finaliser that has interrupted this thread in here."""
+        """Raise ``RuntimeError`` in a signal handler or finaliser that has interrupted this thread in this class."""
         if cls._lock._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError(
-                f"{doing}: this thread is opening, closing or removing shared memory already; a signal handler must "
-                "not make, close or unlink a layer"
+                f"{doing}: this thread is already opening, closing or removing shared memory; a signal handler or a "
+                "finaliser must not create, close or unlink a layer; let it set a flag instead"
             )
 
     def dead_processes(self, processes: Iterable[int]) -> set[int]:
         """
-        Return those owners that are proven dead. Needs no critical section.
+        Return the owners that are proven dead. Needs no critical section.
 
-        The in-process lock keeps other threads from closing the segment meanwhile: a question to a descriptor that
-        stands for another file by then would look like proof of death.
+        The in-process lock prevents other threads from closing the segment during the call. The descriptor could
+        then refer to another file, and a query there would look like proof of death.
         """
         with self.mutex.lock:
             if self.segment.fd < 0:  # closed by another thread: unknown means alive
@@ -101,29 +103,29 @@ class Attachment:
         """
         Remove the segment for every process that uses it.
 
-        No thread of this process attaches meanwhile: file locks do not keep threads of one process apart.
+        No thread of this process attaches during the call: file locks do not exclude threads of one process.
         """
         self._check_handler(f"removing {self.segment.name}")
         with self._lock:
             self.mutex.remove()
 
     def is_gone(self) -> bool:
-        """True if the segment was removed, its name leads to another one now, or it is closed here already."""
+        """True if the segment was removed, its name now refers to another one, or this process has closed it."""
         segment = self.segment
         try:
             return segment.fd < 0 or segment.words[AT_EPOCH] == TOMBSTONE or not segment.still_named()
-        except (AttributeError, ValueError):  # another thread is closing it just now
+        except (AttributeError, ValueError):  # another thread is closing it
             return True
 
     def release(self) -> None:
         """
-        Give up one use; the last one unmaps the segment.
+        Give up one use. Giving up the last one unmaps the segment.
 
-        Finalisers call this, and they can run anywhere, so it never waits. Where another thread is opening or closing
-        an attachment just now, that thread does the work on its way out, or the next one does.
+        Finalisers call this, and they can run at any point, so it never waits. If another thread is opening or closing
+        an attachment at this time, that thread or a later one does the work.
         """
         self._dropped.append(self)
-        # Checked again after the lock was given back: another thread may have dropped one in between.
+        # Checked again after the lock was released: another thread may have dropped an attachment in between.
         while self._dropped and not self._lock._is_owned() and self._lock.acquire(False):  # type: ignore[attr-defined]
             try:
                 self._close_dropped()

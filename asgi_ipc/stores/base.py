@@ -1,8 +1,8 @@
 """
-Critical sections: how a store runs its operations on a segment, and goes on with a new one when that was removed.
+Critical sections: how a store runs its operations on a segment, and uses a new one if that was removed.
 
-A removed segment shows a tombstone, which the mutex reports at the next operation.  Where only the file was removed
-(``rm``, systemd's RemoveIPC), nothing in memory tells, so the name is checked once a second.
+A removed segment has a tombstone, which the mutex reports in the next operation.  If only the file was removed (``rm``,
+systemd's RemoveIPC), nothing in the memory shows it, so the name is checked once a second.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ logger = logging.getLogger("asgi_ipc")
 
 R = TypeVar("R")
 
-#: What a store can meet that is not the caller's doing: damage, a stopped process, a layer that was closed meanwhile.
+#: Errors of a store that its caller did not cause: damage, a stopped process, a layer that was closed in the meantime.
 STORE_ERRORS = (SegmentError, RuntimeError, OSError)
-#: ns between two checks that the segment's name still leads to the segment.
+#: ns between two checks that the segment's name still refers to the segment.
 CHECK_PERIOD = 1_000_000_000
 LONG_AGO = -(2**63)
 
 
 def is_store_error(error: BaseException) -> bool:
-    """True if an error of these kinds is the store's own, not a signal handler's (``TimeoutError``, say)."""
+    """True if the store raised an error of these kinds, not a signal handler (``TimeoutError``, for example)."""
     return isinstance(error, SegmentError) or is_ours(error)
 
 
 class Parts:
     """
-    The objects that work on one attachment, by name. Subclasses have a slot for each.
+    The objects that work on one attachment, by name. Subclasses have a slot for each object.
 
-    (Not a NamedTuple: its fields take three times as long to read, and the hot path reads one for each message.)
+    (Not a NamedTuple: reading its fields takes three times as long, and the hot path reads one for each message.)
     """
 
     __slots__: tuple[str, ...] = ()
@@ -61,12 +61,12 @@ class CriticalSections(Generic[PartsT]):
     """
     Runs critical sections on the segment ``name``.
 
-    ``size`` (bytes) and ``mode`` (permissions) count if it has to be created; ``patience`` is how many seconds to wait
-    for a process that was stopped inside; ``clock`` gives machine-wide monotonic nanoseconds. ``build`` makes the parts
-    whose methods are the critical sections, for each attachment anew; ``attached`` is called after that.
+    ``size`` (bytes) and ``mode`` (permissions) are used if it must be created; ``patience`` is how many seconds to wait
+    for a process that was stopped inside; ``clock`` returns machine-wide monotonic nanoseconds. For each attachment,
+    ``build`` makes the parts whose methods are the critical sections; ``attached`` is called after that.
     """
 
-    #: Held while any store attaches anew: several threads notice at once that their segment is gone.
+    #: Held while any store attaches again: several threads may notice at once that their segment was removed.
     _attaching = threading.RLock()
 
     def __init__(
@@ -85,36 +85,36 @@ class CriticalSections(Generic[PartsT]):
         self._kind, self._size, self._mode, self._patience = kind, size, mode, patience
         self._build, self._attached = build, attached
         self.check_due = clock() + CHECK_PERIOD
-        #: None once this was closed.
+        #: None after ``close``.
         self.attachment: Attachment | None = None
-        #: The segment is gone and given back, and attaching to another one has failed so far.
+        #: The segment was removed and released, and attaching to another one has not succeeded yet.
         self._lost = False
-        #: The mutex, the parts, and for each critical section the part that it belongs to. One tuple, so that it is
-        #: read at once: another thread may attach anew between two reads.
+        #: The mutex, the parts, and for each critical section the part that it belongs to. This is one tuple, so that
+        #: one read gets all three: another thread may attach again between two reads.
         self.bound: tuple[RobustMutex, PartsT, dict[Callable[..., Any], Any]]
         self._attach()
 
     @property
     def parts(self) -> PartsT:
-        """The parts of the present attachment. Another thread may attach anew at any time."""
+        """The parts of the current attachment. Another thread may attach again at any time."""
         return self.bound[1]
 
     def _attach(self) -> None:
         """Open the segment and make the parts that work on it."""
         while True:
             attachment = Attachment.open(self.name, self._kind, self._size, self._mode, self._patience)
-            #: Gives the attachment back when the store is garbage-collected; ``close`` calls it earlier.
+            #: Releases the attachment when the store is garbage-collected; ``close`` calls it earlier.
             self._finalizer = weakref.finalize(self, attachment.release)
-            self._finalizer.atexit = False  # the kernel takes everything back, and other finalisers may still send
+            self._finalizer.atexit = False  # the kernel frees everything, and other finalisers may still send
             self.attachment = attachment
             try:
                 parts = self._build(attachment)
                 self.bound = attachment.mutex, parts, _part_of_each_section(parts)
-                attachment.mutex.run(_nothing)  # acquires a slot: one process too many gets its error at once
+                attachment.mutex.run(_nothing)  # acquires a slot, or raises TooManyProcesses here
                 self._attached()
             except BaseException as error:
                 self._finalizer()
-                if isinstance(error, SegmentGone):  # removed meanwhile: try again
+                if isinstance(error, SegmentGone):  # removed in the meantime: try again
                     continue
                 raise
             return
@@ -123,7 +123,7 @@ class CriticalSections(Generic[PartsT]):
         """
         Run a critical section, a method of a part's class such as ``Sweep.step``, on the part of this attachment.
 
-        It is run once more on a new segment if this one was removed. Raises what ``RobustMutex.run`` raises, but for
+        It is run again on a new segment if this one was removed. Raises what ``RobustMutex.run`` raises, except
         ``SegmentGone``, and ``RuntimeError`` after ``close``.
         """
         if self.clock() >= self.check_due:
@@ -136,70 +136,70 @@ class CriticalSections(Generic[PartsT]):
                 self.attach_anew()
 
     def exclusively(self, function: Callable[..., R], *args: Any) -> R:
-        """Run any function as a critical section: for code that reads the segment's words itself (checks, tests)."""
+        """Run any function as a critical section: for checks and tests, which read the segment's words themselves."""
         return self.bound[0].run(function, *args)
 
     def run_behind(self, work: Callable[[], None]) -> None:
         """
-        Do some upkeep behind an operation that is done: no error of the store in there may deny the operation.
+        Do some upkeep after a completed operation: no error of the store in it may make the operation seem to fail.
 
-        The next operation meets what is wrong again. An error that a signal handler raises goes on.
+        The next operation finds the problem again. An exception that a signal handler raises is not caught.
         """
         try:
             work()
         except STORE_ERRORS as error:
             if not is_store_error(error):
                 raise
-            logger.warning("%s: could not be swept: %s", self.name, error)
+            logger.warning("%s: dropping expired entries failed: %s", self.name, error)
 
     def give_way(self) -> None:
         """Let other processes in, between two slices of a long operation (``RobustMutex.give_way``)."""
         self.bound[0].give_way()
 
     def opened(self) -> Attachment:
-        """The attachment. Raises ``RuntimeError`` after ``close``."""
+        """Return the attachment. Raises ``RuntimeError`` after ``close``."""
         attachment = self.attachment
         if attachment is None:
-            raise RuntimeError(f"{self.name}: this layer was closed; make a new one to go on")
+            raise RuntimeError(f"{self.name}: this layer was closed; create a new one")
         return attachment
 
     def check_name(self) -> None:
-        """Check, once a second, that the name still leads to this segment; attach anew if it does not."""
+        """Check that the name still refers to this segment, which is due once a second; if not, attach again."""
         attachment = self.opened()
         self.check_due = self.clock() + CHECK_PERIOD
         if self._lost or attachment.is_gone():
             self.attach_anew()
 
     def attach_anew(self) -> None:
-        """Attach to the segment that has the name now, or to a new one, unless another thread has done it."""
+        """Attach to the segment that now has the name, or to a new one, unless another thread has done it."""
         with self._attaching:
             if not self._lost and not self.opened().is_gone():
                 return
             if not self._lost:
-                logger.warning("%s was removed while in use: attaching to a new one; what it held is gone", self.name)
-            self._lost, self.check_due = True, LONG_AGO  # should it fail, every operation checks first, and tries again
+                logger.warning("%s was removed while in use: its contents are lost; attaching to a new one", self.name)
+            self._lost, self.check_due = True, LONG_AGO  # if this fails, every operation checks first and tries again
             self._finalizer()
             self._attach()
             self._lost, self.check_due = False, self.clock() + CHECK_PERIOD
 
     def unlink(self) -> None:
-        """Remove the segment for every process; those that go on using the store make a new one."""
+        """Remove the segment for every process. Those that continue to use the store create a new one."""
         attachment = self.opened()
         if self._lost or (attachment.is_gone() and named_identity(self.name) is not None):
-            self.attach_anew()  # to the one that has taken its place: that is the one to remove
+            self.attach_anew()  # to the segment that has replaced it: that is the one to remove
         self.opened().remove()
 
     def close(self) -> None:
-        """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
+        """Release what this process holds for the store. May be called twice; any other use is then an error."""
         with self._attaching:
             if self.attachment is not None:
                 self.attachment = None
-                self.check_due = LONG_AGO  # every operation checks first, and finds that it is closed
+                self.check_due = LONG_AGO  # so that every operation checks first, and finds that this is closed
                 self._finalizer()
 
 
 def _part_of_each_section(parts: Parts) -> dict[Callable[..., Any], Any]:
-    """The part that each method of a part's class belongs to."""
+    """Return a dict from each method of the parts' classes to its part."""
     return {
         method: part
         for part in (getattr(parts, name) for name in parts.__slots__)
@@ -210,7 +210,7 @@ def _part_of_each_section(parts: Parts) -> dict[Callable[..., Any], Any]:
 
 
 def _nothing() -> None:
-    """The critical section of an attachment that only needs its slot."""
+    """Do nothing: a critical section that only acquires a slot."""
 
 
 def _after_fork_in_child() -> None:

@@ -80,7 +80,7 @@ class Heap:
         return self._find(total)
 
     def allocate_several(self, payload: int, count: int) -> list[int]:
-        """Return ``count`` such blocks, or as many as there are."""
+        """Return ``count`` such blocks, or as many as there is memory for."""
         words, total = self.words, max(payload + 1, MIN_WORDS)
         blocks: list[int] = []
         if total <= QUICK_WORDS:
@@ -113,7 +113,7 @@ class Heap:
         self._merge(block - 1, total)
 
     def free_words(self) -> int:
-        """The words of all free blocks, headers included."""
+        """Return the number of words in all free blocks, including headers."""
         words = self.words
         heads = words[AT_QUICK : AT_QUICK + QUICK_WORDS + 1].tolist()
         return int(words[AT_FREE_WORDS]) + sum(words[block + 1] for block in heads if block)
@@ -201,7 +201,7 @@ class Heap:
         return 0
 
     def _split(self, header: int, total: int) -> None:
-        """Mark a block as used that was just unlinked, and free what it has beyond ``total``."""
+        """Mark a block that was just unlinked as used, and free what it has beyond ``total``."""
         words = self.words
         has = words[header] >> 2
         rest = has - total
@@ -265,7 +265,7 @@ class Heap:
     # -- new memory -------------------------------------------------------------------------------------------
 
     def _grow(self, total: int) -> None:
-        """Reserve memory for a block of ``total`` words, or less and set ``shortage`` where there is no more."""
+        """Reserve memory for a block of ``total`` words; if there is less, set ``shortage``."""
         words = self.words
         step = max(0, total.bit_length() - 1 - SPLIT_BITS)
         missing = total + (1 << step)  # the search rounds up
@@ -276,12 +276,12 @@ class Heap:
                 return
             new = min(old + PIECE, self.end)
             if old < self.start:
-                raise ValueError("the memory ends before it begins")
+                raise ValueError("the reserved memory ends before the heap begins")
             if not self._reserve(old - 1, new):  # with the word before it, which is read below
                 self.shortage = "filesystem"
                 return
             if old > self.start and words[old - 1] >> 2:
-                raise ValueError("the memory does not end where it is said to")
+                raise ValueError("the reserved memory does not end with an empty block")
             self._append_piece(old, new)
             missing -= new - old
 

@@ -14,8 +14,8 @@ class LiveBlocks:
     """
     The words of the heap that a walk over the truth has marked as live.
 
-    What would be marked twice cannot be trusted. Kept in the memory of the recovering process, not in the
-    segment.
+    A block that would be marked twice cannot be trusted. The marks are in the memory of the recovering process,
+    not in the segment.
     """
 
     def __init__(self, heap: Heap) -> None:

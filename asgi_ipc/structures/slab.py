@@ -113,7 +113,7 @@ class Slab:
     # -- after a crash ----------------------------------------------------------------------------------------
 
     def mark_live(self, record: int, pages: dict[int, list[int]], live_blocks: LiveBlocks) -> bool:
-        """Collect a record that the walk has found in ``pages``, by page; False if it cannot be a record."""
+        """Add a record that the walk has found to ``pages``, by page; False if it cannot be a record."""
         words = self.words
         page = words[record + self.page_at]
         place, off = divmod(record - page - _PAGE_HEADER, self.size)

@@ -1,5 +1,5 @@
 """
-Waiting in an asyncio event loop (uvloop's are such, too): any number of loops, one after the other or at once.
+Waiting in asyncio event loops, including uvloop's: in any number of loops, in turn or at the same time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class AsyncioHub(Hub):
         self._loop = weakref.ref(loop)
 
     def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """True if this is the hub of that loop, not of an earlier one with the same address."""
+        """True if this is the hub of that loop, and not of an earlier loop with the same id."""
         return self._loop() is loop
 
     def is_closed(self) -> bool:
-        """True if its loop was closed, or is gone: nothing will ever run in it."""
+        """True if its loop was closed or no longer exists: nothing will ever run in it."""
         loop = self._loop()
         return loop is None or loop.is_closed()
 
@@ -56,7 +56,7 @@ class AsyncioHub(Hub):
         return True
 
     def clear(self) -> None:
-        """The loop was closed: unregister what is left, wake nothing."""
+        """Unregister what is left, because the loop was closed. Wakes no receive."""
         self.pending.clear()
         self._by_waiter.clear()
         self._abandoned.clear()
@@ -64,7 +64,7 @@ class AsyncioHub(Hub):
 
 
 def hub_of(hubs: Hubs, loop: asyncio.AbstractEventLoop) -> AsyncioHub:
-    """The hub of a running loop. The hubs of loops that were closed are cleared when another loop comes."""
+    """Return the hub of a running loop. A call for a new loop clears the hubs of closed loops."""
     hub = hubs.by_loop.get(id(loop))
     if isinstance(hub, AsyncioHub) and hub.is_of(loop):
         return hub
@@ -79,14 +79,14 @@ def hub_of(hubs: Hubs, loop: asyncio.AbstractEventLoop) -> AsyncioHub:
 
 async def wait(hubs: Hubs, channels: Sequence[str]) -> Taken:
     """
-    Take a message from one of the channels, waiting for it as long as it takes.
+    Wait for a message in one of the channels, without a timeout, and take it.
 
-    However this is cancelled, no message is lost: it is taken in the last step, which nothing interrupts.
+    A cancellation at any point loses no message: a message is taken in the last step, which nothing interrupts.
     """
     store, loop = hubs.store, asyncio.get_running_loop()
     hub = hub_of(hubs, loop)
     if not hub.pending:
-        store.wakeups.spin(channels)  # with others pending, this loop has better things to do
+        store.wakeups.spin(channels)  # not if other receives are pending: the loop may have work to do
     while True:
         future: asyncio.Future[None] = loop.create_future()
         pending = hub.pop_or_wait(channels, _waker(future))
@@ -95,7 +95,7 @@ async def wait(hubs: Hubs, channels: Sequence[str]) -> Taken:
         try:
             await future
         except GeneratorExit:
-            hub.abandon(pending)  # the loop has gone, and this is run by the garbage collector: anywhere
+            hub.abandon(pending)  # the loop no longer exists; the garbage collector runs this, at any point
             raise
         except BaseException:
             hub.cancel(pending)

@@ -1,10 +1,10 @@
 """
-Waiting in event loops: a hub holds the pending receives of one loop, at one FIFO, and polls once a second for all.
+Waiting in event loops: a hub holds the pending receives of one loop, with one FIFO, and polls once a second for all.
 
-A notification only wakes the receives that were notified.  Each takes its own message when it runs, so that a receive
-which is cancelled in between has taken nothing, and passes the notification on.  What an event loop must provide is
-four small methods: ``asyncio_loop`` has them for asyncio, ``twisted_reactor`` for Twisted.  A hub belongs to the thread
-of its loop.
+A notification only wakes the receives that were notified.  Each takes its own message when it runs.  So a receive that
+is cancelled in between has taken nothing, and passes the notification on.  An event loop must provide four small
+methods: ``asyncio_loop`` has them for asyncio, ``twisted_reactor`` for Twisted.  A hub belongs to the thread of its
+loop.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..stores.messages.waiters import POLL_SLICE
 from ..stores.messages.wakeups import Wakeups
 from .thread import POLL_PERIOD, SHORT_POLL_PERIOD
 
-#: Called once, when there may be a message, or with the error that has ended the waiting.
+#: Called once, when there may be a message, or with the error that ended the wait.
 Wake = Callable[[Optional[BaseException]], None]
-#: With more receives than this pending in a loop, the next one will most likely wait, too.
+#: If more receives than this are pending in a loop, the next one will most likely wait too.
 CROWD = 8
 
 _all_hubs: weakref.WeakSet[Hubs] = weakref.WeakSet()
@@ -43,16 +43,16 @@ class Hubs:
         _all_hubs.add(self)
 
     def forget(self) -> None:
-        """Have no hubs: as at birth, and in a forked child, whose parent runs the loops."""
-        #: By what identifies an event loop.
+        """Have no hubs: this is a new object, or a forked child, whose parent runs the loops."""
+        #: The hubs by a key that identifies an event loop.
         self.by_loop: dict[Any, Hub] = {}
         self.lock = threading.RLock()
-        #: Many receives are pending: taking a message and registering a waiter are then better done in one go.
+        #: Many receives are pending: then one critical section should take a message or register a waiter.
         self.crowded = False
 
 
 class PendingReceive:
-    """One receive that waits: its waiters with their channels, and the channels that it was notified for."""
+    """A receive that waits: its waiters with their channels, and the channels that it was notified for."""
 
     __slots__ = ("fifo", "notified_for", "registration", "waiters", "wake")
 
@@ -71,14 +71,15 @@ class Hub:
         self._hubs = weakref.ref(hubs, self._lost_hubs)
         self._fifo: WakeupFifo | None = None
         self._registration = -1
-        #: Every receive that waits, whether it has waiters or there was no memory for them.
+        #: All receives that wait, including those for whose waiters there was no memory.
         self.pending: dict[PendingReceive, None] = {}
         self._by_waiter: dict[int, PendingReceive] = {}
-        #: Receives that were given up, but may have waiters: finalisers must not enter the mutex, and others failed.
+        #: Receives that gave up but may still have waiters: their cancellation failed, or a finaliser, which must not
+        #: enter the mutex, ended them.
         self._abandoned: deque[PendingReceive] = deque()
         self._poll_scheduled = False
-        #: Set while the segment and this hub may not agree on what is registered. An exception that comes just then
-        #: (from a signal handler) leaves it set, and the next use of the hub begins anew with an empty one.
+        #: Set while the segment and this hub may disagree about what is registered. An exception at such a point (from
+        #: a signal handler) leaves it set, and the next use of the hub resets it.
         self._inconsistent = False
 
     # -- what an event loop provides --------------------------------------------------------------------------
@@ -88,24 +89,24 @@ class Hub:
         raise NotImplementedError
 
     def unwatch(self, fd: int) -> None:
-        """Stop that."""
+        """Stop watching ``fd``."""
         raise NotImplementedError
 
     def call_later(self, seconds: float) -> None:
-        """Call ``on_poll`` once."""
+        """Call ``on_poll`` once, after ``seconds``."""
         raise NotImplementedError
 
     def call_soon(self, reset: Callable[[], None]) -> bool:
-        """Call ``reset`` in the thread of the loop, from any thread; False if the loop was closed."""
+        """Call ``reset`` in the thread of the loop. May be called in any thread; False if the loop was closed."""
         raise NotImplementedError
 
     # -- for receives -----------------------------------------------------------------------------------------
 
     def pop_or_wait(self, channels: Sequence[str], wake: Wake) -> Taken | PendingReceive:
         """
-        Take a message from one of the channels, or wait: ``wake`` is called when it is time to try again.
+        Take a message from one of the channels, or register a receive: ``wake`` is called when it should try again.
 
-        A receive that was woken is no longer pending; one that gives up before calls ``cancel``.
+        A receive that was woken is no longer pending. One that gives up before that calls ``cancel``.
         """
         wakeups = self._open_wakeups()
         if self._inconsistent:
@@ -115,7 +116,7 @@ class Hub:
         self._inconsistent = True
         try:
             outcome = wakeups.pop_or_register(channels, fifo)
-        except SegmentError:  # then nothing was registered, or all waiters are gone
+        except SegmentError:  # then nothing was registered, or no waiter exists any more
             self._inconsistent = False
             raise
         if isinstance(outcome, Registered):
@@ -124,9 +125,9 @@ class Hub:
         return outcome
 
     def _add(self, fifo: WakeupFifo, registered: Registered, channels: Sequence[str], wake: Wake) -> PendingReceive:
-        """Note a receive whose waiters were registered."""
+        """Add a receive whose waiters were registered."""
         if registered.registration != self._registration:
-            self._wake_all()  # their waiters are gone
+            self._wake_all()  # their waiters no longer exist
             self._registration = registered.registration
         waiters = dict(zip(registered.waiters, dict.fromkeys(channels)))
         pending = PendingReceive(fifo, registered.registration, waiters, wake)
@@ -143,10 +144,10 @@ class Hub:
 
     def cancel(self, pending: PendingReceive) -> None:
         """
-        Give a receive up, and pass on its notifications.
+        Cancel a receive, and pass on its notifications.
 
-        An error of the segment, or that the layer was closed, must not take the place of the cancellation that has led
-        here: what could not be unregistered is, at the next poll.
+        An error of the segment or a closed layer must not replace the exception that cancelled the receive. If
+        unregistering fails, the next poll does it.
         """
         if self._inconsistent:
             self.reset()
@@ -156,11 +157,11 @@ class Hub:
                 self._poll_later(POLL_PERIOD)
 
     def abandon(self, pending: PendingReceive) -> None:
-        """The same from a finaliser: it takes effect when the hub is next used."""
+        """Cancel a receive when the hub is next used: for finalisers."""
         self._abandoned.append(pending)
 
     def pass_on(self, pending: PendingReceive, taken: str) -> None:
-        """A receive that was notified has taken a message of the channel ``taken``: pass its other notifications on."""
+        """Pass on the notifications of a receive that took a message, except those for the channel ``taken``."""
         rest = [channel for channel in pending.notified_for if channel != taken]
         if rest:
             pending.notified_for = rest
@@ -169,7 +170,7 @@ class Hub:
     # -- for the event loop -----------------------------------------------------------------------------------
 
     def on_notified(self) -> None:
-        """The FIFO was notified: wake the receives that it was for."""
+        """Wake the receives that were notified: the FIFO can be read."""
         fifo, wakeups = self._fifo, self._wakeups()
         if fifo is None or wakeups is None:
             return
@@ -177,7 +178,7 @@ class Hub:
         self._wake_those(lambda: wakeups.take_notified(fifo))
 
     def on_poll(self) -> None:
-        """Find what was lost: a notification, a receiver that was killed, the segment itself."""
+        """Detect a lost notification, a killed receiver and a removed segment."""
         self._poll_scheduled = False
         wakeups = self._wakeups()
         if wakeups is None:
@@ -198,7 +199,7 @@ class Hub:
                 self._poll_later(SHORT_POLL_PERIOD if without_waiters else POLL_PERIOD)
 
     def reset(self, error: BaseException | None = None) -> None:
-        """Close the FIFO and wake every receive; those that wait on get a new one."""
+        """Close the FIFO and wake every receive. Those that wait again get a new FIFO."""
         self._inconsistent = True
         fifo, wakeups = self._fifo, self._wakeups()
         if fifo is not None:
@@ -211,7 +212,7 @@ class Hub:
         self._wake_all(error)
         self._inconsistent = False
 
-    # -- within -----------------------------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------------------------
 
     def _wakeups(self) -> Wakeups | None:
         hubs = self._hubs()
@@ -220,7 +221,7 @@ class Hub:
     def _open_wakeups(self) -> Wakeups:
         wakeups = self._wakeups()
         if wakeups is None:
-            raise RuntimeError("this layer is gone; make a new one to go on")
+            raise RuntimeError("this layer no longer exists; create a new one")
         return wakeups
 
     def _open_fifo(self, wakeups: Wakeups) -> WakeupFifo:
@@ -235,10 +236,10 @@ class Hub:
 
     def _poll_later(self, seconds: float) -> None:
         self.call_later(seconds)
-        self._poll_scheduled = True  # behind it: one poll too many does no harm
+        self._poll_scheduled = True  # after the call: one poll too many does no harm
 
     def _wake_those(self, ask: Callable[[], list[int] | None]) -> None:
-        """Wake the receives whose waiters were notified; every one, if all waiters are gone or asking fails."""
+        """Wake the receives whose waiters ``ask`` returns; all of them if it returns None or fails."""
         if self._inconsistent:
             self.reset()
             return
@@ -258,7 +259,7 @@ class Hub:
         """Wake the receives whose waiters were notified, and unregister their other waiters."""
         woken: dict[PendingReceive, None] = {}
         strays = False
-        for waiter in notified:  # all of them first: a receive may have been notified for two of its channels
+        for waiter in notified:  # before any wake: a receive may have been notified for two of its channels
             pending = self._by_waiter.pop(waiter, None)
             if pending is None:
                 strays = True
@@ -273,7 +274,7 @@ class Hub:
         if self._fifo is not None:
             for first in range(0, len(left), POLL_SLICE):
                 self._unregister(self._fifo, left[first : first + POLL_SLICE])
-        if strays:  # an exception came between a critical section and its note here: the others must try again
+        if strays:  # an exception came between a critical section and ``_add``: all receives must try again
             self.reset()
 
     def _unregister(self, fifo: WakeupFifo, waiters: list[int]) -> None:
@@ -284,7 +285,7 @@ class Hub:
             self.abandon(rest)
 
     def _try_cancel(self, pending: PendingReceive) -> bool:
-        """Unregister the waiters of a receive, and pass on its notifications; False if that has to wait."""
+        """Unregister the waiters of a receive, and pass on its notifications; False if that must be done later."""
         wakeups = self._wakeups()
         if wakeups is None or not (pending.waiters or pending.notified_for):
             self._forget(pending)
@@ -295,7 +296,7 @@ class Hub:
             wakeups.cancel(pending.fifo, pending.registration, list(pending.waiters), pending.notified_for)
         except SegmentError:
             cancelled = False
-        except (RuntimeError, OSError):  # the layer was closed, or the segment is gone and another cannot be had
+        except (RuntimeError, OSError):  # the layer was closed, or the segment was removed and cannot be replaced
             pass
         if cancelled:
             self._forget(pending)
@@ -309,7 +310,7 @@ class Hub:
         self._forget(pending)
 
     def _wake_all(self, error: BaseException | None = None) -> None:
-        """Wake every receive: their waiters are gone."""
+        """Wake every receive: their waiters no longer exist."""
         for pending in list(self.pending):
             self._wake(pending, error)
             pending.waiters.clear()
@@ -330,14 +331,14 @@ class Hub:
                 return
 
     def _lost_hubs(self, _: object) -> None:
-        """The layer was dropped, so no receive is pending any more."""
+        """Clean up after the layer was garbage-collected: no receive is pending any more."""
         fifo = self._fifo
         if fifo is not None and fifo.fd >= 0 and not self.call_soon(self.reset):
             fifo.close()
 
 
 def _wake_nothing(_: BaseException | None) -> None:
-    """Stands for the wake of a receive that was woken already."""
+    """The ``wake`` of a receive that was already woken."""
 
 
 def _after_fork_in_child() -> None:

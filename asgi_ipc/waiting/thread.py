@@ -1,5 +1,5 @@
 """
-Waiting in a thread: it sleeps at a FIFO of its own, in ``poll``, which releases the GIL and lets signal handlers run.
+Waiting in a thread: it sleeps on its own FIFO in ``poll``, which releases the GIL and lets signal handlers run.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from ..stores.messages.receiving import Registered, Taken
 from ..stores.messages.wakeups import Wakeups
 
-#: Seconds between two polls of a receiver that waits: whatever was lost is found by then.
+#: Seconds between two polls of a waiting receiver. A poll finds messages whose notification was lost.
 POLL_PERIOD = 1.0
-#: The same where no waiter could be registered for want of memory, so that no sender notifies.
+#: The same if there was no memory to register a waiter, so that no sender notifies.
 SHORT_POLL_PERIOD = 0.05
 
 
 def receive(wakeups: Wakeups, channels: Sequence[str], seconds: float) -> Taken | None:
     """
-    Take a message from one of the channels, for which this thread sleeps up to ``seconds``; None if none has come.
+    Take a message from one of the channels. Sleeps until there is one, for up to ``seconds``; then returns None.
 
-    An error that a signal handler raises ends the sleep, and no message is taken then.
+    An exception that a signal handler raises ends the sleep. Then no message is taken.
     """
     deadline = time.monotonic() + seconds
     wakeups.spin(channels)

@@ -1,5 +1,5 @@
 """
-Waiting in Twisted's reactor, as Daphne 1 does.  Imported only where that is asked for: Twisted need not be there.
+Waiting in Twisted's reactor, as Daphne 1 does.  This is imported only when it is used: Twisted is optional.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Descriptor:
         return self._fd
 
     def connectionLost(self, reason: Any) -> None:  # noqa: N802  Twisted's name
-        """The reactor ends: nothing to do, as the wakeup FIFO is not its own."""
+        """Do nothing when the reactor stops: the wakeup FIFO belongs to the hub."""
 
     def logPrefix(self) -> str:  # noqa: N802  Twisted's name
         return "asgi_ipc"
@@ -59,7 +59,7 @@ class TwistedHub(Hub):
 
 
 class _Receive:
-    """One call of ``receive``, from one notification to the next until there is a message."""
+    """One call of ``receive``, until it has a message. It can take several notifications."""
 
     def __init__(self, channels: Sequence[str], hub: Hub) -> None:
         self.channels, self.hub = channels, hub
@@ -86,7 +86,7 @@ class _Receive:
         self.deferred.callback(outcome)
 
     def _wake(self, error: BaseException | None) -> None:
-        # In a step of its own: a notification wakes several receives, and what one of them does may concern the others.
+        # In a separate step: a notification wakes several receives, and what one of them does can affect the others.
         reactor.callLater(0, self.go_on, error)
 
     def _cancel(self, _: Any) -> None:
@@ -95,11 +95,11 @@ class _Receive:
             try:
                 self.hub.cancel(pending)
             except Exception:
-                log.err(None, "asgi_ipc: a receive was cancelled")
+                log.err(None, "asgi_ipc: cancelling a receive failed")
 
 
 def receive(hubs: Hubs, channels: Sequence[str]) -> defer.Deferred[Any]:
-    """A Deferred that fires with a message from one of the channels. To be called in the reactor's thread."""
+    """Return a Deferred that fires with a message from one of the channels. Call it in the reactor's thread."""
     hub = hubs.by_loop.get("reactor")
     if hub is None:
         hub = hubs.by_loop["reactor"] = TwistedHub(hubs)
@@ -109,5 +109,5 @@ def receive(hubs: Hubs, channels: Sequence[str]) -> defer.Deferred[Any]:
 
 
 def nothing() -> defer.Deferred[Any]:
-    """What a call for no channels at all returns."""
+    """Return the result of a call without channels."""
     return defer.succeed((None, None))

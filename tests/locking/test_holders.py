@@ -119,7 +119,7 @@ def test_a_signal_handler_in_a_critical_section_cannot_use_the_store(layer, on_s
     on_signal(handler)
     assert getattr(layer, store).sections.exclusively(lambda: signal.raise_signal(signal.SIGUSR1) or "done") == "done"
     assert len(refused) == 1
-    assert f"this thread is already inside {segment_of(layer, store).name}" in refused[0]
+    assert f"this thread is already using {segment_of(layer, store).name}" in refused[0]
     assert "a signal handler" in refused[0]
     assert state(layer) == ({}, {})
     operation(layer)

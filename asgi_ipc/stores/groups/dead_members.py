@@ -1,9 +1,9 @@
 """
-Dead members: those whose process is dead, found and removed from their groups.  The caller holds the groups' mutex.
+Finds members of groups whose process is dead, and removes them.  The caller holds the groups' mutex.
 
-Only the message store can tell whether an owner is dead, and whether no other process receives from its inbox.  It is
-asked outside of every critical section of this store, so a search goes from the owners to the inboxes of the dead, and
-from these to the members (``GroupStore``).
+Only the message store knows whether an owner is dead, and whether no other process receives from its inbox.  It is
+asked outside the critical sections of this store.  So a search goes from the owners to the inboxes of the dead ones,
+and from these to the members (``GroupStore``).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class DeadMembers:
         self.words = members.words
 
     def owners(self, where: Where) -> set[Owner]:
-        """The owners of all members of these groups."""
+        """Return the owners of all members of these groups."""
         return {owner for record in self._groups(where) for _, owner in self._owned(record)}
 
     def inboxes(self, where: Where, dead: Iterable[Owner]) -> set[OwnedInbox]:
-        """The inboxes of the members of these groups whose owners are ``dead``."""
+        """Return the inboxes of the members of these groups whose owners are ``dead``."""
         return {
             OwnedInbox(self._inbox(member), owner)
             for record in self._groups(where)
@@ -56,7 +56,7 @@ class DeadMembers:
         return filter(None, [self.members.find_group(where)])
 
     def _owned(self, record: int) -> Iterator[tuple[int, Owner]]:
-        """The members of a group with their owners. The present one may be removed."""
+        """Return the members of a group with their owners. The current member may be removed."""
         words = self.words
         return ((member, Owner(words[member + OWNER], words[member + NONCE])) for member in self.members.walk(record))
 

@@ -1,5 +1,5 @@
 """
-Groups and their members: what may happen to them inside one critical section.  The caller holds the mutex.
+Groups and their members, and the operations on them.  The caller holds the mutex.
 
     group     word  0  next in the bucket's chain     (hash table)
                     1  hash of the name               (hash table)
@@ -13,15 +13,15 @@ Groups and their members: what may happen to them inside one critical section.  
                     1  hash of group and channel      (hash table of the index)
                     2  GROUP    the group's record
                     3  length of the channel's name   (hash table of the index)
-                    4  NEXT     the member behind it: truth, as is FIRST of the group
-                    5  BEFORE   the member in front of it, 0 for the first
+                    4  NEXT     the next member: truth, as is FIRST of the group
+                    5  BEFORE   the previous member, 0 for the first
                     6  EXPIRES  ns of the monotonic clock: truth
                     7  OWNER    the process that receives from the channel, NOBODY if that is not known
-                    8  NONCE    of the message segment in whose slots that process is counted
+                    8  NONCE    of the message segment whose slots OWNER refers to
                     9  channel name
 
-A group's chain is the truth.  The index finds (group, channel) in it, so that adding, renewing and discarding cost the
-same whatever the group's size; it is derived.
+A group's chain is the truth.  The index, which is derived, finds (group, channel) in it, so that adding, renewing and
+discarding take the same time in groups of all sizes.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ MEMBER_NAME = 9
 SWEEP_RATE = 2
 SWEEP_MOST = 64
 SWEEP_PERIOD = 1_000_000
-#: Names of members that a process remembers; past this it forgets them all and begins anew.
+#: The number of members' names that a process remembers.
 REMEMBERED = 65536
-#: Groups whose members a process remembers, likewise.
+#: The number of groups whose members a process remembers.
 REMEMBERED_LISTS = 256
 
 
 class Listed(NamedTuple):
-    """What ``channels`` has found: good while ``state`` is what the segment says, and until a membership ends."""
+    """What ``channels`` has found. Valid while the segment has this ``state``, and only before the time ``until``."""
 
     state: tuple[int, int]
     until: int
@@ -73,7 +73,7 @@ class Listed(NamedTuple):
 
 
 def name_words(length: int) -> int:
-    """Words that a name of ``length`` bytes takes."""
+    """Return the number of words for a name of ``length`` bytes."""
     return (length + 7) // 8
 
 
@@ -86,21 +86,21 @@ class Members:
         geometry = segment.geometry
         self.groups = HashTable(segment, GROUP_NAME)
         self.index = HashTable(segment, MEMBER_NAME, geometry.index_at, geometry.indexes)
-        # More members than this do not fit into the segment, whatever a group counts.
+        # More members than this do not fit into the segment, even if a group's COUNT is larger.
         self.most = geometry.end // MEMBER_NAME
-        #: Names of members that were looked at and are channel names.
+        #: Names of members that were checked and are channel names.
         self._known: Memo[str, None] = Memo(REMEMBERED)
         self._listed: Memo[str, Listed] = Memo(REMEMBERED_LISTS)
 
     # -- finding ----------------------------------------------------------------------------------------------
 
     def find_group(self, group: str) -> int:
-        """The record of a group, or 0."""
+        """Return the record of a group, or 0."""
         name = group.encode("ascii")
         return self.groups.find(name, self.groups.hash(name))
 
     def member_hash(self, group: bytes, channel: bytes) -> int:
-        """The hash of a membership. No name contains the byte between the two."""
+        """Return the hash of a membership. No name contains the byte between the two names."""
         return self.index.hash(group + b"\0" + channel)
 
     def _find_member(self, record: int, channel: bytes, hashed: int) -> int:
@@ -113,7 +113,7 @@ class Members:
     # -- changing ---------------------------------------------------------------------------------------------
 
     def add(self, group: str, channel: str, expires: int, owner: Owner) -> str | None:
-        """Put a channel into a group, or renew it there. None, or the shortage that kept it out."""
+        """Add a channel to a group, or renew its membership. Returns None, or the shortage if there is no memory."""
         words = self.words
         group_name, channel_name = group.encode("ascii"), channel.encode("ascii")
         record = self.find_group(group) or self._make_group(group_name)
@@ -122,10 +122,10 @@ class Members:
         hashed = self.member_hash(group_name, channel_name)
         member = self._find_member(record, channel_name, hashed)
         if member:
-            # Another layer's memberships may last longer than ours: a renewal can bring the end nearer.
+            # Memberships added by another layer may last longer than ours: a renewal can make one end earlier.
             words[record + EARLIEST_EXPIRY] = min(words[record + EARLIEST_EXPIRY], expires)
             self._changed()
-            # A kill between the two stores is harmless: an owner counts only together with its nonce.
+            # A kill between the two stores is harmless: an owner is valid only together with its nonce.
             words[member + NONCE] = owner.nonce
             words[member + OWNER] = owner.process
             words[member + EXPIRES] = expires  # commit
@@ -155,11 +155,11 @@ class Members:
         return None
 
     def _changed(self) -> None:
-        """Make every process forget the lists it remembers. (A kill before this moves the generation.)"""
+        """Invalidate the lists that processes remember. (After a kill before this, the new generation does that.)"""
         self.words[AT_CHANGES] = (self.words[AT_CHANGES] + 1) % COUNTED
 
     def discard(self, group: str, channel: str) -> None:
-        """Take a channel out of a group, if it is in there."""
+        """Remove a channel from a group, if it is a member."""
         record = self.find_group(group)
         if not record:
             return
@@ -186,7 +186,7 @@ class Members:
         self.heap.free(record)
 
     def unlink(self, record: int, member: int) -> None:
-        """Take a member out of its group."""
+        """Remove a member from its group."""
         words = self.words
         following, before = words[member + NEXT], words[member + BEFORE]
         if before:
@@ -202,10 +202,10 @@ class Members:
         self.index.remove(member)
         self.heap.free(member)
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------------------------
 
     def channels(self, group: str, now: int) -> Listed:
-        """The channels of a group, in the order in which they came, and the processes that receive from them."""
+        """Return the channels of a group, in the order in which they were added, and their owners."""
         words = self.words
         state = words[AT_CHANGES], words[AT_GENERATION]
         listed = self._listed.get(group)
@@ -224,7 +224,7 @@ class Members:
         return self._listed.remember(group, Listed(state, words[record + EARLIEST_EXPIRY], channels, owners))
 
     def _collect(self, record: int) -> tuple[list[str], set[Owner]]:
-        """The channels of a group and their owners."""
+        """Return the channels of a group and their owners."""
         words, name_at = self.words, self.index.name
         channels: list[str] = []
         owners: set[tuple[int, int]] = set()
@@ -235,29 +235,29 @@ class Members:
         return channels, {Owner(process, nonce) for process, nonce in owners}
 
     def _check_names(self, found: list[str]) -> None:
-        """Check that every name is one that can have been added: a damaged one must not reach a sender."""
+        """Check that every name is a valid channel name: a damaged one must not reach a sender."""
         for name in found:
             try:
                 valid_channel_name(name)
             except TypeError as error:
-                raise ValueError(f"a group has a member of a damaged name: {error}") from error
+                raise ValueError(f"a group has a member with a damaged name: {error}") from error
             self._known.remember(name, None)
 
     def walk(self, record: int) -> Iterator[int]:
-        """The members of a group. The current one may be taken out."""
+        """Yield the members of a group. The current one may be removed."""
         words = self.words
         member = words[record + FIRST]
         for _ in range(min(words[record + COUNT], self.most)):
             if not member:
-                raise ValueError("a group counts more members than it has")
+                raise ValueError("a group has fewer members than its count")
             following = words[member + NEXT]
             yield member
             member = following
         if member:
-            raise ValueError("a group has more members than it counts")
+            raise ValueError("a group has more members than its count")
 
     def drop_expired(self, record: int, now: int) -> bool:
-        """Drop the memberships that have ended; False if that was the end of the group."""
+        """Drop the memberships that have ended, and the group if it is then empty. False if the group was dropped."""
         words = self.words
         earliest = NEVER
         for member in self.walk(record):
@@ -269,20 +269,20 @@ class Members:
         return self.keep_if_filled(record)
 
     def keep_if_filled(self, record: int) -> bool:
-        """Drop a group that has no members any more; whether it is still there."""
+        """Drop a group if it has no members any more; False if it was dropped."""
         if self.words[record + FIRST]:
             return True
         self._drop_group(record)
         return False
 
     def groups_in(self, buckets: range) -> Iterator[int]:
-        """The records of the groups in these buckets, as far as there are so many."""
+        """Yield the records of the groups in these buckets, as far as the buckets exist."""
         groups = self.groups
         for bucket in range(buckets.start, min(buckets.stop, groups.buckets)):
             yield from groups.chain(groups.at + bucket)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
-        """Every group as a dict from channel to the time (ns) at which its membership ends."""
+        """Return, for each group, a dict from channel to the time (ns) at which its membership ends."""
         return {
             self.groups.name(record).decode("ascii"): {
                 self.index.name(member).decode("ascii"): self.words[member + EXPIRES]
@@ -294,7 +294,7 @@ class Members:
     # -- sweeping ---------------------------------------------------------------------------------------------
 
     def sweep(self, now: int) -> None:
-        """Drop ended memberships from as many buckets as the time since the last sweep asks for."""
+        """Drop ended memberships in a number of buckets that depends on the time since the last sweep."""
         words = self.words
         elapsed = now - words[AT_SWEEP_DUE]
         if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
@@ -305,7 +305,7 @@ class Members:
         words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
 
     def sweep_slice(self, buckets: range, now: int) -> int:
-        """Drop ended memberships from the groups in these buckets; the bucket to go on with, 0 at the end."""
+        """Drop ended memberships in these buckets. Returns the bucket to continue with, 0 at the end."""
         for record in self.groups_in(buckets):
             if self.words[record + EARLIEST_EXPIRY] <= now:
                 self.drop_expired(record, now)
@@ -317,7 +317,7 @@ class Members:
         self.empty()
 
     def empty(self) -> None:
-        """Do what the flag asks for. May be done again from the start at any time until the flag is down."""
+        """Empty the store and clear the flag. Can be repeated from the start at any time until the flag is cleared."""
         words = self.words
         self.heap.confirm_reserved()
         self.groups.clear()

@@ -1,5 +1,5 @@
 """
-Recovery of a group segment: everything derived is made anew from the members' chains.  Runs alone, inside the mutex.
+Recovery of a group segment: rebuilds everything derived from the members' chains.  Runs alone, inside the mutex.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .members import (
 
 
 class GroupRecovery:
-    """Recovers one group segment: call it. The liveness of processes is of no importance to it."""
+    """Recovers one group segment when it is called. It does not use ``liveness``."""
 
     def __init__(self, segment: Segment, heap: Heap, liveness: Liveness) -> None:
         self.segment = segment
@@ -40,7 +40,7 @@ class GroupRecovery:
         self.members = Members(segment, heap)
 
     def __call__(self) -> None:
-        """Rebuild what is derived. May be cut off anywhere and done again."""
+        """Rebuild what is derived. Can be interrupted at any point and repeated."""
         words, members = self.words, self.members
         if words[AT_FLUSHING]:
             members.empty()
@@ -53,7 +53,7 @@ class GroupRecovery:
         seen: set[bytes] = set()
         for bucket, head in enumerate(heads, groups.at):
             link, record = bucket, head
-            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # waiters see that this goes on
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # shows waiters that this makes progress
             while record:
                 name = self._group_name(record, bucket)
                 if not name or name in seen or not live_blocks.mark(record, GROUP_NAME + name_words(len(name))):
@@ -71,7 +71,7 @@ class GroupRecovery:
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
     def _readable(self, record: int, name_at: int) -> bool:
-        """Whether all of a record, whose name is ``name_at`` words into it, lies where memory is."""
+        """True if all of a record, whose name is ``name_at`` words into it, is in reserved memory."""
         words, reserved = self.words, self.words[AT_RESERVED]
         if not self.heap.start < record < reserved - name_at:
             return False
@@ -79,7 +79,7 @@ class GroupRecovery:
         return 0 < length <= 99 and record + name_at + name_words(length) < reserved
 
     def _group_name(self, record: int, bucket: int) -> bytes:
-        """The name of what may be a group's record, or b"" if it is none that belongs into this bucket."""
+        """Return the name of a possible group record, or b"" if it is not one that belongs in this bucket."""
         groups = self.members.groups
         if not self._readable(record, GROUP_NAME):
             return b""
@@ -94,7 +94,7 @@ class GroupRecovery:
         return name
 
     def _recover_chain(self, record: int, group: bytes, live_blocks: LiveBlocks) -> int:
-        """Walk one group's members: index them, cut the chain where it leads to nonsense. How many there are."""
+        """Index the members of one group, and cut its chain at invalid data. Returns the number of members."""
         words, members = self.words, self.members
         link, before, count, earliest = record + FIRST, 0, 0, NEVER
         known: set[bytes] = set()
@@ -116,7 +116,7 @@ class GroupRecovery:
         return count
 
     def _member_name(self, member: int, record: int) -> bytes:
-        """The channel of what may be a member of this group, or b""."""
+        """Return the channel of a possible member of this group, or b"" if it is not one."""
         words = self.words
         if not self._readable(member, MEMBER_NAME):
             return b""

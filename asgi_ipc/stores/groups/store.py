@@ -1,6 +1,5 @@
 """
-``GroupStore``: groups and their member channels with the time their membership ends, in a segment of its own behind a
-mutex of its own.
+``GroupStore``: groups, their member channels and the end of each membership, in a separate segment with its own mutex.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ FULL_SWEEP_PAUSE = 1_000_000_000
 
 
 class Owners(Protocol):
-    """What only the message store knows of the processes that receive from channels."""
+    """What only the message store knows about the processes that receive from channels."""
 
     def dead_owners(self, owners: Iterable[Owner]) -> set[Owner]:
-        """Those owners that are proven dead."""
+        """Return the owners that are proven dead."""
 
     def unshared_inboxes(self, suspects: Iterable[OwnedInbox]) -> set[OwnedInbox]:
-        """Of inboxes with their dead owners, those that no other process receives from."""
+        """Of inboxes with dead owners, return those that no other process receives from."""
 
 
 class GroupParts(Parts):
-    """What ``CriticalSections`` runs for a group store."""
+    """The parts of a group store."""
 
     __slots__ = ("dead_members", "members")
 
@@ -51,8 +50,8 @@ class GroupStore:
     """
     The groups of the layers with one prefix.
 
-    ``owners`` tells which owners of members are dead (None: nothing is known, and all count as alive). ``expiry`` and
-    ``patience`` are in seconds, ``size`` in bytes. Names are not checked here.
+    ``owners`` knows which owners of members are dead (None: all count as alive). ``expiry`` and ``patience`` are in
+    seconds, ``size`` in bytes. Names are not checked here.
     """
 
     def __init__(
@@ -77,10 +76,10 @@ class GroupStore:
 
     def add(self, group: str, channel: str, owner: Owner = NO_OWNER) -> None:
         """
-        Make a channel a member of a group for ``expiry`` seconds from now, whether it was one or not.
+        Make a channel a member of a group for ``expiry`` seconds from now, or renew its membership.
 
-        ``owner`` is the process with which the membership ends, if the message store knows one. Raises
-        ``GroupStoreFull`` when there is no memory for it; nothing was added then.
+        The membership also ends with the process ``owner``, if the message store knows one. Raises ``GroupStoreFull``
+        if there is no memory for it; then nothing was added.
         """
         now = self.sections.clock()
         shortage = self.sections.run(Members.add, group, channel, now + self.expiry, owner)
@@ -92,24 +91,24 @@ class GroupStore:
         self._sweep_if_due(now)
 
     def discard(self, group: str, channel: str) -> None:
-        """End a channel's membership in a group; nothing happens if it is no member."""
+        """Remove a channel from a group, if it is a member."""
         self.sections.run(Members.discard, group, channel)
         self._sweep_if_due(self.sections.clock())
 
     def channels(self, group: str) -> list[str]:
-        """The members of a group, in the order in which they were added. Dead members are removed first."""
+        """Return the members of a group, in the order in which they were added. Dead members are removed first."""
         listed = self.sections.run(Members.channels, group, self.sections.clock())
         if listed.owners and self._drop_dead_members(group, listed.owners):
             listed = self.sections.run(Members.channels, group, self.sections.clock())
-        return list(listed.channels)  # the parts remember their own list
+        return list(listed.channels)  # a copy: ``Members`` keeps the original
 
     def _drop_dead_members(self, where: Where, owners: Iterable[Owner]) -> bool:
         """
-        Ask the message store which of the owners are dead, and remove their members; True if any were.
+        Ask the message store which of the owners are dead, and remove their members; True if there were any.
 
-        One round trip between the two stores, without a critical section of one inside one of the other: the dead
-        among the owners; the inboxes that members of the groups have from them; those inboxes that no other process
-        receives from; the members with these.
+        No critical section of one store is inside one of the other. The steps find the dead owners, then the inboxes
+        of the groups' members that belong to them, then those inboxes that no other process receives from, and then
+        the members with these inboxes.
         """
         dead = self._owners.dead_owners(owners) if self._owners is not None else None
         if self._owners is None or not dead:
@@ -127,7 +126,7 @@ class GroupStore:
             self.sections.run_behind(lambda: self.sections.run(Members.sweep, now))
 
     def _sweep_everything(self, now: int) -> bool:
-        """Drop every membership that has ended, in slices that let others in; at most once a second."""
+        """Drop every ended membership, in slices that let other processes in. At most once a second, else False."""
         if now < self._full_sweep_due:
             return False
         self._full_sweep_due = now + FULL_SWEEP_PAUSE
@@ -145,9 +144,9 @@ class GroupStore:
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """
-        The store as a plain dict: for each group, its channels and the time (ns) at which their membership ends.
+        Return the store as a dict: for each group, its channels and the time (ns) at which their membership ends.
 
-        For debugging and tests. One critical section, so that it is true of one moment.
+        For debugging and tests. This is one critical section, so it shows the state at one point in time.
         """
         return self.sections.run(Members.snapshot)
 
@@ -156,9 +155,9 @@ class GroupStore:
         self.sections.run(Members.flush)
 
     def unlink(self) -> None:
-        """Remove the segment, for every process; those that go on using the store make a new one."""
+        """Remove the segment for every process. Those that continue to use the store create a new one."""
         self.sections.unlink()
 
     def close(self) -> None:
-        """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
+        """Release what this process holds for the store. May be called twice; any other use is then an error."""
         self.sections.close()

@@ -1,5 +1,5 @@
 """
-Queries: what a message segment holds.  The caller holds the mutex.  Nothing here changes anything.
+Queries of a message segment.  The caller holds the mutex.  Nothing here changes the segment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .records import CAME, EXPIRES, NEXT
 
 
 class Memory(NamedTuple):
-    """The bytes that a segment may have, that are in use, and that the system has reserved for it."""
+    """The size of a segment, how much of it is in use, and how much the system has reserved for it, in bytes."""
 
     size: int
     used: int
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
 
 class Inspect:
-    """Looks at the queues of one segment."""
+    """Reads the queues of one segment."""
 
     def __init__(self, queues: Queues) -> None:
         self.words = queues.words
@@ -33,7 +33,7 @@ class Inspect:
         self.channels = queues.channels
 
     def memory(self) -> Memory:
-        """How much memory there is."""
+        """Return the memory of the segment."""
         size = self.heap.end * WORD
         reserved = min(self.words[AT_RESERVED] * WORD, size)
         return Memory(size, reserved - self.heap.free_words() * WORD, reserved)
@@ -44,7 +44,7 @@ class Inspect:
         return bool(record and self.words[record + HEAD])
 
     def figures(self, channel: str, now: int) -> Figures:
-        """The figures of one channel; of ``prefix!``, those of all its channels together."""
+        """Return the figures of one channel, or of all channels of the inbox ``prefix!`` together."""
         record = self.channels.find(channel)
         if not record:
             return Figures()
@@ -55,7 +55,7 @@ class Inspect:
         return Figures(words[record + SENT], waiting.pending, words[record + REFUSED], waiting.oldest)
 
     def figures_slice(self, first: int, now: int) -> tuple[int, Figures]:
-        """The summed figures of a slice of all buckets, and the bucket to go on with, 0 at the end."""
+        """Return the number of the bucket to continue with, 0 at the end, and the sums for a slice of the buckets."""
         words = self.words
         total = Figures(words[AT_GONE_SENT], 0, words[AT_GONE_REFUSED]) if first == 0 else Figures()
         records, following = self.channels.slice_of_records(first)
@@ -65,7 +65,7 @@ class Inspect:
         return following, total
 
     def _figures(self, record: int, now: int) -> Figures:
-        """The figures of one channel. Messages that have expired and are still in its queue do not count as waiting."""
+        """Return the figures of one channel. Expired messages that are still in its queue do not count as waiting."""
         words = self.words
         pending = words[record + SENT] - words[record + TAKEN]
         head = words[record + HEAD]
@@ -76,7 +76,7 @@ class Inspect:
         return Figures(words[record + SENT], pending, words[record + REFUSED], oldest)
 
     def snapshot(self) -> dict[str, list[bytes]]:
-        """Every channel that has messages, with the bodies of its queue in order."""
+        """Return every channel that has messages, with the bodies in its queue, in order."""
         records, _ = self.channels.slice_of_records(0, self.channels.table.buckets)
         return {
             self.channels.name(record): [self.records.body(message) for message in self._queue(record)]
@@ -85,13 +85,13 @@ class Inspect:
         }
 
     def _queue(self, record: int) -> list[int]:
-        """The messages of a channel, in order. Raises ``ValueError`` if they run in a circle."""
+        """Return the messages of a channel, in order. Raises ``ValueError`` if the queue is a cycle."""
         words = self.words
         messages: dict[int, None] = {}
         message = words[record + HEAD]
         while message:
             if message in messages:
-                raise ValueError("a queue runs in a circle")
+                raise ValueError("a queue forms a cycle")
             messages[message] = None
             message = words[message + NEXT]
         return list(messages)

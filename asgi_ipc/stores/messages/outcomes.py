@@ -1,5 +1,5 @@
 """
-What the critical sections of the queues return, and what they keep while they run.
+What the critical sections of the queues return, and the data that they need while they run.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Again:
-    """What a critical section returns that has done its share and must be run once more to go on."""
+    """What a critical section returns if it has done a part of the work and must be run again."""
 
 
 AGAIN = Again()
 
 
 class Full(NamedTuple):
-    """A channel that was full: ``waiting`` of ``capacity`` messages, counted as its inbox wants it."""
+    """A channel that was full: ``waiting`` messages, which are those of its inbox if that shares one ``capacity``."""
 
     channel: str
     waiting: int
@@ -26,11 +26,11 @@ class Full(NamedTuple):
 
 class Enqueued:
     """
-    What has become of a message that not every target simply got.
+    The result of an enqueue in which a target did not get the message, or a FIFO must be notified.
 
-    ``full`` are the channels that were full; ``undecided`` of the targets, the last ones, were not reached, for want of
-    memory (``shortage``: "memory" or "filesystem") or, if that is empty, because a dead owner has left so much that
-    another critical section must go on; ``tokens`` are those of FIFOs to notify.
+    ``full`` are the channels that were full. ``undecided`` is the number of targets, the last ones, that were not
+    reached: because of a ``shortage`` ("memory" or "filesystem"), or, if that is empty, because a dead owner has left
+    so many messages that another critical section must continue. ``tokens`` are those of the FIFOs to notify.
     """
 
     __slots__ = ("awaited", "full", "shortage", "tokens", "undecided")
@@ -39,13 +39,13 @@ class Enqueued:
         self.full: list[Full] = []
         self.undecided = 0
         self.shortage = ""
-        #: Channels and inboxes with waiters that got a message, and what comes of them.
+        #: Channels and inboxes with waiters that got a message; ``tokens`` is determined from them.
         self.awaited: list[int] = []
         self.tokens: list[int] = []
 
 
 class InboxBatch:
-    """What one inbox gets of a slice of a group send: how many messages, and which channels had none before."""
+    """What one inbox gets from a slice of a group send: how many messages, and which channels had none before."""
 
     __slots__ = ("added", "ready")
 

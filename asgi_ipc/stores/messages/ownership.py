@@ -1,10 +1,10 @@
 """
 Ownership of inboxes: the process that receives from ``prefix!`` owns it.  The caller holds the mutex.
 
-The owner is the process that has made names in the inbox, or the first that received from it.  A second live process
-that receives makes the inbox shared for good.  When an owner is dead, which takes proof (``locking.liveness``), what it
-has not read is dropped at the next use, and its channels leave their groups.  OWNER and INDIVIDUAL are truth: each is
-set by one store.
+The owner is the process that created names in the inbox, or the first that received from it.  If a second live process
+receives, the inbox is shared from then on.  If an owner is proven dead (``locking.liveness``), the next use drops the
+messages that it has not received, and its channels leave their groups.  OWNER and INDIVIDUAL are truth: each is set by
+one store.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ...structures.slab import TAG
 from .channels import HEAD, INDIVIDUAL, OWNER, READY, SENT, TAKEN, WAITERS, WAITING, Channels
 from .records import Records
 
-#: Messages of a dead process that one critical section drops.
+#: The number of messages of a dead process that one critical section drops.
 DROP_SLICE = 256
-#: Inboxes that a process owns at a time, but for those that have messages or waiters.
+#: The number of inboxes without messages and waiters that a process owns at the same time.
 MAX_OWNED = 64
 
 
@@ -33,20 +33,20 @@ class Ownership:
         self.channels = channels
         self.records = records
         self.liveness = liveness
-        #: Inboxes that this process receives from, by tag, and the tags of those whose channels count one by one.
+        #: Inboxes that this process receives from, by tag, and the tags of those marked as INDIVIDUAL.
         self.owned: dict[int, int] = {}
         self.individual: set[int] = set()
 
     def forget(self) -> None:
-        """Forget which inboxes this process owns: the generation has moved."""
+        """Forget which inboxes this process owns: the generation has changed."""
         self.owned.clear()
         self.individual.clear()
 
     def own(self, inbox: int, individual: bool) -> bool:
         """
-        Note that this process receives from an inbox; with ``individual``, from one of its channels alone.
+        Record that this process receives from an inbox; with ``individual``, from each of its channels separately.
 
-        False if a dead owner has left so many messages that another critical section must go on with them.
+        False if a dead owner has left so many messages that another critical section must continue to drop them.
         """
         words, me = self.words, self.liveness.me()
         owner = words[inbox + OWNER]
@@ -69,9 +69,9 @@ class Ownership:
 
     def _give_up_oldest(self, me: int) -> None:
         """
-        Give up the inbox that was owned first; it is owned again when this process next receives from it.
+        Give up the inbox that was owned first. This process owns it again when it next receives from it.
 
-        Records of live owners are kept: without a limit, a server that uses each inbox once would fill the memory.
+        Records of live owners are kept, so without a limit a server that uses each inbox once would fill the memory.
         """
         words = self.words
         tag, inbox = next(iter(self.owned.items()))
@@ -85,9 +85,9 @@ class Ownership:
 
     def drop_unread_of_dead(self, inbox: int, now: int) -> bool:
         """
-        Drop what a dead owner has not read, before another message is added; False if that needs another call.
+        Drop what a dead owner has not received, before a message is added; False if another call must continue.
 
-        Messages sent from then on are not for the dead process: the inbox has no owner, the next receiver gets them.
+        Later messages are not for the dead process: the inbox then has no owner, and the next receiver gets them.
         """
         words = self.words
         owner = words[inbox + OWNER]
@@ -99,7 +99,7 @@ class Ownership:
         return True
 
     def _drop_unread(self, inbox: int) -> bool:
-        """Drop a slice of an inbox's messages; True if nothing is left."""
+        """Drop a slice of an inbox's messages; True if none are left."""
         words = self.words
         for _ in range(DROP_SLICE):
             local = words[inbox + READY]
@@ -112,21 +112,21 @@ class Ownership:
 
     def own_inbox(self, prefix: str) -> bool:
         """
-        Own the inbox ``prefix``: this process makes names in it, and receives from each alone. False: call it again.
+        Own the inbox ``prefix``: this process creates names in it, and receives from each one. False: call it again.
 
-        Nothing happens where there is no memory for its record: an unknown owner counts as alive.
+        Has no effect if there is no memory for its record: an unknown owner counts as alive.
         """
         inbox = self.channels.make(prefix)
         return not inbox or self.own(inbox, True)
 
     def owner_of(self, channel: str) -> int:
-        """The one process that is known to receive from a process-local channel, or NOBODY."""
+        """Return the only process that is known to receive from a process-local channel, or NOBODY."""
         inbox = self.channels.find(non_local_name(channel))
         owner = self.words[inbox + OWNER] if inbox else NOBODY
         return NOBODY if owner == SEVERAL else int(owner)
 
     def unshared(self, suspects: Iterable[OwnedInbox]) -> set[OwnedInbox]:
-        """Of inboxes with their dead owners, those that no other process receives from."""
+        """Of inboxes with dead owners, return those that no other process receives from."""
         words = self.words
         found = set()
         for suspect in suspects:

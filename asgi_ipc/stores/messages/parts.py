@@ -17,7 +17,7 @@ from .waiters import Waiters
 
 
 class MessageParts(Parts):
-    """What ``CriticalSections`` runs for a message store. ``limit`` is the option ``message_limit``, in bytes."""
+    """The parts of a message store. ``limit`` is the option ``message_limit``, in bytes."""
 
     __slots__ = ("inspect", "ownership", "queues", "receiving", "sweep", "waiters")
 

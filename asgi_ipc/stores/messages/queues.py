@@ -1,10 +1,10 @@
 """
-Queues: the one enqueue and the one dequeue.  The caller holds the mutex.
+Queues: the only enqueue and the only dequeue.  The caller holds the mutex.
 
-``enqueue`` puts one message into one queue or into several; it alone decides whether a channel is full, and links.
-``dequeue`` takes one message from the first of some channels that has one, or from the channels of an inbox in turn.
+``enqueue`` adds one message to one or several queues.  Only it decides whether a channel is full, and links messages.
+``dequeue`` takes one message from the first of several channels that has one, or from the channels of an inbox in turn.
 A message is written first and then linked with one store: a kill in between leaves a block that nothing reaches, which
-is free memory to a recovery.  ``records`` draws what a message looks like.
+a recovery treats as free memory.  ``records`` describes the layout of a message.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from .ownership import Ownership
 from .records import BODY, BODY_DATA, CAME, EXPIRES, LENGTH, POINTER_WORDS, SHARED, Records, SharedBody
 from .waiters import Waiters
 
-#: A body of this many bytes is always accepted, if it fits into the memory at all (ASGI draft).
+#: A body of up to this many bytes is accepted by default if the segment can hold it (ASGI draft).
 ALWAYS_ACCEPTED = 1024 * 1024
-#: Expired messages that one critical section drops before it lets other processes in.
+#: The number of expired messages that one critical section drops before it lets other processes in.
 EXPIRED_SLICE = 256
-#: What to add to the length of a body, in bytes, for 8 times the words of its block: the block's header, the words of
-#: a message before its body, and rounding up.
+#: Added to the length of a body, in bytes, this gives 8 times the words of its block (plus a remainder): the block's
+#: header, the words of a message before its body, and rounding up.
 BODY_ROUND = (1 + BODY) * WORD + WORD - 1
-#: Channels whose places a process remembers.
+#: The number of channels whose places a process remembers.
 REMEMBERED = 16384
 
 
 class Place:
     """
-    Where a channel was last seen. Worth nothing when its tag is no longer at ``tag_at``, or the generation has moved.
+    Where a channel was last seen. Invalid if its tag is no longer at ``tag_at``, or if the generation has changed.
 
     ``inbox`` is the record of ``prefix!`` for ``prefix!local``, the record itself for ``prefix!``, else 0. (A class
     with slots: reading a NamedTuple takes twice as long, 0.1 µs for each message.)
@@ -72,8 +72,8 @@ class Queues:
     """
     The queues of one message segment, and where in it the channels of this process were last seen.
 
-    ``limit`` is the largest body in bytes (None: 1 MiB or an eighth of the memory, whichever is more), never more than
-    the whole memory holds: for a full memory, its sender would be told to try again, for ever.
+    ``limit`` is the largest body in bytes (None: 1 MiB or an eighth of the memory, whichever is larger). It is reduced
+    to what an empty segment can hold: otherwise a larger message would be refused as if the memory were only full.
     """
 
     def __init__(self, segment: Segment, heap: Heap, liveness: Liveness, limit: int | None = None) -> None:
@@ -87,12 +87,12 @@ class Queues:
         self.limit = min(limit or max(ALWAYS_ACCEPTED, segment.size // 8), self._largest_body())
         self.generation = 0
         self.places: Memo[str, Place] = Memo(REMEMBERED)
-        self.find_place = self.places.get  # bound once: two attribute look-ups less on the hot path
-        #: Names of channels of this process's inboxes, by tag.
+        self.find_place = self.places.get  # bound once: saves two attribute look-ups on the hot path
+        #: Names of channels in this process's inboxes, by tag.
         self.names: Memo[int, str] = Memo(REMEMBERED)
 
     def _largest_body(self) -> int:
-        """The bytes of the largest body for which an empty segment has room, with one message that points to it."""
+        """Return the bytes of the largest body for which an empty segment has room, as a shared body of one message."""
         page = 1 + self.channels.slab.page_words
         around = (1 + BODY_DATA) + (1 + POINTER_WORDS)  # the body's own block, and the message that points to it
         return (self.heap.end - self.heap.start - 1 - page - around) * WORD  # the heap ends with a header of its own
@@ -100,7 +100,7 @@ class Queues:
     # -- finding channels -------------------------------------------------------------------------------------
 
     def check_generation(self) -> None:
-        """Forget where channels were seen, if the generation has moved."""
+        """Forget where channels were seen, if the generation has changed."""
         if self.words[AT_GENERATION] != self.generation:
             self.generation = self.words[AT_GENERATION]
             self.places.clear()
@@ -108,17 +108,17 @@ class Queues:
             self.ownership.forget()
 
     def locate(self, channel: str, make: bool) -> Place | None:
-        """Find the record of a channel, and remember its place; None if there is none, or no memory for it."""
+        """Find (or ``make``) the record of a channel and remember its place. None if there is none, or no memory."""
         words = self.words
         record = self.channels.make(channel) if make else self.channels.find(channel)
-        self.check_generation()  # behind it: making a record can give a page of others back
+        self.check_generation()  # after that: making a record can free a page of other records
         if not record:
             return None
         place = Place(record, words[record + TAG], record if channel.endswith("!") else words[record + INBOX])
         return self.places.remember(channel, place)
 
     def record_of(self, channel: str) -> int:
-        """The record of a channel, made if there is none; 0 if there is no memory for it."""
+        """Return the record of a channel, which is created if necessary; 0 if there is no memory for it."""
         self.check_generation()
         place = self.find_place(channel)
         if place is None or self.words[place.tag_at] != place.tag:
@@ -136,16 +136,16 @@ class Queues:
         shared: SharedBody | None = None,
     ) -> Enqueued | None:
         """
-        Put one message at the end of the queue of each ``(channel, capacity)``, where there is room for it.
+        Append one message to the queue of each ``(channel, capacity)`` that has room for it.
 
-        Several targets share a body (``enqueue_each``); one alone gets a copy. Returns None if each target got it and
-        no FIFO is to be notified.
+        Several targets share a body (``enqueue_each``); a single target gets a copy. Returns None if every target got
+        the message and no FIFO must be notified.
         """
         words = self.words
         if words[AT_GENERATION] != self.generation:
             self.check_generation()
         outcome: Enqueued | None = None
-        #: For several targets: an inbox is told at the end what its channels have got.
+        #: For several targets: what is added to each inbox at the end, for all its channels together.
         batches: dict[int, InboxBatch] | None = None if shared is None else {}
         for channel, capacity in targets:
             place = self.find_place(channel)
@@ -224,7 +224,7 @@ class Queues:
     def enqueue_each(
         self, targets: Sequence[tuple[str, int]], body: bytes, now: int, expires: int
     ) -> Enqueued | None:
-        """The same for several targets: the body is stored once."""
+        """Do the same for several targets, and store the body only once."""
         if len(targets) == 1:
             return self.enqueue(targets, body, now, expires)
         shared = self.records.write_shared(body, now, expires, len(targets))
@@ -233,7 +233,7 @@ class Queues:
         return outcome
 
     def _count_in(self, inbox: int, added: int, ready: Sequence[int], expires: int) -> None:
-        """Count in an inbox what its channels have got, and line up those that had nothing before."""
+        """Count ``added`` messages in an inbox, and append its channels that had none before to its ready ring."""
         words = self.words
         if added:
             if words[inbox + SENT] == words[inbox + TAKEN] or expires < words[inbox + EARLIEST_EXPIRY]:
@@ -243,14 +243,14 @@ class Queues:
                 ring.extend(words, inbox + READY, ready, AFTER)
 
     def _drop_expired(self, quota: int, now: int) -> int:
-        """Drop the expired messages of a full channel (or inbox); how many there were."""
+        """Drop the expired messages of a full channel or inbox. Returns how many there were."""
         words = self.words
         before = words[quota + TAKEN]
         self.records.drop_expired_of(quota, now)
         return int(words[quota + TAKEN] - before)
 
     def _count_refused(self, outcome: Enqueued | None, place: Place, full: Full) -> Enqueued:
-        """Count a message for which there was no room, in the segment and in the outcome."""
+        """Count a refused message, in the segment and in the outcome."""
         words, outcome = self.words, outcome or Enqueued()
         words[place.record + REFUSED] += 1
         if place.inbox:
@@ -261,7 +261,7 @@ class Queues:
     def _count_undecided(
         self, outcome: Enqueued | None, targets: Sequence[tuple[str, int]], shared: SharedBody | None, shortage: str
     ) -> Enqueued:
-        """Note which of the targets were not reached."""
+        """Record in the outcome how many of the targets were not reached."""
         outcome = outcome or Enqueued()
         outcome.shortage = shortage
         outcome.undecided = len(targets) - len(outcome.full) - (shared.used() if shared is not None else 0)
@@ -271,9 +271,9 @@ class Queues:
 
     def dequeue(self, channels: Sequence[str], now: int) -> tuple[str, bytes] | Again | None:
         """
-        Take the first message of the first of these channels that has one: its full name and its body.
+        Take the first message of the first of these channels that has one. Returns the full name and the body.
 
-        A channel that ends in ``!`` stands for all the channels of that process, in turn.
+        A name that ends in ``!`` stands for all channels of that inbox, which are used in turn.
         """
         words = self.words
         if words[AT_GENERATION] != self.generation:
@@ -288,12 +288,12 @@ class Queues:
             if inbox:
                 known = self.ownership.owned if inbox == record else self.ownership.individual
                 if words[inbox + TAG] not in known and not self.ownership.own(inbox, inbox != record):
-                    return AGAIN  # there is more to do first
+                    return AGAIN  # messages of a dead owner must be dropped first
                 if inbox == record:
                     record = words[inbox + READY]
                     if not record:
                         continue
-                    words[inbox + READY] = words[record + AFTER]  # its neighbours come first next time
+                    words[inbox + READY] = words[record + AFTER]  # the other channels come first next time
                     head_at = record + HEAD
                     if not words[head_at]:
                         raise ValueError("a ready ring leads to a channel without messages")
@@ -307,16 +307,16 @@ class Queues:
                 if not message and inbox != place.record:
                     continue
                 if not message or words[message + EXPIRES] <= now:
-                    return AGAIN  # more have expired, or it is the turn of another channel of the inbox
+                    return AGAIN  # more have expired, or another channel of the inbox is next
             length, at, total = words[message + LENGTH], message + BODY, words[message - 1] >> 2
             size = length
             if length >= SHARED:
                 size, at = length - SHARED, words[at] + BODY_DATA
             elif total < length >> 3:
-                raise ValueError(f"a message claims to have {length} bytes")
+                raise ValueError(f"a message has an impossible length of {length} bytes")
             body = self.data[at << 3 : (at << 3) + size]
             if len(body) != size:
-                raise ValueError(f"a message claims to have {size} bytes")
+                raise ValueError(f"a message has an impossible length of {size} bytes")
             # From here to the end: a copy of Records.unlink, and of the quick list in Heap.free.
             words[head_at] = words[message]  # commit
             words[record + TAKEN] += 1
@@ -339,5 +339,5 @@ class Queues:
         return None
 
     def _name(self, record: int) -> str:
-        """The name of a channel, which is remembered: decoding it costs as much as a third of a critical section."""
+        """Return the name of a channel, and remember it: decoding it takes a third of a critical section's time."""
         return self.names.remember(self.words[record + TAG], self.channels.name(record))

@@ -1,5 +1,5 @@
 """
-Receive or register: what happens to queues and waiters in one critical section, so that no message comes in between.
+Receive or register: operations on queues and waiters in one critical section, so that no message arrives in between.
 
 The caller holds the mutex.
 """
@@ -22,9 +22,9 @@ Taken = Tuple[str, bytes]
 
 class Registered(NamedTuple):
     """
-    No message is there: ``waiters`` were registered in this ``registration`` of the FIFO's record.
+    There is no message, so ``waiters`` were registered in this ``registration`` of the FIFO's record.
 
-    Without waiters there was no memory for them.
+    ``waiters`` is empty if there was no memory for them.
     """
 
     registration: int
@@ -63,9 +63,9 @@ class Receiving:
         self, channels: Sequence[str], fifo: WakeupFifo, now: int
     ) -> tuple[list[int], Again | Taken | Registered]:
         """
-        The same for the only receiver that waits at a FIFO, whether it is registered already, was notified, or neither.
+        Do the same for the only receiver that uses a FIFO. It may be registered or notified already, or neither.
 
-        It is registered behind this only if it has got nothing. Returns the tokens of FIFOs to notify, too.
+        It is registered afterwards only if it got no message. Also returns the tokens of FIFOs to notify.
         """
         taken = self.queues.dequeue(channels, now)
         if taken is not None:
@@ -81,7 +81,7 @@ class Receiving:
         self, fifo: WakeupFifo, registration: int, waiters: Sequence[int], notified_for: Sequence[str]
     ) -> list[int]:
         """
-        A receiver gives up: unregister ``waiters``, and pass on the notifications of the channels ``notified_for``.
+        Unregister the ``waiters`` of a receiver that gives up, and pass on its notifications for ``notified_for``.
 
         Returns the tokens of FIFOs to notify.
         """

@@ -1,19 +1,19 @@
 """
-Message and body records: written, read, unlinked, freed, expired.  The caller holds the mutex.
+Message and body records: writes, reads, unlinks, frees and expires them.  The caller holds the mutex.
 
-    message   word 0  NEXT      the message behind it: truth, as is HEAD of the channel's record
-                   1  LENGTH    of the body in bytes; SHARED is added where the body lies in a block of its own
+    message   word 0  NEXT      the next message: truth, as is HEAD of the channel's record
+                   1  LENGTH    of the body in bytes; SHARED is added if the body is in a separate block
                    2  EXPIRES   ns of the monotonic clock
                    3  CAME      when it was sent, on the same clock
-                   4  BODY      the body, padded to words; where it is shared, the offset of its block
+                   4  BODY      the body, padded to words; if it is shared, the offset of its block
     body      word 0  REFERENCES   how many messages share it
                    1  its length in bytes
                    2  the body, padded to words
 
-With the header of the heap's block a message costs 40 bytes and the padding beside its body.
+With the header of its heap block, a message takes 40 bytes and the padding in addition to its body.
 
-``unlink`` defines how a message leaves a queue (``queues.dequeue`` has a proven copy of it, on the hot path), and
-``queues.enqueue`` how it joins one.
+``unlink`` defines how a message leaves a queue (``queues.dequeue``, on the hot path, has a tested copy of it).
+``queues.enqueue`` defines how it joins one.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ REFERENCES = 0
 BODY_LENGTH = 1
 BODY_DATA = 2
 
-#: Words of a message whose body lies in a block of its own.
+#: Words of a message whose body is in a separate block.
 POINTER_WORDS = BODY + 1
 
 
 def body_words(length: int) -> int:
-    """Words that a body of ``length`` bytes takes."""
+    """Return the number of words for a body of ``length`` bytes."""
     return (length + WORD - 1) // WORD
 
 
 class SharedBody:
-    """A body that several messages share: its block (0: no memory for it), and messages that point to it."""
+    """A body that several messages share: its block (0: no memory for it), and the messages that point to it."""
 
     __slots__ = ("block", "count", "messages")
 
     def __init__(self, block: int, messages: list[int]) -> None:
         self.block = block
         self.count = len(messages)
-        #: Messages that are written, and not in a queue yet.
+        #: Messages that are written but not yet in a queue.
         self.messages = messages
 
     def used(self) -> int:
-        """How many of the messages are in queues."""
+        """Return how many of the messages are in queues."""
         return self.count - len(self.messages)
 
 
@@ -95,7 +95,7 @@ class Records:
         """
         Count the messages that share a body, and free what was not needed.
 
-        At the end of the critical section: the count is derived, and a recovery counts anew.
+        Called at the end of the critical section. The count is derived: a recovery counts again.
         """
         for message in shared.messages:
             self.heap.free(message)
@@ -107,25 +107,25 @@ class Records:
     # -- reading and taking out -------------------------------------------------------------------------------
 
     def body(self, message: int) -> bytes:
-        """A copy of the body of a message. Raises ``ValueError`` if its length is damaged."""
+        """Return the body of a message. Raises ``ValueError`` if its length is damaged."""
         words = self.words
         length, at = words[message + LENGTH], message + BODY
         if length >= SHARED:
             length -= SHARED
             at = words[at] + BODY_DATA
         elif words[message - 1] >> 2 < length >> 3:
-            raise ValueError(f"a message claims to have {length} bytes")
+            raise ValueError(f"a message has an impossible length of {length} bytes")
         body = self.data[at << 3 : (at << 3) + length]
         if len(body) != length:
-            raise ValueError(f"a message claims to have {length} bytes")
+            raise ValueError(f"a message has an impossible length of {length} bytes")
         return body
 
     def unlink(self, record: int, inbox: int, link: int, message: int) -> None:
         """
-        Take a message out of the queue of ``record``, wherever it stands, and free it.
+        Remove a message from any position in the queue of ``record``, and free it.
 
-        ``link`` is the word that leads to it; ``inbox`` is that of the channel, 0 for none. Taking out the last message
-        of a longer queue leaves its TAIL void: the caller sets it.
+        ``link`` is the word that points to it; ``inbox`` is the inbox of the channel, or 0. If the message was the last
+        one of a longer queue, the caller must set its TAIL.
         """
         words = self.words
         length = words[message + LENGTH]
@@ -140,7 +140,7 @@ class Records:
         self.heap.free(message)
 
     def release(self, block: int) -> None:
-        """Count one message less that shares a body; free it with the last one."""
+        """Count one message less for a shared body, and free the body after the last one."""
         words = self.words
         words[block + REFERENCES] -= 1
         if not words[block + REFERENCES]:
@@ -149,7 +149,7 @@ class Records:
     # -- expiry -----------------------------------------------------------------------------------------------
 
     def drop_heads(self, record: int, now: int, most: int) -> int:
-        """Drop expired messages from the head of a queue, at most ``most`` of them; how many there were."""
+        """Drop expired messages from the head of a queue, at most ``most`` of them. Returns how many were dropped."""
         words, inbox = self.words, self.words[record + INBOX]
         for dropped in range(most):
             message = words[record + HEAD]
@@ -159,7 +159,7 @@ class Records:
         return most
 
     def drop_expired(self, record: int, now: int) -> int:
-        """Drop every expired message of a channel, wherever it stands in the queue; its EARLIEST_EXPIRY then."""
+        """Drop every expired message of a channel, at any position. Returns the new EARLIEST_EXPIRY."""
         words = self.words
         if not words[record + HEAD]:
             return NEVER
@@ -177,13 +177,13 @@ class Records:
                 last, link = message, message + NEXT
                 kept += 1
         if words[link] or words[record + SENT] - words[record + TAKEN] != kept:
-            raise ValueError("a queue is not as long as it counts")
+            raise ValueError("the length of a queue is not its count")
         words[record + TAIL] = last
         words[record + EARLIEST_EXPIRY] = earliest
         return earliest
 
     def drop_expired_of(self, quota: int, now: int) -> None:
-        """Drop every expired message that counts in a quota record: of a channel, or of all channels of an inbox."""
+        """Drop every expired message that a quota record counts: of a channel, or of all channels of an inbox."""
         words = self.words
         if words[quota + EARLIEST_EXPIRY] > now:
             return

@@ -1,16 +1,14 @@
 """
-Recovery of a message segment: everything derived is made anew from the truth.  Runs alone, inside the mutex.
+Recovery of a message segment: rebuilds everything derived from the truth.  Runs alone, inside the mutex.
 
-A kill leaves the truth whole, so nothing that was committed is lost.  Damage (another program wrote into the segment)
-can leave anything: a link that leads out of the heap, to a block that is in use already or to words that cannot be a
-record is cut off there, and the rest goes on.
+A kill leaves the truth intact, so nothing that was committed is lost.  Damage (another program wrote into the segment)
+can leave any values.  A chain is cut off at a link that leads out of the heap, to a block that is already in use or to
+words that cannot be a record.  The rest is kept.
 """
 
 from __future__ import annotations
 
 __all__ = ["MessageRecovery"]
-
-
 
 from ...locking.liveness import Liveness
 from ...names import non_local_name, valid_channel_name
@@ -61,7 +59,7 @@ from .sweep import Sweep
 
 
 class MessageRecovery:
-    """Recovers one message segment: call it."""
+    """Recovers one message segment when it is called."""
 
     def __init__(self, segment: Segment, heap: Heap, liveness: Liveness) -> None:
         self.segment = segment
@@ -74,12 +72,12 @@ class MessageRecovery:
         self.notifier = Notifier(segment.name, segment.mode)
 
     def __call__(self) -> None:
-        """Rebuild what is derived. May be cut off anywhere and done again."""
+        """Rebuild what is derived. Can be interrupted at any point and repeated."""
         if self.words[AT_FLUSHING]:
             self.sweep.empty()
         else:
             self._rebuild()
-        notify_all(self.notifier)  # FIFOs and waiters are forgotten: live receivers register again
+        notify_all(self.notifier)  # FIFOs and waiters were dropped: live receivers register again
         self.notifier.close()
 
     def _rebuild(self) -> None:
@@ -92,7 +90,7 @@ class MessageRecovery:
         bodies: dict[int, int] = {}
         for record in records.values():
             self._recover_queue(record, bodies, live_blocks)
-            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # waiters see that this goes on
+            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # shows waiters that this makes progress
         for body, references in bodies.items():
             words[body + REFERENCES] = references
         self._fill_inboxes(records)
@@ -108,7 +106,7 @@ class MessageRecovery:
         words[AT_GENERATION] = (words[AT_GENERATION] + 1) % COUNTED
 
     def _collect_records(self, pages: dict[int, list[int]], live_blocks: LiveBlocks) -> dict[str, int]:
-        """Every channel record that the buckets reach, by name."""
+        """Return every channel record that the buckets reach, by name."""
         words, table = self.words, self.table
         records: dict[str, int] = {}
         heads = words[table.at : table.at + table.buckets].tolist()
@@ -125,7 +123,7 @@ class MessageRecovery:
         return records
 
     def _name_of(self, record: int, bucket: int) -> str:
-        """The name of what may be a channel record, or "" if it is none that belongs into this bucket."""
+        """Return the name of a possible channel record, or "" if it is not one that belongs in this bucket."""
         words, table = self.words, self.table
         if not self.heap.start < record < words[AT_RESERVED] - RECORD_WORDS or words[record + NAME_LENGTH] > 99:
             return ""
@@ -140,7 +138,7 @@ class MessageRecovery:
             return ""
 
     def _find_inboxes(self, records: dict[str, int], pages: dict[int, list[int]]) -> None:
-        """Point each process-local channel to its inbox again; one that has lost it cannot be reached and is cut."""
+        """Set the inbox of each process-local channel. One without an inbox cannot be received from, and is dropped."""
         words = self.words
         for name, record in list(records.items()):
             for at in (INBOX, READY, LOCALS, IDLE, WAITERS, WAITING):
@@ -161,7 +159,7 @@ class MessageRecovery:
                 del records[name]
 
     def _recover_queue(self, record: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> None:
-        """Walk one queue: claim its blocks, cut it where it leads to nonsense, make its derived words anew."""
+        """Mark the blocks of one queue as live, cut it at invalid data, and rebuild its derived words."""
         words = self.words
         link, last, count, earliest = record + HEAD, 0, 0, NEVER
         while True:
@@ -184,7 +182,7 @@ class MessageRecovery:
         words[record + SENT] = words[record + TAKEN] + count
 
     def _mark_message(self, message: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> bool:
-        """Claim the blocks of a message; False if it cannot be one."""
+        """Mark the blocks of a message as live; False if it cannot be a message."""
         words = self.words
         if not self.heap.start < message < words[AT_RESERVED] - BODY:
             return False
@@ -203,7 +201,7 @@ class MessageRecovery:
         return True
 
     def _mark_body(self, body: int, length: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> bool:
-        """Claim a shared body of ``length`` bytes, unless another message has; False if it cannot be one."""
+        """Mark a shared body of ``length`` bytes as live, if it is not yet; False if it cannot be one."""
         if not self.heap.start < body < self.words[AT_RESERVED] - BODY_DATA:
             return False
         if self.words[body + BODY_LENGTH] != length:
@@ -215,7 +213,7 @@ class MessageRecovery:
         return True
 
     def _fill_inboxes(self, records: dict[str, int]) -> None:
-        """Line up the channels that have messages in their inboxes, and sum their messages there."""
+        """Build the ready rings of the inboxes, and count in them the messages of their channels."""
         words = self.words
         inboxes = {words[record + INBOX] for record in records.values()} - {0}
         for inbox in inboxes:

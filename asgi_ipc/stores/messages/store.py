@@ -1,8 +1,8 @@
 """
-``MessageStore``: queues of messages by channel name, in a segment of its own behind a mutex of its own.
+``MessageStore``: queues of messages by channel name, in a separate segment with its own mutex.
 
-Everything that happens to a queue happens in one critical section (``queues``, ``sweep``).  This module turns refusals
-into exceptions outside of it, and finds memory when it runs short.
+Every operation on a queue is one critical section (``queues``, ``sweep``).  Outside it, this module turns refusals into
+exceptions, and sweeps if there is not enough memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .sweep import SWEEP_PERIOD, Sweep
 from .wakeups import Wakeups, notify_own
 
 MESSAGES = Kind(KIND_MESSAGES, MessageRecovery)
-#: Members that one critical section of a group send serves before it lets other processes in.
+#: The number of members that one critical section of a group send serves before it lets other processes in.
 SEND_SLICE = 64
 
 
@@ -76,10 +76,10 @@ class MessageStore:
 
     def append(self, channel: str, capacity: int, body: bytes) -> None:
         """
-        Put ``body`` at the end of the channel's queue; it is there for every process when this returns.
+        Append ``body`` to the channel's queue. When this returns, every process can receive it.
 
-        Raises ``ChannelFull`` when ``capacity`` messages wait already, ``MemoryFull`` when there is no memory for it,
-        ``MessageTooLarge`` when there never would be. Nothing has changed then.
+        Raises ``ChannelFull`` if ``capacity`` messages are waiting already, ``MemoryFull`` if there is no memory, and
+        ``MessageTooLarge`` if the body is larger than the limit. Then nothing was appended.
         """
         sections = self.sections
         now = sections.clock()
@@ -90,7 +90,7 @@ class MessageStore:
         if len(body) > queues.limit:
             raise MessageTooLarge(len(body), queues.limit, channel)
         entry = NOT_INSIDE
-        try:  # a copy of RobustMutex.run: two calls less on the hot path
+        try:  # a copy of RobustMutex.run: saves two calls on the hot path
             with mutex.lock:
                 if mutex.inside is not None:
                     mutex.resolve_inside()
@@ -127,7 +127,7 @@ class MessageStore:
             self.sections.run_behind(partial(self._sweep, now))
 
     def _after_append(self, outcome: Enqueued, channel: str, capacity: int, body: bytes) -> None:
-        """Notify a receiver; find memory for a message that was refused, or raise what its refusal means."""
+        """Notify a receiver; or sweep to get memory and try again; or raise the exception for the refusal."""
         swept = False
         while outcome.undecided:
             now = self.sections.clock()
@@ -143,7 +143,7 @@ class MessageStore:
             self.wakeups.notify(outcome.tokens)
             return
         now = self.sections.clock()
-        if now >= self._sweep_due:  # a sender that is only ever refused sweeps, too
+        if now >= self._sweep_due:  # a sender whose messages are all refused sweeps too
             self.sections.run_behind(partial(self._sweep, now))
         for full in outcome.full:
             raise ChannelFull(*full)
@@ -152,11 +152,11 @@ class MessageStore:
 
     def append_each(self, targets: Sequence[tuple[str, int]], body: bytes) -> list[str]:
         """
-        Put ``body`` into the queue of each ``(channel, capacity)``, and return the channels that did not get it.
+        Append ``body`` to the queue of each ``(channel, capacity)``, and return the channels that did not get it.
 
-        In slices, so that other processes get in between; each slice stores the body once. FIFOs are notified behind
-        the last one: receivers that woke earlier would only compete with the sender for the mutex. Raises
-        ``MessageTooLarge``, and no other refusal.
+        This is done in slices, so that other processes get in between; each slice stores the body once. FIFOs are
+        notified after the last slice: receivers that woke earlier would only compete with the sender for the mutex.
+        Raises ``MessageTooLarge``, but no other refusal.
         """
         limit = self.sections.parts.queues.limit
         if len(body) > limit:
@@ -182,7 +182,7 @@ class MessageStore:
                             missed += [channel for channel, _ in rest]
                             break
                         swept = True
-        finally:  # those of the slices that are done, too, if an error ends it
+        finally:  # if an error ends the loop, notify for the slices that are done
             self.wakeups.notify(tokens)
         return missed
 
@@ -190,9 +190,9 @@ class MessageStore:
 
     def pop(self, channels: Sequence[str]) -> Taken | None:
         """
-        Take the oldest message of the first of these channels that has one: its full name and its body, or None.
+        Take the oldest message of the first of these channels that has one. Returns its full name and body, or None.
 
-        ``prefix!`` takes from all channels of that process in turn.
+        ``prefix!`` stands for all channels of that inbox, which are used in turn.
         """
         sections = self.sections
         now = sections.clock()
@@ -239,18 +239,18 @@ class MessageStore:
         return taken
 
     def _pop_behind_expired(self, channels: Sequence[str]) -> Taken | None:
-        """Go on, one critical section after the other, until the expired messages in front are gone."""
+        """Continue, one critical section after the other, until the expired messages at the front are dropped."""
         memory = self.sections.run(Inspect.memory)
         for _ in range(memory.size // (BODY * WORD) + 1):  # more messages do not fit
             taken = self.sections.run(Queues.dequeue, channels, self.sections.clock())
             if not isinstance(taken, Again):
                 return taken
-        raise SegmentCorrupt(self.name, "a queue of expired messages runs in a circle; flush() makes it new")
+        raise SegmentCorrupt(self.name, "a queue of expired messages forms a cycle; call flush() to empty the layer")
 
     # -- sweeping ---------------------------------------------------------------------------------------------
 
     def _sweep(self, now: int) -> None:
-        """Do a share of the sweeping."""
+        """Do a part of the sweeping."""
         self._sweep_due = now + SWEEP_PERIOD
         fifo = self.sections.run(Sweep.step, now)
         if fifo is not None and self._is_dead_fifo(*fifo):
@@ -258,14 +258,14 @@ class MessageStore:
 
     def _is_dead_fifo(self, owner: int, token: int) -> bool:
         """
-        True if the owner of a FIFO is dead, or (NOBODY) is this process, which has closed it.
+        True if the owner of a FIFO is dead, or if it is this process (NOBODY) and has closed the FIFO.
 
-        A FIFO is closed without unregistering it when its layer was dropped: finalisers do not enter the mutex.
+        When a layer is garbage-collected, its FIFOs are closed but stay registered: finalisers do not enter the mutex.
         """
         return bool(self.sections.opened().dead_processes([owner])) if owner else not is_open_here(token)
 
     def _sweep_everything(self, now: int) -> bool:
-        """Sweep every bucket, in slices that let other processes in; False if that was not worth its time."""
+        """Sweep every bucket, in slices that let other processes in; False if this was done less than a second ago."""
         if not self.sections.run(Sweep.begin_full_sweep, now):
             return False
         following = self.sections.run(Sweep.sweep_slice, 0, now)
@@ -277,35 +277,35 @@ class MessageStore:
     # -- owners of inboxes ------------------------------------------------------------------------------------
 
     def own_inbox(self, prefix: str) -> None:
-        """Own the inbox ``prefix``: this process makes names in it, and receives from each alone."""
+        """Own the inbox ``prefix``: this process creates names in it, and receives from each one separately."""
         while not self.sections.run(Ownership.own_inbox, prefix):
             pass
 
     def owner_of(self, channel: str) -> Owner:
-        """The process that receives from a process-local channel; NOBODY if none or several are known to."""
+        """Return the process that receives from a process-local channel; NO_OWNER if none or several are known."""
         attachment = self.sections.opened()
         process = self.sections.run(Ownership.owner_of, channel)
         return Owner(process, attachment.segment.semaphores.nonce) if process else NO_OWNER
 
     def dead_owners(self, owners: Iterable[Owner]) -> set[Owner]:
-        """Those owners that are proven dead. Nothing can be proven of an owner in another segment."""
+        """Return the owners that are proven dead. Nothing can be proven about an owner in another segment."""
         attachment = self.sections.opened()
         nonce = attachment.segment.semaphores.nonce
         dead = attachment.dead_processes(owner.process for owner in owners if owner.nonce == nonce)
         return {Owner(process, nonce) for process in dead}
 
     def unshared_inboxes(self, suspects: Iterable[OwnedInbox]) -> set[OwnedInbox]:
-        """Of inboxes with their dead owners, those that no other process receives from."""
+        """Of inboxes with dead owners, return those that no other process receives from."""
         return self.sections.run(Ownership.unshared, suspects)
 
     # -- queries ----------------------------------------------------------------------------------------------
 
     def has(self, channel: str) -> bool:
-        """True if messages may wait in a channel (they may have expired)."""
+        """True if a channel has messages, expired or not."""
         return self.sections.run(Inspect.has, channel)
 
     def figures(self, channel: str | None = None) -> Figures:
-        """Figures of one channel, or of all of them together."""
+        """Return the figures of one channel, or of all channels together."""
         now = self.sections.clock()
         if channel is not None:
             return self.sections.run(Inspect.figures, channel, now)
@@ -318,25 +318,25 @@ class MessageStore:
 
     def snapshot(self) -> dict[str, list[bytes]]:
         """
-        The store as a plain dict: the bodies that wait, in order, by channel. For debugging and tests.
+        Return the store as a dict: the waiting bodies, in order, by channel. For debugging and tests.
 
-        One critical section, so that it is true of one moment: all other processes wait while it is taken.
+        This is one critical section, so it shows the state at one point in time. All other processes wait for it.
         """
         return self.sections.run(Inspect.snapshot)
 
     # -- the whole store --------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Empty the store, for every process. Waiting receivers are woken, and register again."""
+        """Empty the store for every process. Waiting receivers wake up and register again."""
         self.sections.run(Sweep.flush)
         self.wakeups.notify_all()
 
     def unlink(self) -> None:
-        """Remove the segment, for every process. Waiting receivers are woken, and attach anew."""
+        """Remove the segment for every process. Waiting receivers wake up and attach to a new one."""
         self.sections.unlink()
         self.wakeups.notify_all()
 
     def close(self) -> None:
-        """Give back what this process holds for the store. Closing twice is fine; any other use is an error."""
+        """Release what this process holds for the store. May be called twice; any other use is then an error."""
         self.sections.close()
         self.wakeups.close()

@@ -1,9 +1,9 @@
 """
-Sweeping and flushing: what keeps a message segment tidy.  The caller holds the mutex.
+Sweeping and flushing of a message segment.  The caller holds the mutex.
 
-Operations sweep the buckets at a rate by elapsed time, so that memory comes back even from channels that nothing
-receives from.  Before memory is reported to be full, everything is swept, in slices.  The flag of a flush is its
-commit, and a recovery that finds it set finishes the flush.
+Operations sweep the buckets at a rate that depends on the elapsed time, which frees memory even of channels that no
+process receives from.  Before memory is reported as full, everything is swept, in slices.  Setting the flag of a flush
+commits it: a recovery that finds the flag set finishes the flush.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .queues import Queues
 SWEEP_RATE = 2
 SWEEP_MOST = 64
 SWEEP_PERIOD = 1_000_000
-#: Expired messages that a sweep drops from the head of one queue, and the longest queue that it searches whole.
+#: Expired messages that a sweep drops from the head of one queue, and the longest queue that it searches completely.
 SWEEP_HEADS = 32
 SWEEP_QUEUE = 256
 #: ns that must pass between two sweeps of everything.
@@ -48,9 +48,9 @@ class Sweep:
 
     def step(self, now: int) -> tuple[int, int] | None:
         """
-        Sweep as many buckets as the time since the last sweep asks for.
+        Sweep a number of buckets that depends on the time since the last sweep.
 
-        Returns the owner and the token of one FIFO, whose owner may be dead: the caller asks outside of the mutex.
+        Returns the owner and the token of one FIFO. The caller checks outside the mutex whether the owner is dead.
         """
         words, table = self.words, self.table
         elapsed = now - words[AT_SWEEP_DUE]
@@ -75,7 +75,7 @@ class Sweep:
         self.channels.drop_if_idle(record)
 
     def begin_full_sweep(self, now: int) -> bool:
-        """True if everything may be swept now: once a second at most, whichever process asks."""
+        """True if everything may be swept now: at most once a second, for all processes together."""
         words = self.words
         if words[AT_FULL_SWEEP] <= now < words[AT_FULL_SWEEP] + FULL_SWEEP_PAUSE:
             return False
@@ -83,7 +83,7 @@ class Sweep:
         return True
 
     def sweep_slice(self, first: int, now: int) -> int:
-        """Sweep a slice of all buckets, from number ``first`` on; the number to go on with, 0 at the end."""
+        """Sweep a slice of the buckets, from number ``first``. Returns the number to continue with, 0 at the end."""
         records, following = self.channels.slice_of_records(first)
         for record in records:
             self.records.drop_expired(record, now)
@@ -98,7 +98,7 @@ class Sweep:
         self.empty()
 
     def empty(self) -> None:
-        """Do what the flag of a flush asks for. May be done again from the start until the flag is cleared."""
+        """Empty the store and clear the flag of the flush. Can be repeated from the start until the flag is cleared."""
         words = self.words
         self.queues.heap.confirm_reserved()
         self.table.clear()

@@ -4,11 +4,11 @@ Wait queues: which waiters wait for a channel, and which wakeup FIFO to notify. 
     FIFO      word 0  NEXT_FIFO     all FIFOs form a ring, headed by AT_FIFOS
                    1  (previous)
                    2  TOKEN         in the name of the FIFO's file
-                   3  OWNER         the process that waits there (``locking.liveness``)
+                   3  OWNER         the process that waits on it (``locking.liveness``)
                    4  NOTIFIED      the notified list: the waiter that was notified last; the others follow by NEXT
-                   5  OF_FIFO       all its waiters form a ring, too
-                   6  CONTENDED     not 0: another waiter may wait for a channel of its waiters, too
-    waiter    word 0  NEXT          the ring of those that wait for one channel; once notified: the one notified before
+                   5  OF_FIFO       all its waiters form a ring
+                   6  CONTENDED     not 0: another waiter may wait for the same channel as one of its waiters
+    waiter    word 0  NEXT          the ring of the waiters of one channel; once notified: the one notified before
                    1  BEFORE        the previous one; once notified: the one notified next, 0 for the last
                    2  CHANNEL       the record of the channel, or of the inbox
                    3  FIFO          the FIFO
@@ -17,12 +17,12 @@ Wait queues: which waiters wait for a channel, and which wakeup FIFO to notify. 
                    6  (previous)
 
 A waiter is notified once.  Appending a message takes the first waiter from the ring of the channel (or, if there is
-none, from that of its inbox) and puts it into the notified list of its FIFO: one message notifies one waiter.  The FIFO
-must be notified if that list was empty, and is, outside of the critical section.  A waiter that leaves after it was
-notified notifies the next one, if messages are left.  Records of channels are kept as long as anything waits for them.
+none, from that of its inbox) and puts it into the notified list of its FIFO: one message notifies one waiter.  If that
+list was empty, the FIFO is notified, outside the critical section.  If a waiter leaves after it was notified, the next
+one is notified, if messages are left.  Records of channels are kept while they have waiters.
 
-All of this is derived.  A recovery and a flush forget FIFOs and waiters, move AT_WAIT_GENERATION and notify every
-FIFO: a receiver that waits there finds another wait generation, and registers again.
+All of this is derived.  A recovery and a flush drop FIFOs and waiters, increment AT_WAIT_GENERATION and notify every
+FIFO.  A receiver that waits on it finds another wait generation and registers again.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ IS_NOTIFIED = 4
 NEXT_OF_FIFO = 5
 WAITER_WORDS = 7
 
-#: Waiters of a dead process that one critical section unregisters.
+#: The number of waiters of a dead process that one critical section unregisters.
 UNREGISTER_SLICE = 256
-#: Notified waiters that one critical section takes, and waiters that one critical section of a poll visits.
+#: The number of notified waiters that one critical section takes, and of waiters that one of a poll visits.
 NOTIFIED_SLICE = POLL_SLICE = 256
 
 
@@ -76,11 +76,11 @@ class Waiters:
     # -- FIFOs ------------------------------------------------------------------------------------------------
 
     def is_fifo_registered(self, fifo: WakeupFifo) -> bool:
-        """True if a FIFO has a record here that is still good."""
+        """True if a FIFO has a record here that is still valid."""
         return fifo.home is self and fifo.wait_generation == self.words[AT_WAIT_GENERATION]
 
     def register_fifo(self, fifo: WakeupFifo) -> bool:
-        """Have a record for a FIFO of this process; False if there is no memory for it."""
+        """Make a record for a FIFO of this process if it has none; False if there is no memory for it."""
         if self.is_fifo_registered(fifo):
             return True
         record = self.heap.allocate(FIFO_WORDS)
@@ -96,7 +96,7 @@ class Waiters:
         return True
 
     def next_fifo(self) -> tuple[int, int] | None:
-        """The owner (NOBODY: this process) and token of one FIFO, of another one each time; None if there are none."""
+        """Return the owner (NOBODY: this process) and token of one FIFO, each time the next one; None without FIFOs."""
         words = self.words
         fifo = words[AT_FIFOS]
         if not fifo:
@@ -107,7 +107,7 @@ class Waiters:
 
     def unregister_dead(self, token: int) -> tuple[list[int], bool]:
         """
-        Unregister a slice of the waiters of a FIFO that no process has open, and the FIFO behind the last one.
+        Unregister a slice of the waiters of a FIFO that no process has open, and after the last one the FIFO.
 
         Returns the tokens of FIFOs to notify, as notifications were passed on, and True if nothing was left to do.
         """
@@ -129,7 +129,7 @@ class Waiters:
     # -- waiters ----------------------------------------------------------------------------------------------
 
     def register(self, fifo: WakeupFifo, record: int) -> int:
-        """Let a FIFO wait for a message in a channel: the waiter, or 0 if there is no memory for one."""
+        """Register a FIFO for a message in a channel. Returns the waiter, or 0 if there is no memory for one."""
         waiter = self.heap.allocate(WAITER_WORDS) if self.register_fifo(fifo) else 0
         if not waiter:
             return 0
@@ -149,16 +149,16 @@ class Waiters:
         return waiter
 
     def notify_each(self, records: Iterable[int]) -> list[int]:
-        """Notify one waiter of each of these channels, for as long as it has any: the tokens of FIFOs to notify."""
+        """Notify a waiter for each of these channels, if one is left. Returns the tokens of FIFOs to notify."""
         words = self.words
         tokens: list[int] = []
         for record in records:
             waiter = words[record + WAITERS]
-            if not waiter:  # the channel is there more often than it has waiters
+            if not waiter:  # the channel is in ``records`` more often than it has waiters
                 continue
             if words[waiter + CHANNEL] != record or words[waiter + IS_NOTIFIED]:
                 raise ValueError("a waiter of another channel is in the ring of a channel")
-            if words[waiter + NEXT] == waiter:  # the only one, as nearly always
+            if words[waiter + NEXT] == waiter:  # the only one, which is the usual case
                 words[record + WAITERS] = 0
             else:
                 ring.remove(words, record + WAITERS, waiter, NEXT)
@@ -175,9 +175,9 @@ class Waiters:
 
     def take_notified(self, fifo: WakeupFifo) -> list[int] | None:
         """
-        A slice of the waiters of a FIFO that were notified, the last one first, which are gone now.
+        Remove and return a slice of the notified waiters of a FIFO, the last one first.
 
-        More may be left if it returns ``NOTIFIED_SLICE`` of them. None: all waiters are gone.
+        More may be left if it returns ``NOTIFIED_SLICE`` of them. None: the FIFO is not registered any more.
         """
         if not self.is_fifo_registered(fifo):
             return None
@@ -198,9 +198,9 @@ class Waiters:
 
     def poll(self, fifo: WakeupFifo, first: bool, most: int) -> None:
         """
-        Notify those waiters of a FIFO whose channels have messages, whichever waiter was notified of these.
+        Notify the waiters of a FIFO whose channels have messages, even if other waiters were notified of these.
 
-        Visits at most ``most`` waiters, others the next time; ``first`` begins a new round.
+        Visits at most ``most`` waiters. The next call visits the following ones; ``first`` begins a new round.
         """
         if not self.is_fifo_registered(fifo):
             return
@@ -221,14 +221,14 @@ class Waiters:
                     self.notify_each((channel,))
 
     def is_contended(self, fifo: WakeupFifo) -> bool:
-        """True if polling the channels themselves is worth its time."""
+        """True if a poll must also check the channels of the waiters."""
         return not self.is_fifo_registered(fifo) or bool(self.words[fifo.record + CONTENDED])
 
     # -- leaving ----------------------------------------------------------------------------------------------
 
     def unregister(self, fifo: WakeupFifo, registration: int, waiters: Sequence[int]) -> list[int]:
         """
-        Unregister waiters of this registration of a FIFO that ``take_notified`` has not returned.
+        Unregister waiters of this registration of a FIFO, which ``take_notified`` must not have returned.
 
         Returns the tokens of FIFOs to notify.
         """
@@ -242,7 +242,7 @@ class Waiters:
         """
         Unregister every waiter of a FIFO. Returns the tokens of FIFOs to notify.
 
-        From the channel ``served`` a message was taken: one notification of it, or of its inbox, is not passed on.
+        One notification for the channel ``served``, or for its inbox, is not passed on: its message was taken.
         """
         tokens: list[int] = []
         if not self.is_fifo_registered(fifo):
@@ -259,10 +259,10 @@ class Waiters:
                 self._free(waiter)
             else:
                 self._unregister_one(record, waiter, tokens)
-        raise ValueError("the waiters of a FIFO have no end")
+        raise ValueError("the ring of waiters of a FIFO does not close")
 
     def pass_on(self, record: int, tokens: list[int]) -> None:
-        """A notified waiter has not taken a message from a channel: notify the next one, if any are left."""
+        """Notify the next waiter if messages are left, because a notified waiter has not taken one."""
         words = self.words
         inbox = words[record + INBOX]
         if words[record + HEAD] or words[record + READY]:
@@ -272,7 +272,7 @@ class Waiters:
                 tokens += self.notify_each((inbox,))
 
     def _remove_notified(self, fifo: int, waiter: int) -> None:
-        """Take a waiter out of the notified list of its FIFO."""
+        """Remove a waiter from the notified list of its FIFO."""
         words = self.words
         earlier, later = words[waiter + NEXT], words[waiter + BEFORE]
         link = later + NEXT if later else fifo + NOTIFIED
@@ -283,11 +283,11 @@ class Waiters:
             words[earlier + BEFORE] = later
 
     def _unregister_one(self, fifo: int, waiter: int, tokens: list[int]) -> None:
-        """Unregister a waiter of a FIFO; if it was notified, pass that on."""
+        """Unregister a waiter of a FIFO. If it was notified, pass the notification on."""
         words = self.words
         record = words[waiter + CHANNEL]
         if words[waiter + FIFO] != fifo:
-            raise ValueError("a waiter belongs to another FIFO than the one that leads to it")
+            raise ValueError("a waiter is in the ring of another FIFO")
         if words[waiter + IS_NOTIFIED]:
             self._remove_notified(fifo, waiter)
             self._free(waiter)
@@ -297,9 +297,9 @@ class Waiters:
             self._free(waiter)
 
     def _free(self, waiter: int) -> None:
-        """Give back a waiter that is no longer in the ring of a channel."""
+        """Free a waiter that is no longer in the ring of a channel."""
         words = self.words
-        words[waiter + IS_NOTIFIED] = 0  # so that leading here once more is found out
+        words[waiter + IS_NOTIFIED] = 0  # so that a second link to it is detected
         ring.remove(words, words[waiter + FIFO] + OF_FIFO, waiter, NEXT_OF_FIFO)
         words[words[waiter + CHANNEL] + WAITING] -= 1
         self.heap.free(waiter)

@@ -1,9 +1,9 @@
 """
-Wakeups: the FIFOs of this process's waiting receivers, and notifying those of other processes.
+Wakeups: the FIFOs of this process's waiting receivers, and the notification of those of other processes.
 
-Nothing here sleeps: a critical section takes a message or registers waiters, and the caller waits at its FIFO
-(``waiting``).  FIFOs of others are notified outside of the critical sections.  A notification is a hint: a receiver
-that wakes always looks at its queue again.
+Nothing here sleeps: a critical section takes a message or registers waiters, and the caller waits on its FIFO
+(``waiting``).  FIFOs of other processes are notified outside the critical sections.  A notification is a hint: a
+receiver that wakes always checks its queue again.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from .waiters import NOTIFIED_SLICE, POLL_SLICE, Waiters
 
 logger = logging.getLogger("asgi_ipc")
 
-#: ns for which a receiver spins before it sleeps: no longer than it takes to be woken. On a single core no process
-#: could send meanwhile.
+#: ns for which a receiver spins before it sleeps: at most as long as a wake-up takes. On a single core, no process
+#: could send during that time.
 SPIN_NS = 50_000 if (os.cpu_count() or 1) > 1 else 0
-#: Receives that leave out spinning at most, where it has not paid.
+#: The most receives in a row that skip spinning because it was not successful.
 MOST_SKIPPED = 255
-#: FIFOs that are kept for the next receive, when many threads have waited at once.
+#: The most unused FIFOs that are kept for later receives.
 IDLE_FIFOS = 64
 
 _wakeups: weakref.WeakSet[Wakeups] = weakref.WeakSet()
 
 
 def notify_own(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> None:
-    """Notify FIFOs of this process: receivers that wait there look again, and register where the store is by now."""
+    """Notify FIFOs of this process: waiting receivers check again, and register in the current segment."""
     for fifo in live_fifos(fifos):
         fifo.notify()
 
 
 class Wakeups:
     """
-    The FIFOs of one message store in this process. ``fifos`` are all of them, by token.
+    The FIFOs of one message store in this process. ``fifos`` has all of them, by token.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Wakeups:
         _wakeups.add(self)
 
     def _forget(self) -> None:
-        """Have no FIFOs: as at birth, and in a forked child, whose parent waits at them."""
+        """Have no FIFOs: this is a new object, or a forked child, whose parent waits on them."""
         self._idle: list[WakeupFifo] = []
-        #: How many receives are to go by without spinning, and how many have.
+        #: How many receives will skip spinning, and how many have already skipped it.
         self._skip = self._skipped = 0
         self._fifos.clear()
 
     # -- FIFOs of this process --------------------------------------------------------------------------------
 
     def new_fifo(self) -> WakeupFifo:
-        """A FIFO; give it back with ``give_back`` or ``dismiss``. Raises ``SegmentRefused`` and ``OSError``."""
+        """Return a new FIFO, for ``give_back`` or ``dismiss`` to release. Raises ``SegmentRefused`` and ``OSError``."""
         segment = self._sections.opened().segment
         fifo = WakeupFifo(segment.name, segment.mode, segment.semaphores.group)
         self._fifos[fifo.token] = fifo
         return fifo
 
     def take_fifo(self) -> WakeupFifo:
-        """A FIFO that was given back, or a new one."""
+        """Return a FIFO that was given back, or a new one."""
         while self._idle:
             try:
                 fifo = self._idle.pop()
@@ -90,8 +90,8 @@ class Wakeups:
         """
         Give back a FIFO; ``is_registered`` if it may have waiters.
 
-        If these cannot be unregistered now, it is closed, and a sweep unregisters them: so no error takes the place of
-        the one that has ended the waiting.
+        If these cannot be unregistered now, it is closed, and a sweep unregisters them. So no error replaces the one
+        that ended the wait.
         """
         if is_registered:
             try:
@@ -108,18 +108,18 @@ class Wakeups:
             self._close_idle()
 
     def dismiss(self, fifo: WakeupFifo) -> None:
-        """Close a FIFO for good, and unregister its waiters. Never raises ``SegmentError``."""
+        """Close a FIFO permanently, and unregister its waiters. Never raises ``SegmentError``."""
         fifo.close()
         if self._sections.attachment is not None:
-            with contextlib.suppress(SegmentError, RuntimeError):  # else a sender that notifies it does that
+            with contextlib.suppress(SegmentError, RuntimeError):  # then a sender that notifies it unregisters them
                 self.unregister_dead(fifo.token)
 
     def close(self) -> None:
-        """Wake the receivers that still wait: they learn that the layer was closed."""
+        """Wake the receivers that still wait. They raise an error, because the layer is closed."""
         self._close_idle()
         for fifo in live_fifos(self._fifos):
             fifo.notify()
-            fifo.remove_name()  # its receiver may not get round to that any more
+            fifo.remove_name()  # its receiver may not run again
 
     def _close_idle(self) -> None:
         while self._idle:
@@ -130,9 +130,9 @@ class Wakeups:
 
     def notify(self, tokens: Iterable[int]) -> None:
         """
-        Notify FIFOs by their tokens, outside of every critical section. One that no process has open is unregistered.
+        Notify FIFOs by their tokens, outside all critical sections. Unregisters those that no process has open.
 
-        Never fails, as the message is sent already: what cannot be unregistered now is, by a sweep.
+        Never fails, because the message is already sent. If unregistering fails, a sweep does it later.
         """
         pending = list(tokens)
         while pending:
@@ -144,7 +144,7 @@ class Wakeups:
                     if not is_store_error(error):
                         raise
                     logger.warning(
-                        "%s: the FIFO of a dead process could not be unregistered: %s", self._sections.name, error
+                        "%s: unregistering the FIFO of a dead process failed: %s", self._sections.name, error
                     )
 
     def notify_all(self) -> None:
@@ -169,10 +169,10 @@ class Wakeups:
 
     def spin(self, channels: Sequence[str]) -> None:
         """
-        Read the queues of some channels for a moment, as a message may be on its way: that costs less than a wake-up.
+        Watch the queues of some channels for a short time, because a message may arrive: this is faster than a wake-up.
 
-        Without the mutex, so that no sender is kept out: what is seen there is a hint, and may be wrong either way.
-        Where it has not paid, it is left out for more and more receives.
+        It does not take the mutex, which would delay senders. So what it sees is only a hint and may be wrong. Each
+        time that no message arrives, more of the following receives skip this.
         """
         if self._skipped < self._skip:
             self._skipped += 1
@@ -196,7 +196,7 @@ class Wakeups:
         self._skip, self._skipped = min(2 * self._skip + 1, MOST_SKIPPED), 0
 
     def pop_or_register(self, channels: Sequence[str], fifo: WakeupFifo) -> Taken | Registered:
-        """Take a message from one of the channels, or register a waiter for each of them at a FIFO."""
+        """Take a message from one of the channels, or register a waiter for each of them with a FIFO."""
         sections = self._sections
         while True:
             outcome = sections.run(Receiving.pop_or_register, channels, fifo, sections.clock())
@@ -205,9 +205,9 @@ class Wakeups:
 
     def pop_again(self, channels: Sequence[str], fifo: WakeupFifo) -> Taken | Registered:
         """
-        Take a message from one of the channels, or have waiters for all of them, and no others, registered.
+        Take a message from one of the channels, or register waiters for exactly these channels.
 
-        For the only receiver that waits at the FIFO. A notification that it leaves unused is passed on.
+        For a FIFO that has only one receiver. A notification that the receiver does not use is passed on.
         """
         sections = self._sections
         while True:
@@ -228,9 +228,9 @@ class Wakeups:
 
     def take_notified(self, fifo: WakeupFifo) -> list[int] | None:
         """
-        The waiters of a FIFO that were notified, in that order, which are gone now. None: all its waiters are gone.
+        Remove and return the notified waiters of a FIFO, in the order of notification. None: it is not registered.
 
-        In slices: thousands of them keep no other process out.
+        This is done in slices, so that thousands of waiters do not keep other processes out.
         """
         notified: list[int] = []
         while True:
@@ -244,10 +244,10 @@ class Wakeups:
 
     def poll(self, fifo: WakeupFifo, waiters: int) -> list[int] | None:
         """
-        The same, and those waiters of contended channels that have messages.
+        Do the same, and also return waiters of contended channels that have messages.
 
-        Once a second, this finds whatever was lost between a message and its receiver. ``waiters`` is how many are
-        registered at the FIFO.
+        Called once a second, this detects every lost notification. ``waiters`` is how many are registered with the
+        FIFO.
         """
         notified = self.take_notified(fifo)
         if notified is None or not self._sections.run(Waiters.is_contended, fifo):
