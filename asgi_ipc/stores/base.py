@@ -150,7 +150,7 @@ class CriticalSections(Generic[PartsT]):
         except STORE_ERRORS as error:
             if not is_store_error(error):
                 raise
-            logger.warning("%s: dropping expired entries failed: %s", self.name, error)
+            logger.warning("%s: sweeping expired entries failed: %s", self.name, error)
 
     def give_way(self) -> None:
         """Let other processes in, between two slices of a long operation (``RobustMutex.give_way``)."""
