@@ -78,6 +78,14 @@ def machine_to_itself(prefixes: Iterable[str]) -> Iterator[None]:
         assert not is_listening(), f"a page has left a server on port {PORT}"
 
 
+def _is_running(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class Shell:
     """One bash, as a reader has it open in a terminal: directory and variables stay from command to command."""
 
@@ -203,11 +211,16 @@ class Project:
         self._started += 1
         log = self.directory / f"started-{self._started}.log"
         waiting = len(list(SHM.glob("*.wakeup.*")))
-        self.shell.run(f"{command} >{log} 2>&1 &")
-        if command.startswith(SERVERS):
-            wait_until(is_listening, f"{command} to listen")
-        else:  # it waits for a message
-            wait_until(lambda: len(list(SHM.glob("*.wakeup.*"))) > waiting, f"{command} to receive")
+        _, printed = self.shell.run(f"{command} >{log} 2>&1 & echo $!")
+        pid = int(printed)
+
+        def is_up() -> bool:
+            assert _is_running(pid), f"{command} has ended:\n{log.read_text()}"
+            if command.startswith(SERVERS):
+                return is_listening()
+            return len(list(SHM.glob("*.wakeup.*"))) > waiting  # it waits for a message
+
+        wait_until(is_up, f"{command} to start")
         return log
 
     def script(self, text: str) -> str:
