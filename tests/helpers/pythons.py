@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,3 +64,13 @@ def _find_or_make(version: str, cache: Path) -> str:
     except (subprocess.SubprocessError, OSError) as error:
         pytest.skip(f"needs msgpack and posix_ipc for Python {version}, and pip could not install them: {error}")
     return str(in_cache)
+
+
+def with_venv(versions: Iterable[str]) -> dict[str, str]:
+    """Return an interpreter for each of these versions that is installed and can make virtual environments."""
+    found = {}
+    for version in versions:
+        path = next((path for path in _find(version) if _runs(path, "import venv, ensurepip")), None)
+        if path:
+            found[version] = path
+    return found
