@@ -13,6 +13,7 @@ __all__ = [
     "check_kind",
     "check_removable",
     "check_trust",
+    "create_object",
     "discard_name",
     "just_created",
     "removal_hint",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -55,6 +57,28 @@ def named_identity(name: str) -> Identity | None:
     except (FileNotFoundError, posix_ipc.Error):
         return None
     return found.st_dev, found.st_ino
+
+
+def create_object(name: str, mode: int) -> int:
+    """
+    Create an empty shared memory object, and return its descriptor.
+
+    Raises ``posix_ipc.ExistentialError`` if it exists, and ``SegmentRefused`` if this user may not create any.
+    """
+    try:
+        fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=mode).fd
+        return fd
+    except posix_ipc.PermissionsError as error:
+        reason = error
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        reason = error
+    raise SegmentRefused(
+        name,
+        f"this user may not create it ({reason}): {SHM_DIRECTORY or 'shared memory'} must be writable, with mode 1777; "
+        f"in a container or a service, check how it is mounted",
+    )
 
 
 def removal_hint(segment: str) -> str:

@@ -57,6 +57,7 @@ from .permissions import (
     check_kind,
     check_removable,
     check_trust,
+    create_object,
     discard_name,
     just_created,
     named_identity,
@@ -144,7 +145,7 @@ class Segment:
             self.fd = posix_ipc.SharedMemory("/" + self.name).fd
         except posix_ipc.ExistentialError:
             try:
-                self.fd = posix_ipc.SharedMemory("/" + self.name, posix_ipc.O_CREX, mode=self.mode).fd
+                self.fd = create_object(self.name, self.mode)
             except posix_ipc.ExistentialError:
                 return False
         except posix_ipc.PermissionsError:

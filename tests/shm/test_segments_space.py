@@ -25,8 +25,8 @@ FILLER = "/dev/shm/filler"
 def own_shm():
     """Return a function from a size in KiB to the command that starts a process with such a ``/dev/shm``."""
 
-    def through(kibibytes):
-        mount = f"mount -t tmpfs -o size={kibibytes}k,mode=1777 tmpfs /dev/shm"
+    def through(kibibytes, options="mode=1777"):
+        mount = f"mount -t tmpfs -o size={kibibytes}k,{options} tmpfs /dev/shm"
         return ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
 
     try:
@@ -134,6 +134,26 @@ def test_a_file_system_too_small_for_a_new_segment(prefix, start, own_shm):
         assert part in text
     assert left == []
     assert child.hear() == "made"
+    child.end()
+
+
+def report_refusal(talk, prefix, user):
+    """Run in a child: fail to make a layer as this user, and report the error."""
+    os.setuid(user)
+    try:
+        IPCChannelLayer(prefix)
+    except SegmentRefused as refusal:
+        talk.say([str(refusal), refusal.segment, os.listdir("/dev/shm")])
+
+
+@pytest.mark.parametrize(("option", "user"), [("ro", 0), ("mode=755", 61001)])
+def test_a_directory_in_which_nothing_can_be_created(prefix, start, own_shm, option, user):
+    child = start(report_refusal, prefix, user, through=own_shm(400, option))
+    text, name, left = child.hear()
+    assert name == f"{prefix}-messages"
+    assert "this user may not create it" in text
+    assert "/dev/shm must be writable" in text
+    assert left == []
     child.end()
 
 
