@@ -1,7 +1,7 @@
 """
-The processes of a workload: forked from the process that made the peer, each pinned to a core.
+The processes of a workload. They are forked from the process that made the peer, and each is pinned to a core.
 
-The leader sends an argument to each process; the process runs its job with it and sends the result back.
+The leader sends an argument to each process. The process runs its job with it and sends back the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CREWS: List[Crew] = []
 
 
 class Member:
-    """One process, as its leader sees it."""
+    """The leader's side of one process."""
 
     def __init__(self, peer: Peer, start: Callable[[Peer], Job], core: Optional[int]) -> None:
         there, self._write = os.pipe()
@@ -94,7 +94,7 @@ class Crew:
         return self.hear()
 
     def hear(self) -> List[Any]:
-        """Return the results in the order of the members; raise the first error at once."""
+        """Return the results in the order of the members. Raises the first error immediately."""
         results: Dict[int, Any] = {}
         waiting = {member.reports.fileno(): number for number, member in enumerate(self.members)}
         while waiting:
@@ -111,7 +111,7 @@ class Crew:
 
 
 def end_all() -> None:
-    """End every crew: the code that made it may have failed before it could end it."""
+    """End every crew that was not ended because of an error."""
     while CREWS:
         CREWS[-1].end()
 

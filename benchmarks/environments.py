@@ -1,6 +1,5 @@
 """
-The Python environments of the peers: this one, and one with the packages of Channels 1, which the suite
-makes.
+The Python environment for the layers for Channels 1, which the suite creates. All other peers use this one.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import Iterator, List, Optional
 
 #: The packages of the old environment. The suite itself needs pyperf and psutil.
 PINS = ("asgi_ipc==1.4.2", "asgi_redis==1.4.3", "asgiref==1.1.2", "redis==2.10.6", "pyperf", "psutil")
-#: Replaces the msgpack-python that they require. Its C extension does not build on these Pythons, and it
-#: would fall back to pure Python. This is the last msgpack whose ``unpackb`` accepts the arguments of the old
-#: layers.
+#: Replaces the msgpack-python that they require. The C extension of that package does not build on these
+#: Pythons, and without it the package is much slower. This is the last msgpack whose ``unpackb`` accepts the
+#: arguments of the old layers.
 MSGPACK = "msgpack==0.6.2"
 #: The Pythons that both the old packages and this suite run on.
 PYTHONS = ("3.9", "3.10")
-#: Timeout in seconds of each command that makes the environment.
+#: The timeout in seconds of each command that creates the environment.
 PATIENCE = 600
 
 
 class Unmade(Exception):
-    """The environment cannot be made; the text says why."""
+    """The environment cannot be created; the text contains the reason."""
 
 
 def find_python() -> Optional[str]:
@@ -50,7 +49,7 @@ def candidates(version: str) -> Iterator[str]:
 
 
 def works(python: str, version: str) -> bool:
-    """Return True if it runs and has that version; pyenv's shims may not run."""
+    """Return True if it runs and has that version. The shims of pyenv may not run."""
     code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
     try:
         answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=False)
@@ -61,7 +60,7 @@ def works(python: str, version: str) -> bool:
 
 def old_environment(folder: str, python: Optional[str] = None) -> str:
     """
-    Return the path of the Python with the old packages; make its environment in ``folder`` if there is none.
+    Return the path of the Python with the old packages. Creates its environment in ``folder`` if necessary.
 
     Raises ``Unmade``.
     """

@@ -1,5 +1,5 @@
 """
-The suite's side of a host process: starts it with the peer's Python, asks it for rounds, and ends it.
+The suite's side of a host process. It starts the process with the peer's Python, asks for rounds, and ends it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import time
 from typing import Any, Dict, List, Optional
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-#: Let glibc keep freed memory. Otherwise the state of the heap decides whether a large block goes back to the
-#: kernel each time. That costs any peer 400 page faults for a 900 kB pair, and by chance adds 750 µs to its
-#: 80 µs.
+#: Let glibc keep freed memory. Otherwise it depends on the state of the heap whether a large block is returned
+#: to the kernel each time. Each return causes 400 page faults when 900 kB are sent and received: that can take
+#: 830 µs instead of 80 µs, with any peer.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 #: Seconds that a host has to clean up.
 PATIENCE = 20.0

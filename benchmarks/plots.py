@@ -1,5 +1,5 @@
 """
-Pictures of the suite's results: cost by backlog, round trips, fan-out, cost by size of message, throughput.
+Pictures of the results: unread messages, round trips, groups, sizes of messages, and throughput.
 
 The same document gives the same bytes. The caption of a picture describes the machine and the command.
 """
@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from .adapters import PEERS
 
-#: The shades of each family of peers; floors are grey and dashed.
+#: The colours of each family of peers. Lower bounds are grey and dashed.
 COLOURS: Dict[str, Sequence[str]] = {
     "own": ("#0b6e4f", "#31b57c"),
     "memory": ("#7a4fbf",),
@@ -31,7 +31,7 @@ Points = List[Tuple[float, float]]
 
 
 def draw(document: Document, folder: str) -> List[str]:
-    """Write every picture that has figures; return the paths. Raises ``ImportError`` without matplotlib."""
+    """Write each picture for which there are figures; return the paths. Raises ``ImportError`` without matplotlib."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -145,7 +145,7 @@ def name_ends(figure: Any, axes: Any, lines: Dict[str, Points]) -> None:
     gap, floor = 0.045, -0.08
     for entry in sorted(ends):
         entry[0] = floor = max(entry[0], floor + gap)
-    over = floor - 1.0  # the highest names may be above the axes now: move them and those below down
+    over = floor - 1.0  # the highest names may now be above the axes: move them, and those below them, down
     if over > 0:
         ceiling = 1.0 + gap
         for entry in sorted(ends, reverse=True):
@@ -175,28 +175,28 @@ def plain(axis: Any) -> None:
 
 def backlog(document: Document) -> Any:
     lines = series(document, "backlog", "unread", "pair")
-    title = "Send and receive a message beside unread ones"
+    title = "Send and receive while unread messages wait"
     return curves(lines, title, "unread messages in 1,000 other channels", "µs for a send and a receive", linear=1000)
 
 
 def payload(document: Document) -> Any:
-    title = "Send and receive a message of some size, one process"
+    title = "Send and receive messages of different sizes, in one process"
     return curves(series(document, "payload", "payload", "pair"), title, "bytes", "µs for a send and a receive")
 
 
 def fanout(document: Document) -> Any:
-    title = "A message to a group, members in two processes (in memory: in one)"
+    title = "Send to a group, with members in two processes (in-memory layer: in one)"
     one, two = (series(document, "fanout", "members", "last", processes=count) for count in (1, 2))
     lines = {**two, **{peer: points for peer, points in one.items() if "processes" in PEERS[peer].lacks}}
-    return curves(lines, title, "members", "ms until the last member has it")
+    return curves(lines, title, "members", "ms until the last member has its message")
 
 
 def throughput(document: Document) -> Any:
     """Draw the settings with as many senders as receivers."""
     found = document["results"]
     even = {"results": [each for each in found if each["params"].get("senders") == each["params"].get("receivers")]}
-    title = "Messages through one channel, by processes at each end"
-    return curves(series(even, "throughput", "senders", "rate"), title, "senders, and as many receivers", "messages/s")
+    title = "Messages through one channel, by number of processes"
+    return curves(series(even, "throughput", "senders", "rate"), title, "senders, with as many receivers", "messages/s")
 
 
 def roundtrip(document: Document) -> Any:
@@ -218,8 +218,8 @@ def roundtrip(document: Document) -> Any:
     axes.set_xscale("log")
     axes.set_xlim(left=min(medians) / 4)
     plain(axes.xaxis)
-    axes.set_xlabel("µs: median, and p99 as a tick")
-    axes.set_title("A message to a waiting process, and its answer", loc="left", fontweight="bold", color=INK)
+    axes.set_xlabel("µs: the bar is the median, the tick is the 99th percentile")
+    axes.set_title("A message to another process, and its answer", loc="left", fontweight="bold", color=INK)
     height = figure.get_size_inches()[1]
     figure.subplots_adjust(left=0.27, right=0.97, top=1 - 0.35 / height, bottom=0.75 / height)
     return figure

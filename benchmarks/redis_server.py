@@ -1,5 +1,5 @@
 """
-A Redis server for the peers that need one: on loopback and on a unix socket, without persistence.
+A Redis server for the peers that need one. It listens on loopback and on a unix socket, without persistence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE = 10.0
 
 @contextmanager
 def redis_server(folder: str) -> Iterator[Tuple[Dict[str, str], str]]:
-    """A context manager: (addresses by "tcp" and "unix", version), or ({}, why there is no server)."""
+    """A context manager: (addresses by "tcp" and "unix", version), or ({}, the reason why there is no server)."""
     program = shutil.which("redis-server")
     if program is None:
         yield {}, "there is no redis-server on the PATH (Debian: apt-get install redis-server)"

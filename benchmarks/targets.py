@@ -1,5 +1,5 @@
 """
-The performance targets of the layer, as figures and ratios of one run, and which of them were reached.
+The performance targets of the developers, and which of them a run reached. A target limits a figure or a ratio.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def ratio(peer: str, other: str, workload: str = "pair", metric: str = "pair") -
 
 
 def trip(peer: str, floor: str, pair_of: str) -> Callable[[Look], float]:
-    """Return the time of a round trip above the floor of bare FIFOs, in pairs."""
+    """Return how much longer a round trip takes than through two bare FIFOs, in pairs (a send and a receive)."""
     return lambda look: (
         (look("roundtrip", peer, "median") - look("roundtrip", floor, "median")) / look("pair", pair_of, "pair")
     )
@@ -47,7 +47,7 @@ def rare(peer: str) -> Callable[[Look], float]:
 
 
 def large(look: Look) -> float:
-    """Return the time of a 900 kB pair without msgpack, in copies both ways."""
+    """Return the time of a pair of 900 kB without msgpack, divided by the time to copy it in and out."""
     ours, codec, copies = (
         look("payload", peer, "pair", payload=900_000) for peer in ("asgi_ipc", "floor-msgpack", "floor-memcpy")
     )
@@ -55,7 +55,7 @@ def large(look: Look) -> float:
 
 
 def thousand(peer: str, metric: str) -> Callable[[Look], float]:
-    """Return ms for 1,000 members in two processes, which is µs for each member."""
+    """Return ms for 1,000 members in two processes. That equals µs for each member."""
     return lambda look: look("fanout", peer, metric, members=1000, processes=2)
 
 
@@ -81,7 +81,7 @@ TARGETS = (
     Target("pair async, over Channels' in-memory layer", ratio("asgi_ipc-async", "in-memory"), 1),
     Target("one way", lambda look: look("oneway", "asgi_ipc", "rate"), 200_000, "messages/s", at_least=True),
     Target("one way, over faster_fifo", ratio("asgi_ipc", "faster-fifo", "oneway", "rate"), 1, at_least=True),
-    Target("total throughput of more processes, over two", crowd, 1, at_least=True),
+    Target("total throughput of more processes, over that of two", crowd, 1, at_least=True),
     Target("round trip above two FIFOs, in pairs", trip("asgi_ipc", "floor-fifos", "asgi_ipc"), 5, "pairs"),
     Target(
         "the same async, above two FIFOs watched by asyncio",
@@ -91,13 +91,13 @@ TARGETS = (
     ),
     Target("round trip, p99 over median", rare("asgi_ipc"), 3),
     Target("the same async", rare("asgi_ipc-async"), 3),
-    Target("900 kB pair less msgpack, over copies both ways", large, 3),
+    Target("900 kB pair without msgpack, over copies in and out", large, 3),
     Target("send to a group of 1,000 in two processes, each", thousand("asgi_ipc", "sender"), 1.5, "µs"),
     Target("the same async", thousand("asgi_ipc-async", "sender"), 1.5, "µs"),
-    Target("the last one of them has it after", thousand("asgi_ipc", "last"), 7, "ms"),
+    Target("time until the last of these members has its message", thousand("asgi_ipc", "last"), 7, "ms"),
     Target("the same async", thousand("asgi_ipc-async", "last"), 7, "ms"),
-    Target("p99.9 of pairs beside that", lambda look: look("hammer", "asgi_ipc", "p99.9", beside="group"), 1000, "µs"),
-    Target("pair beside 100,000 unread messages, over none", full, 1.1),
+    Target("p99.9 of pairs, group sends", lambda look: look("hammer", "asgi_ipc", "p99.9", beside="group"), 1000, "µs"),
+    Target("pair with 100,000 unread messages, over none", full, 1.1),
     Target("CPU of a process that waits", lambda look: look("idle", "asgi_ipc", "cpu", waiting=1), 0.1, "%"),
     Target("first pair after a kill, 10,000 messages waiting", recovery, 100, "ms"),
 )

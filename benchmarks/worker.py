@@ -1,5 +1,5 @@
 """
-The entry point of worker processes, started by its path: ``python worker.py check|host|pyperf ...``.
+The entry point of worker processes. It is started by its path: ``python worker.py check|host|pyperf ...``.
 
 It imports ``benchmarks`` without the checkout on ``sys.path``. Otherwise old peers would import the
 checkout's asgi_ipc instead of their own.

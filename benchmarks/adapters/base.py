@@ -1,6 +1,5 @@
 """
-The base classes of the adapters, with the loops that are timed: one for synchronous peers, one for
-asynchronous.
+The base classes of the adapters, for synchronous and asynchronous peers, with the loops that are timed.
 
 An adapter implements how to make, open and remove its peer, how to send and receive, and, if the peer has
 groups, how to join and send to them. The loops call what ``sender`` and ``receiver`` return directly, so that
@@ -60,10 +59,10 @@ class Peer:
         """Raise ``Unfit`` with the reason if the installed packages are unsuitable."""
 
     def prepare(self) -> None:
-        """Make what several processes share, before they are forked."""
+        """Create what the processes share, before they are forked."""
 
     def remove(self) -> None:
-        """Undo ``prepare``, and remove everything in memory."""
+        """Undo ``prepare``, and remove everything that is in memory."""
 
     def open(self) -> None:
         """Connect this process."""
@@ -72,7 +71,7 @@ class Peer:
         """Disconnect this process."""
 
     def listen(self, channel: str) -> None:
-        """Prepare to receive from a channel: some peers keep no messages for receivers that come later."""
+        """Prepare to receive from a channel. Some peers drop messages that nobody listens for."""
 
     def pairs(self, times: int, message: Message) -> None:
         """Send a message and receive it, ``times`` times."""
@@ -87,7 +86,7 @@ class Peer:
         raise NotImplementedError
 
     def receive_all(self, channel: str, times: int) -> None:
-        """Receive ``times`` messages; wait for them."""
+        """Wait for ``times`` messages and receive them."""
         raise NotImplementedError
 
     def ask(self, times: int, message: Message) -> List[int]:
@@ -106,15 +105,15 @@ class Peer:
         """Make all members of this process wait for a message."""
 
     def gather(self) -> int:
-        """Receive the message at every member of this process; return when the last one had it."""
+        """Receive the message at every member of this process; return the time when the last one had it."""
         raise NotImplementedError
 
     def announce(self, message: Message) -> Tuple[int, int]:
-        """Send to the group; return when the call began and when it returned."""
+        """Send to the group; return the times when the call began and when it returned."""
         raise NotImplementedError
 
     def wait(self, count: int) -> None:
-        """Wait for ever, on ``count`` channels."""
+        """Wait forever on ``count`` channels."""
         raise NotImplementedError
 
 
@@ -126,7 +125,7 @@ class SyncPeer(Peer):
         raise NotImplementedError
 
     def receiver(self, channel: str, wait: bool) -> Callable[[], Any]:
-        """Return a function that takes a message from a channel; without ``wait``, one is there already."""
+        """Return a function that takes a message from a channel. Without ``wait``, a message is already there."""
         raise NotImplementedError
 
     def group_add(self, group: str, channel: str) -> None:

@@ -50,7 +50,7 @@ class RedisPeer(ChannelsPeer):
     server: str
 
     def hosts(self) -> List[Dict[str, Any]]:
-        """Return the server's address without a timeout: the default ends a receive that waits for long."""
+        """Return the server's address without a timeout. The default timeout would end a receive that waits long."""
         return [{"address": self.place.servers[self.server], "socket_timeout": None}]
 
     async def disconnect(self) -> None:
@@ -103,7 +103,7 @@ class RedisPubSub(RedisPeer):
         return super().receiver(self.name(channel))
 
     def name(self, channel: str) -> str:
-        """Return a channel name with our prefix: the layer applies its own prefix only to groups."""
+        """Return a channel name with our prefix. The layer applies its own prefix only to groups."""
         return channel if channel in self.members else f"{self.place.prefix}.{channel}"
 
 

@@ -1,4 +1,4 @@
-"""The floors: lower bounds, each measuring alone what no layer of this kind can avoid."""
+"""The lower bounds ("floors"). Each measures one part that every layer of this kind needs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Copies(Peer):
 
 
 class Fifos(SyncPeer):
-    """Send one byte through each of two FIFOs: the cost of waking another process and being woken."""
+    """Send one byte through each of two FIFOs: the cost of waking another process and of being woken."""
 
     def path(self, channel: str) -> str:
         return os.path.join(self.place.folder, f"{self.place.prefix}.{channel}")

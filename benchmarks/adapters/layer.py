@@ -1,4 +1,4 @@
-"""asgi_ipc itself, both front ends."""
+"""asgi_ipc itself: the synchronous and the asynchronous layer."""
 
 from __future__ import annotations
 

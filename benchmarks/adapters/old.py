@@ -25,7 +25,7 @@ class OldPeer(SyncPeer):
         import msgpack
 
         if "fallback" in msgpack.Packer.__module__:
-            raise Unfit("msgpack has no C extension here: its figures would be those of pure Python")
+            raise Unfit("msgpack has no C extension here, so the figures would not be representative")
 
     def sender(self, channel: str) -> Callable[[Message], Any]:
         return partial(self.layer.send, channel)
