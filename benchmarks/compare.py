@@ -1,5 +1,5 @@
 """
-Compare two revisions of this layer in one run: their rounds alternate, and each pair of rounds gives a ratio.
+Compare two revisions of asgi_ipc in one run. Their rounds alternate, and each pair of rounds gives a ratio.
 
 The revisions are checked out into temporary folders; the benchmarks are those of this checkout. The processes
 are restarted several times, because the layout of a process's memory influences all of its figures.
@@ -22,13 +22,14 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 from .adapters import PEERS
 from .measure import environment, median_interval
 from .player import Failed, Player, command, surroundings
-from .report import number, told
 from .suite import MEMORY, ROOT, sweep
+from .tables import number, told
 from .workloads import WORKLOADS as ALL
 from .workloads.base import Params
 
 ROUNDS, STARTS = 60, 4
-#: Seconds for a round: short, so that other work of the machine affects both rounds of a pair alike.
+#: The length of a round in seconds. It is short, so that other work on the machine affects both rounds of a
+#: pair equally.
 SECONDS = 0.02
 #: The workloads that are compared, with their settings.
 WORKLOADS: Dict[str, List[Params]] = {

@@ -1,10 +1,10 @@
 """
-The worker process: it checks which peers are available, hosts a workload with a peer, or times pairs for
-pyperf.
+The worker process. It checks which peers are available, runs a workload with a peer, or times a send and a
+receive for pyperf.
 
-A host reads one command (``round``) a line and answers with a line of JSON: ``{"round": figures}``,
-``{"unfit": reason}`` where the peer cannot do the workload, or ``{"failed": error}``. At the end of its input
-it cleans up.
+A host reads one command (``round``) per line and answers with a line of JSON: ``{"round": figures}``,
+``{"unfit": reason}`` if the peer cannot run the workload, or ``{"failed": error}``. It cleans up when its input
+ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(words: List[str]) -> None:
 
 
 def check(names: List[str]) -> None:
-    """Print for each peer the versions of its packages, or the reason why it is not available, as JSON."""
+    """Print, as JSON, the versions of the packages of each peer, or why the peer is not available."""
     found: Dict[str, Any] = {}
     for name in names:
         spec = PEERS[name]
@@ -48,8 +48,10 @@ def check(names: List[str]) -> None:
                 importlib.import_module(module)
             load(name).check()
             found[name] = {"versions": measure.versions(spec.packages), "python": sys.version.split()[0]}
+        except ModuleNotFoundError as error:
+            found[name] = {"reason": f"{error.name} is not installed"}
         except ImportError as error:
-            found[name] = {"reason": f"{error.name or spec.modules[0]} cannot be imported ({error})"}
+            found[name] = {"reason": f"it cannot be imported ({error})"}
         except Unfit as error:
             found[name] = {"reason": str(error)}
     print(json.dumps(found))
@@ -59,7 +61,7 @@ class Host:
     """Runs one workload with one peer."""
 
     def __init__(self, order: Dict[str, Any]) -> None:
-        # Answers get a descriptor of their own, so that they do not mix with the output of peers.
+        # Answers have their own descriptor, so that the output of peers cannot get between them.
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.maker = Maker(load(order["peer"]), Place(**order["place"]))
@@ -94,7 +96,7 @@ class Host:
 
 
 def pyperf_pairs(order: Dict[str, Any], words: List[str]) -> None:
-    """Let pyperf time pairs in one process. pyperf starts this command again for each of its workers."""
+    """Let pyperf time a send and a receive. pyperf starts this command again for each of its workers."""
     import pyperf
 
     place = Place(**order["place"])

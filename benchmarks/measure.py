@@ -46,7 +46,7 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float]:
     return ordered[first], ordered[last]
 
 
-def environment(packages: Sequence[str] = ("posix_ipc", "msgpack", "pyperf")) -> Dict[str, Any]:
+def environment(packages: Sequence[str] = ("asgi_ipc", "posix_ipc", "msgpack", "pyperf")) -> Dict[str, Any]:
     """Describe the machine and this Python."""
     return {
         "cpu": processor(),

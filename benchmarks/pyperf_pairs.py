@@ -1,8 +1,7 @@
 """
-Pairs in one process, timed by pyperf. Every pass starts new pyperf workers, and peers take turns pass by
-pass.
+Time a send and a receive in one process with pyperf. Every pass starts new pyperf workers.
 
-pyperf itself would measure all values of one peer before the first of the next.
+The peers take turns after each pass. pyperf itself would measure all values of one peer before those of the next.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from .player import MALLOC, command, surroundings
 from .workloads.base import Params
 
 #: Options of a pass: worker processes, values and warm-ups of each, minimum seconds of a value.
-FULL = ("--processes=1", "--values=5", "--warmups=1", "--min-time=0.05")
-QUICK = ("--processes=1", "--values=1", "--warmups=1", "--min-time=0.001")
+PASS = ("--processes=1", "--values=5", "--warmups=1", "--min-time=0.05")
 #: The environment variables that pyperf passes on to its workers.
 INHERITED = ",".join(("PYTHONPATH", *MALLOC))
 #: Timeout of a pass in seconds.
@@ -32,9 +30,9 @@ Cell = Tuple[str, Params]
 def timed_by_pyperf(
     cells: Sequence[Cell],
     passes: int,
-    quick: bool,
     order: Callable[[str], Dict[str, Any]],
     python: Callable[[str], Tuple[str, Optional[str]]],
+    step: Callable[[str], None],
     fail: Callable[[str, Params, Exception], None],
 ) -> List[Tuple[Cell, List[float]]]:
     """Return (cell, µs for a pair: all values of all passes) of each cell, a peer with its settings."""
@@ -42,18 +40,19 @@ def timed_by_pyperf(
     for turn in range(passes):
         for number in list(values)[:: -1 if turn % 2 else 1]:
             name, params = cells[number]
+            step(name)
             try:
-                values[number] += one_pass({**order(name), **params}, python(name), QUICK if quick else FULL)
+                values[number] += one_pass({**order(name), **params}, python(name))
             except RuntimeError as error:
                 del values[number]
                 fail(name, params, error)
     return [(cells[number], figures) for number, figures in values.items()]
 
 
-def one_pass(order: Dict[str, Any], python: Tuple[str, Optional[str]], options: Sequence[str]) -> List[float]:
+def one_pass(order: Dict[str, Any], python: Tuple[str, Optional[str]]) -> List[float]:
     with tempfile.TemporaryDirectory(prefix="asgi-ipc-pyperf-") as folder:
         output = os.path.join(folder, "pairs.json")
-        words = [*options, "--quiet", f"--inherit-environ={INHERITED}", f"--timeout={PATIENCE}", f"--output={output}"]
+        words = [*PASS, "--quiet", f"--inherit-environ={INHERITED}", f"--timeout={PATIENCE}", f"--output={output}"]
         try:
             answer = subprocess.run(
                 command(python[0], "pyperf", json.dumps(order), *words),

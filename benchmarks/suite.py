@@ -1,7 +1,7 @@
 """
-One run of the suite: check which peers are available, and measure each workload with all of them in turns.
+One run of the suite. It checks which peers are available, and measures each workload with them in turns.
 
-The results are one document.
+The results are one document, which can be written as JSON.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from . import environments, measure
 from .adapters import PEERS
 from .player import Failed, Player, TooSlow, command, surroundings
+from .progress import Progress
 from .pyperf_pairs import timed_by_pyperf
 from .redis_server import redis_server
-from .report import line, told
+from .report import heading, introduction, section
 from .workloads import WORKLOADS
 from .workloads.base import Params, Workload
 
@@ -32,16 +33,19 @@ from .workloads.base import Params, Workload
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: A folder in memory, if the system has one.
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
-#: Workloads that pyperf times if it is installed; otherwise they run in rounds like the others.
+#: Workloads that pyperf times in a full run if it is installed; otherwise they run in rounds like the others.
+#: In a quick run, pyperf would spend most of the time on starting processes.
 BY_PYPERF = ("pair", "payload")
 
 Say = Callable[[str], None]
+#: Called with the name of the peer whose turn it is.
+Step = Callable[[str], None]
 #: Called with the peer that failed, its settings and the error.
 Fail = Callable[[str, Params, Exception], None]
 
 
 class Suite:
-    """A run. ``document`` holds its environment, peers and results, and why other peers were left out."""
+    """A run. ``document`` contains the environment, the peers and the results, and why peers were left out."""
 
     def __init__(
         self,
@@ -75,13 +79,30 @@ class Suite:
             stack.callback(sweep, self.prefix)
             self.servers = stack.enter_context(self.redis())
             self.check_peers()
+            self.print(introduction(self.document))
+            if not self.names:
+                return self.document
+            self.progress = Progress(len(self.workloads), sum(map(self.estimate, self.workloads)))
             for workload in self.workloads:
-                self.say(f"\n{workload.name}: {workload.title}")
+                self.print(heading(workload.name, *self.progress.begin(self.estimate(workload))))
                 start = time.monotonic()
-                self.play(workload)
-                self.document["took"][workload.name] = round(time.monotonic() - start, 1)
-                self.say(f"  ({self.document['took'][workload.name]:.0f} s)")
+                try:
+                    self.play(workload)
+                finally:
+                    self.progress.clear()
+                    self.document["took"][workload.name] = round(time.monotonic() - start, 1)
+                    self.print(section(self.document, workload.name))
         return self.document
+
+    def print(self, lines: Iterable[str]) -> None:
+        for text in lines:
+            self.say(text)
+
+    def estimate(self, workload: Workload) -> float:
+        """Return about how many seconds a workload takes; 0 if that is not known."""
+        if not self.quick or self.rounds:
+            return 0.0
+        return workload.quick_seconds * sum(takes_part(workload, name) for name in self.names)
 
     # -- peers -----------------------------------------------------------------------------------------------
 
@@ -105,7 +126,7 @@ class Suite:
             names = [name for name in self.names if PEERS[name].environment == environment]
             try:
                 if environment == "old":
-                    self.say("making an environment for the old packages, if there is none")
+                    self.say("Installing the layers for Channels 1, unless that was done before ...")
                     python = environments.old_environment(self.environments_folder, self.old_python)
                     self.pythons["old"] = python, None
                 found = self.checked(environment, names)
@@ -128,7 +149,7 @@ class Suite:
         return found
 
     def leave_out(self, name: str, reason: str, workload: str = "", params: Optional[Params] = None) -> None:
-        """Note, and print, that a peer has no figures, and why."""
+        """Note that a peer has no figures, and why."""
         if not workload and name in self.names:
             self.names.remove(name)
         left_out = self.document["left_out"]
@@ -138,7 +159,6 @@ class Suite:
                 entry["params"].append(params)
                 return
         left_out.append({**what, "params": [params] if params else []})
-        self.say(f"  left out: {PEERS[name].title}: {reason}{f' ({told(params)})' if params else ''}")
 
     # -- workloads -------------------------------------------------------------------------------------------
 
@@ -147,31 +167,38 @@ class Suite:
         for batch in workload.grid(self.quick):
             cells = [(name, params) for params in batch for name in self.fit(workload, params)]
             rounds = self.rounds or (workload.quick_rounds if self.quick else workload.rounds)
-            if workload.name in BY_PYPERF and self.document["environment"]["packages"].get("pyperf"):
-                passes = timed_by_pyperf(cells, rounds, self.quick, self.order, self.python, self.failed_in(workload))
+            pyperf = not self.quick and self.document["environment"]["packages"].get("pyperf")
+            if workload.name in BY_PYPERF and pyperf:
+                fail = self.failed_in(workload)
+                passes = timed_by_pyperf(cells, rounds, self.order, self.python, self.step, fail)
                 for (name, params), values in passes:
                     self.add(workload, name, params, {"pair": values})
                 continue
             players = [(name, params, self.player(workload, params)) for name, params in cells]
-            for (name, params), figures in interleave(players, rounds, self.failed_in(workload)):
+            for (name, params), figures in interleave(players, rounds, self.step, self.failed_in(workload)):
                 self.add(workload, name, params, figures)
 
     def fit(self, workload: Workload, params: Params) -> List[str]:
         """Return the peers that can run a workload with these settings; note the others as left out."""
         fit = []
         for name in self.names:
-            spec = PEERS[name]
-            if (workload.only and name not in workload.only) or (spec.only and workload.name not in spec.only):
+            if not takes_part(workload, name):
                 continue
+            spec = PEERS[name]
             lacking = [spec.lacks[need] for need in workload.needs(params) if need in spec.lacks]
             lacking += [
-                f"was too slow with {told(less)} already" for less in self.too_much.get(name, ()) if more(params, less)
+                f"too slow already with {workload.brief(less)}"
+                for less in self.too_much.get(name, ())
+                if more(params, less)
             ]
             if lacking:
                 self.leave_out(name, lacking[0], workload.name, params)
             else:
                 fit.append(name)
         return fit
+
+    def step(self, name: str) -> None:
+        self.progress.show(f"measuring {PEERS[name].title}")
 
     def failed_in(self, workload: Workload) -> Fail:
         def fail(name: str, params: Params, error: Exception) -> None:
@@ -206,12 +233,12 @@ class Suite:
         }
         result = {"workload": workload.name, "peer": name, "params": params, "metrics": metrics}
         self.document["results"].append(result)
-        self.say(line(PEERS[name].title, params, metrics))
 
 
 def interleave(
     players: Sequence[Tuple[str, Params, Callable[[str], Player]]],
     rounds: int,
+    step: Step,
     fail: Fail,
 ) -> List[Tuple[Tuple[str, Params], Dict[str, List[float]]]]:
     """
@@ -224,6 +251,7 @@ def interleave(
     figures: Dict[int, Dict[str, List[float]]] = {}
     try:
         for number, (name, params, start) in enumerate(players):
+            step(name)
             try:
                 playing[number] = start(name)
                 figures[number] = {}
@@ -231,6 +259,7 @@ def interleave(
                 fail(name, params, error)
         for turn in range(rounds):
             for number in list(playing)[:: -1 if turn % 2 else 1]:
+                step(players[number][0])
                 try:
                     answer = playing[number].round()
                 except Failed as error:
@@ -245,6 +274,12 @@ def interleave(
         for player in playing.values():
             player.end()
     return [(players[number][:2], told_figures) for number, told_figures in sorted(figures.items())]
+
+
+def takes_part(workload: Workload, name: str) -> bool:
+    """Return False if the workload is limited to other peers, or the peer to other workloads."""
+    spec = PEERS[name]
+    return (not workload.only or name in workload.only) and (not spec.only or workload.name in spec.only)
 
 
 def more(params: Params, less: Params) -> bool:

@@ -1,4 +1,4 @@
-"""The benchmark suite: every workload runs on this layer, results are complete, omitted peers are listed."""
+"""The benchmark suite: what it measures, what it prints, and what it says about peers that it leaves out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import host, measure, report, targets
+from benchmarks import __main__ as command_line
+from benchmarks import host, measure, report, tables, targets
 from benchmarks import suite as suite_module
 from benchmarks.adapters import PEERS, Spec
 from benchmarks.environments import Unmade, old_environment
@@ -50,11 +51,11 @@ def results(folder: Path, *arguments: str, path: str | None = None) -> dict[str,
 
 
 def test_every_workload_runs_on_this_layer_and_writes_all_its_fields(tmp_path: Path) -> None:
-    document = results(tmp_path, "--peers", OWN_PEERS)
+    document = results(tmp_path, *WORKLOADS, "--peers", OWN_PEERS)
     machine = document["environment"]
     assert {name for name in ("cpu", "cores", "kernel", "python", "packages", "date") if not machine[name]} == set()
     assert set(machine["packages"]) >= {"posix_ipc", "msgpack"}
-    assert document["command"] == f"python -m benchmarks --peers {OWN_PEERS} --quick"
+    assert document["command"] == f"python -m benchmarks {' '.join(WORKLOADS)} --peers {OWN_PEERS} --quick"
     assert document["peers"]["asgi_ipc"]["versions"]
     measured = {result["workload"] for result in document["results"] if result["peer"] == "asgi_ipc"}
     assert measured | left_out_without_psutil(document, "asgi_ipc") == set(WORKLOADS)
@@ -65,7 +66,6 @@ def test_every_workload_runs_on_this_layer_and_writes_all_its_fields(tmp_path: P
             assert figures["unit"] == known[metric]
             assert figures["low"] <= figures["median"] <= figures["high"], figures
             assert figures["values"]
-    assert "asgi_ipc" in "\n".join(report.report(document))
 
 
 def left_out_without_psutil(document: dict[str, Any], peer: str) -> set[str]:
@@ -79,10 +79,11 @@ def left_out_without_psutil(document: dict[str, Any], peer: str) -> set[str]:
 
 def test_a_peer_whose_server_is_missing_is_named(tmp_path: Path) -> None:
     peers = [name for name, spec in PEERS.items() if spec.server and spec.environment == "here"]
-    document = results(tmp_path, "pair", "--peers", ",".join(peers), path=str(tmp_path))
+    document = results(tmp_path, "pair", "--peers", ",".join(("asgi_ipc", *peers)), path=str(tmp_path))
     reasons = {entry["peer"]: entry["reason"] for entry in document["left_out"]}
     assert set(reasons) == set(peers)
     assert all("redis-server" in reason for reason in reasons.values()), reasons
+    assert [result["peer"] for result in document["results"]] == ["asgi_ipc"]
 
 
 def test_a_peer_whose_module_is_missing_is_named(
@@ -91,7 +92,7 @@ def test_a_peer_whose_module_is_missing_is_named(
     monkeypatch.setitem(PEERS, "no-peer", Spec("no-peer", "layer:Sync", "queue", ("no_module_has_this_name",)))
     host.check(["no-peer", "asgi_ipc"])
     found = json.loads(capsys.readouterr().out)
-    assert "no_module_has_this_name" in found["no-peer"]["reason"]
+    assert found["no-peer"]["reason"] == "no_module_has_this_name is not installed"
     assert found["asgi_ipc"]["versions"]["msgpack"]
 
 
@@ -104,8 +105,8 @@ def test_a_peer_that_cannot_do_a_workload_is_named_with_the_reason(tmp_path: Pat
     document = results(tmp_path, "fanout", "--peers", "mp-queue,sqlite")
     assert document["results"] == []
     assert {(entry["peer"], entry["reason"]) for entry in document["left_out"]} == {
-        ("mp-queue", "has no groups"),
-        ("sqlite", "has no groups"),
+        ("mp-queue", "no groups"),
+        ("sqlite", "no groups"),
     }
 
 
@@ -147,6 +148,141 @@ def test_slower_than_allowed_is_a_failure() -> None:
     done = suite("compare", ".", ".", "pair", "--rounds", "4", "--starts", "1", "--fail-above", "0.000001")
     assert done.returncode == 1
     assert "slower than 1e-06 x: asgi_ipc, pair" in done.stdout
+
+
+def test_a_run_without_any_peer_fails_and_says_why(tmp_path: Path) -> None:
+    done = suite("pair", "--quick", "--peers", "redis", "--output", str(tmp_path / "out"), path=str(tmp_path))
+    assert done.returncode == 1
+    assert "Nothing was measured" in done.stdout
+    assert "no redis-server on the PATH" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_pyperf_times_pairs_in_a_full_run(tmp_path: Path) -> None:
+    pytest.importorskip("pyperf")
+    done = suite("pair", "--rounds", "2", "--peers", "asgi_ipc,floor", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    counts = {result["peer"]: len(result["metrics"]["pair"]["values"]) for result in document["results"]}
+    assert counts == {"asgi_ipc": 10, "floor": 10}  # two passes of five values
+
+
+#: A figure in a table: a number and its unit, or a sign that there is none.
+CELL = re.compile(r"[\d,.]+(e-\d+)? (µs|ms|%( of kills)?|messages(/s)?|/s|MiB)|± \d+ %|-|unclear|about equal")
+COMPARED = re.compile(r"[\d,.]+ x (faster|slower|less|more|shorter|longer)")
+
+
+def rows(output: str) -> list[list[str]]:
+    """Return the cells of every row of the tables, without the headings."""
+    lines, inside = [], False
+    for line in output.splitlines():
+        if line.startswith("  layer or queue  "):
+            inside = True
+        elif not line.strip():
+            inside = False
+        elif inside:
+            lines.append(re.split(r" {2,}", line.strip()))
+    return lines
+
+
+def test_a_quick_run_prints_figures_with_units_and_peers_and_no_targets(tmp_path: Path) -> None:
+    done = suite(
+        "pair", "oneway", "roundtrip", "--quick", "--peers", "asgi_ipc,mp-pipe,sqlite", "--output", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    found = rows(done.stdout)
+    assert [name for name, *_ in found] == ["asgi_ipc", "multiprocessing.Pipe", "SQLite queue"] * 3
+    for name, figure, spread, compared, *others in found:
+        assert CELL.fullmatch(figure), (name, figure)
+        assert figure != "-", name
+        assert CELL.fullmatch(spread), (name, spread)
+        assert all(CELL.fullmatch(other) for other in others), (name, others)
+        assert CELL.fullmatch(compared) or COMPARED.fullmatch(compared), (name, compared)
+    assert not re.search("target|MISSED|reached", done.stdout)
+    text = " ".join(done.stdout.split())
+    assert (text.count("Lower is better."), text.count("Higher is better.")) == (2, 1)
+    assert "[3 of 3] A message to another process, and its answer (roundtrip), about" in done.stdout
+    assert re.search(rf"asgi_ipc +{re.escape(asgi_ipc_version())}, commit ", done.stdout)
+    assert "channels_redis: not chosen. To choose: --peers own,redis" in done.stdout
+    assert f"python -m benchmarks report {tmp_path}/results.json" in done.stdout
+
+
+def asgi_ipc_version() -> str:
+    return str(measure.versions(["asgi_ipc"])["asgi_ipc"])
+
+
+def test_the_report_has_targets_only_on_request(tmp_path: Path) -> None:
+    document = document_of(
+        ("pair", "asgi_ipc", {}, {"pair": figure(5)}),
+        ("pair", "floor", {}, {"pair": figure(1)}),
+    )
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document), "utf-8")
+    without, with_targets = suite("report", str(path)), suite("report", str(path), "--targets")
+    assert rows(without.stdout) == rows(with_targets.stdout) != []
+    assert not re.search("target|MISSED|reached", without.stdout)
+    assert "Targets" in with_targets.stdout
+    assert "MISSED   pair, over the floor: 5 x (at most 4)" in with_targets.stdout
+
+
+def test_a_run_prints_targets_on_request(tmp_path: Path) -> None:
+    arguments = ("pair", "--quick", "--peers", "asgi_ipc,floor", "--targets", "--output", str(tmp_path))
+    assert re.search(r"(MISSED |reached)  pair, over the floor: [\d.]+ x", suite(*arguments).stdout)
+
+
+def test_what_is_left_out_is_grouped_by_reason_and_says_how_to_install_it() -> None:
+    document = document_of(("pair", "asgi_ipc", {"payload": 100}, {"pair": figure(5)}))
+    document["peers"] = {"asgi_ipc": {"title": "asgi_ipc", "versions": {}}}
+    missing = "channels_redis is not installed"
+    document["left_out"] = [
+        {"peer": peer, "workload": "", "reason": missing, "params": []}
+        for peer in ("redis-core-tcp", "redis-core-unix")
+    ]
+    text = "\n".join(report.report(document))
+    assert f"  channels_redis, TCP; channels_redis, unix socket: {missing}\n" in text
+    assert report.INSTALL in text
+    document["left_out"] = []
+    assert report.INSTALL not in "\n".join(report.report(document))
+
+
+def test_the_report_fits_100_columns_and_describes_every_workload() -> None:
+    wide = [
+        (workload.name, peer, params, {name: measure.summary([987.6, 9876.5], unit) for name, unit in metrics.items()})
+        for workload in WORKLOADS.values()
+        for metrics in [workload.metrics]
+        for quick in (True, False)
+        for params in [params for batch in workload.grid(quick) for params in batch]
+        for peer in PEERS
+        if suite_module.takes_part(workload, peer)
+        and not set(workload.needs(params)) & set(PEERS[peer].lacks)
+    ]
+    document = document_of(*wide)
+    document["peers"] = {peer: {"title": spec.title, "versions": {}} for peer, spec in PEERS.items()}
+    document["quick"] = True
+    lines = [*report.report(document, targets=True), *command_line.unnamed()]
+    assert [line for text in lines for line in text.splitlines() if len(line) > 100] == []
+    for workload in WORKLOADS.values():
+        assert f"\n{workload.title} ({workload.name})" in lines
+        assert set(workload.labels) <= set(workload.metrics)
+
+
+@pytest.mark.parametrize(
+    ("workload", "values", "ours", "expected"),
+    [
+        ("pair", [12.0], [4.0], "3 x slower"),
+        ("pair", [4.0], [12.0], "3 x faster"),
+        ("oneway", [12.0], [4.0], "3 x faster"),
+        ("oneway", [4.0], [12.0], "3 x slower"),
+        ("idle", [4.0], [12.0], "3 x less"),
+        ("recovery", [12.0], [4.0], "3 x longer"),
+        ("pair", [4.2], [4.0], "about equal"),
+        ("pair", [4.0, 8.0], [5.0, 9.0], "unclear"),
+        ("pair", [0.0], [4.0], "-"),
+    ],
+)
+def test_comparisons_are_unambiguous(workload: str, values: list[float], ours: list[float], expected: str) -> None:
+    figures = [measure.summary(each, "any") for each in (values, ours)]
+    assert tables.comparison(WORKLOADS[workload], *figures) == expected
 
 
 def document_of(*results: Any) -> dict[str, Any]:

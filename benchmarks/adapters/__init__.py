@@ -1,8 +1,8 @@
 """
-The peers: this layer, the alternatives, and the floors (lower bounds).
+The peers: asgi_ipc, the alternatives, and the lower bounds ("floors").
 
-This module has only their names and what they lack. Adapters are imported in worker processes, because each
-needs packages that may not be installed.
+This module contains only their names and what they lack. Adapters are imported in worker processes, because
+they need packages that may not be installed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from .base import Peer
 
 #: Why a peer is left out of workloads that need what it lacks.
-ONE_PROCESS = "works within one process only"
-NO_GROUPS = "has no groups"
-NO_CHANNELS = "is one queue: there are no other channels for messages to wait in"
-NOT_SHARED = "gives a message to every receiver, not to one of them"
-KEEPS_NOTHING = "keeps no messages for receivers that do not listen yet"
-PIPE_WRITERS = "does not support several writers or readers on one end"
-PIPE_FULL = "a pipe holds some 200 kB: a larger message needs a reader at the same time"
+ONE_PROCESS = "works only within one process"
+NO_GROUPS = "no groups"
+NO_CHANNELS = "a single queue, so no other channels in which messages could wait"
+NOT_SHARED = "every receiver gets each message, so receivers cannot share the work"
+KEEPS_NOTHING = "messages are lost if nobody listens yet"
+PIPE_WRITERS = "only one writer and one reader at a time"
+PIPE_FULL = "a pipe holds about 200 kB, so a larger message needs a second process that reads"
 QUEUE = {"groups": NO_GROUPS, "channels": NO_CHANNELS}
 
 
@@ -33,7 +33,7 @@ class Spec:
 
     title: str
     adapter: str  # module:class, in this package
-    family: str  # of colours in the pictures
+    family: str  # for --peers, and for the colours in the pictures
     modules: Tuple[str, ...] = ()  # that must be importable
     packages: Tuple[str, ...] = ()  # whose versions are reported
     environment: str = "here"  # or "old": the environment that the suite makes
@@ -46,9 +46,9 @@ CHANNELS_REDIS = ("channels_redis", "channels", "redis")
 #: The peers by the names that the command line accepts.
 PEERS: Dict[str, Spec] = {
     "asgi_ipc": Spec("asgi_ipc", "layer:Sync", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
-    "asgi_ipc-async": Spec("asgi_ipc, async", "layer:Async", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
+    "asgi_ipc-async": Spec("asgi_ipc, asynchronous", "layer:Async", "own", ("asgi_ipc",), ("posix_ipc", "msgpack")),
     "in-memory": Spec(
-        "Channels, in memory",
+        "Channels' in-memory layer",
         "channels_layers:InMemory",
         "memory",
         ("channels",),
@@ -116,11 +116,11 @@ PEERS: Dict[str, Spec] = {
     ),
     "lmdb": Spec("LMDB queue", "queues:LMDB", "queue", ("lmdb",), ("lmdb",), lacks={"groups": NO_GROUPS}),
     "sqlite": Spec("SQLite queue", "queues:SQLite", "queue", lacks={"groups": NO_GROUPS}),
-    "floor": Spec("floor: semaphore, codec, copies", "floors:Floor", "floor", only=("pair", "payload")),
-    "floor-msgpack": Spec("floor: msgpack", "floors:Codec", "floor", only=("payload",)),
-    "floor-memcpy": Spec("floor: memcpy", "floors:Copies", "floor", only=("payload",)),
-    "floor-fifos": Spec("floor: two FIFOs", "floors:Fifos", "floor", only=("roundtrip",)),
-    "floor-fifos-async": Spec("floor: two FIFOs, asyncio", "floors:AsyncFifos", "floor", only=("roundtrip",)),
+    "floor": Spec("lower bound: lock, msgpack, copies", "floors:Floor", "floor", only=("pair", "payload")),
+    "floor-msgpack": Spec("lower bound: msgpack", "floors:Codec", "floor", only=("payload",)),
+    "floor-memcpy": Spec("lower bound: copies", "floors:Copies", "floor", only=("payload",)),
+    "floor-fifos": Spec("lower bound: two FIFOs", "floors:Fifos", "floor", only=("roundtrip",)),
+    "floor-fifos-async": Spec("lower bound: two FIFOs, asyncio", "floors:AsyncFifos", "floor", only=("roundtrip",)),
 }
 
 

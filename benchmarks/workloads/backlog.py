@@ -1,6 +1,4 @@
-"""
-Send a message and receive it while unread messages wait in other channels.
-"""
+"""Send a message and receive it while unread messages wait in other channels."""
 
 from __future__ import annotations
 
@@ -54,12 +52,17 @@ def levels(quick: bool) -> List[List[Params]]:
 
 BACKLOG = Workload(
     name="backlog",
-    title="send + receive of 100 bytes, one process, beside unread messages in 1,000 other channels",
+    title="Send and receive while unread messages wait",
+    about="The time to send a message of 100 bytes and receive it again while other messages wait in 1,000 other "
+    "channels.",
     metrics={"pair": "µs"},
+    labels={"pair": "time"},
     stage=Beside,
     grid=levels,
     rounds=60,
-    quick_rounds=3,
+    quick_rounds=5,
     needs=lambda params: ("channels",),
     patience=120,
+    setting=lambda params: f"{params['unread']:,} unread messages" if params["unread"] else "no unread messages",
+    quick_seconds=0.7,
 )

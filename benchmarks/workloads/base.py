@@ -1,5 +1,8 @@
 """
-The base of the workloads: what a workload needs of a peer, its settings, and the stage that runs its rounds.
+The base classes of the workloads.
+
+A ``Workload`` describes what is measured, with which settings, and what a peer must support. A ``Stage`` runs
+the rounds of a workload with one peer.
 """
 
 from __future__ import annotations
@@ -56,19 +59,28 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A workload, as the suite sees it."""
+    """What the suite and the report need to know about a workload."""
 
     name: str
-    title: str
+    title: str  # the heading of its tables
+    about: str  # what it measures, in one or two sentences
     metrics: Dict[str, str]  # name -> unit; the first one is used for ratios
+    labels: Dict[str, str]  # name -> heading of its column; the first one is compared with asgi_ipc
     stage: Type[Stage]
     grid: Callable[[bool], List[List[Params]]]  # quick? -> batches of settings; those in a batch take turns
     rounds: int
     quick_rounds: int
     needs: Callable[[Params], Tuple[str, ...]] = lambda params: ()
     more_is_better: bool = False
+    setting: Callable[[Params], str] = lambda params: ""  # the settings in words; "" if there is one choice only
+    contrast: Tuple[str, str] = ("faster", "slower")  # how a better and a worse figure are called
+    quick_seconds: float = 1.0  # for each peer, about, in a quick run
     patience: float = 60.0  # seconds that a round may take
     only: Tuple[str, ...] = ()  # the peers that take part; empty: all
+
+    def brief(self, params: Params) -> str:
+        """Return the settings in words, without what is measured with them."""
+        return self.setting(params).partition(":")[0]
 
 
 class Pace:

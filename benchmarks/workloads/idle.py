@@ -1,6 +1,4 @@
-"""
-A process that waits for a message that never comes: the CPU and the memory that it uses.
-"""
+"""The CPU and the memory that a process uses while it waits for a message that never arrives."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ class Waiting(Stage):
         try:
             import psutil
         except ImportError:
-            raise Unfit("psutil is not installed, which measures what a process uses") from None
+            raise Unfit("psutil is not installed") from None
 
         def wait(peer: Peer) -> Job:
             def job(order: Any) -> Any:
@@ -38,7 +36,7 @@ class Waiting(Stage):
         self.seconds = params.get("seconds", 5.0)
         self.peer = maker.make()
         if params["waiting"] > 1 and not isinstance(self.peer, AsyncPeer):
-            raise Unfit("waits once for each thread")
+            raise Unfit("a thread can wait only once")
         self.crew = Crew(self.peer, [wait])
         self.crew.members[0].tell(None)
         self.process = psutil.Process(self.crew.members[0].process)
@@ -59,7 +57,7 @@ class Waiting(Stage):
         }
 
     def busy(self) -> float:
-        """Return the CPU seconds of the process, from the scheduler if it has them: ticks are coarser."""
+        """Return the CPU seconds of the process. The scheduler counts them more exactly than the clock ticks do."""
         threads = glob.glob(f"/proc/{self.process.pid}/task/*/schedstat")
         if threads:
             return sum(run_time(path) for path in threads) / 1e9
@@ -83,16 +81,22 @@ def shared(prefix: str) -> int:
 
 def counts(quick: bool) -> List[List[Params]]:
     if quick:
-        return [[{"waiting": 1, "seconds": 0.5}]]
+        return [[{"waiting": 1, "seconds": 1.0}]]  # asgi_ipc wakes up once a second
     return [[{"waiting": 1}], [{"waiting": 1000}]]
 
 
 IDLE = Workload(
     name="idle",
-    title="a process that waits, and nothing comes",
+    title="A process that waits for a message",
+    about="What a process uses while no message arrives: CPU, how often it wakes up, its own memory, and the "
+    "memory in /dev/shm that it shares with others.",
     metrics={"cpu": "%", "wake-ups": "/s", "memory": "MiB", "store": "MiB"},
+    labels={"cpu": "CPU", "wake-ups": "wakes up", "memory": "memory", "store": "shared"},
     stage=Waiting,
     grid=counts,
     rounds=2,
     quick_rounds=1,
+    setting=lambda params: "1 receive waits" if params["waiting"] == 1 else f"{params['waiting']:,} receives wait",
+    contrast=("less", "more"),
+    quick_seconds=2.3,
 )

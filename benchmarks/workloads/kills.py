@@ -1,6 +1,4 @@
-"""
-Senders and receivers are killed at random: how many messages are lost or doubled, and the longest wait.
-"""
+"""Senders and receivers are killed at random: how many messages are lost or doubled, and the longest wait."""
 
 from __future__ import annotations
 
@@ -37,12 +35,17 @@ def kills(quick: bool) -> List[List[Params]]:
 
 KILLS = Workload(
     name="kills",
-    title="two senders and two receivers, killed at random one by one",
-    metrics={"longest stall": "ms", "gone": "a killed receiver", "doubled": "messages", "messages": "sent"},
+    title="Processes are killed again and again",
+    about="The longest that a call of another process took, and the messages that were lost (for each killed "
+    "receiver), received twice, and sent, while two senders and two receivers are killed at random.",
+    metrics={"longest stall": "ms", "gone": "messages", "doubled": "messages", "messages": "messages"},
+    labels={"longest stall": "longest", "gone": "lost", "doubled": "twice", "messages": "sent"},
     stage=Kills,
     grid=kills,
     rounds=3,
     quick_rounds=1,
     patience=120,
     only=("asgi_ipc",),
+    setting=lambda params: f"{params['kills']} kills",
+    contrast=("shorter", "longer"),
 )

@@ -1,6 +1,4 @@
-"""
-Messages from some processes to others, through one channel: how many a second.
-"""
+"""How many messages a second processes can pass to others through one channel."""
 
 from __future__ import annotations
 
@@ -68,6 +66,11 @@ def crews(quick: bool) -> List[List[Params]]:
     ]
 
 
+def people(params: Params) -> str:
+    """Return the numbers of senders and receivers in words."""
+    return ", ".join(f"{params[kind + 's']} {kind}{'s' * (params[kind + 's'] > 1)}" for kind in ("sender", "receiver"))
+
+
 def needs(params: Params) -> Tuple[str, ...]:
     alone = params["senders"] == params["receivers"] == 1
     return ("processes",) if alone else ("processes", "sharing")
@@ -75,23 +78,30 @@ def needs(params: Params) -> Tuple[str, ...]:
 
 ONEWAY = Workload(
     name="oneway",
-    title="messages of 100 bytes from one process to another, each on its own core",
+    title="One process sends, another receives",
+    about="How many messages of 100 bytes pass each second, with each process on its own core.",
     metrics={"rate": "messages/s"},
+    labels={"rate": "rate"},
     stage=Stream,
     grid=lambda quick: [[{"senders": 1, "receivers": 1, "payload": 100}]],
     rounds=11,
-    quick_rounds=2,
+    quick_rounds=5,
     needs=needs,
     more_is_better=True,
+    quick_seconds=0.7,
 )
 THROUGHPUT = Workload(
     name="throughput",
-    title="messages of 100 bytes through one channel, by number of senders and receivers",
+    title="Several processes send, several receive",
+    about="How many messages of 100 bytes pass each second through one channel that all processes share.",
     metrics={"rate": "messages/s"},
+    labels={"rate": "rate"},
     stage=Stream,
     grid=crews,
     rounds=5,
-    quick_rounds=1,
+    quick_rounds=3,
     needs=needs,
     more_is_better=True,
+    setting=people,
+    quick_seconds=2.0,
 )

@@ -1,8 +1,8 @@
 """
 Send a message and receive it in one process: the cost of the layer itself.
 
-The suite times this with pyperf, in passes that take turns. The stage below serves the comparison of
-revisions, whose rounds take turns much faster.
+A full run times this with pyperf. Quick runs and the comparison of revisions use the stage below, because its
+rounds are shorter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..adapters.base import CHANNEL, message_of
 from .base import Maker, Pace, Params, Stage, Workload
 
 PAYLOADS = (10, 100, 1000, 10_000, 100_000, 900_000, 1_000_000)
-QUICK_PAYLOADS = (10, 900_000)
+QUICK_PAYLOADS = (10_000, 900_000)
 #: Bytes: a larger payload does not fit into a pipe's buffer.
 LARGE = 50_000
 
@@ -58,21 +58,28 @@ def needs(params: Params) -> Tuple[str, ...]:
 
 PAIR = Workload(
     name="pair",
-    title="send + receive of 100 bytes, one process",
+    title="Send and receive in one process",
+    about="The time to send a message of 100 bytes and receive it again.",
     metrics={"pair": "µs"},
+    labels={"pair": "time"},
     stage=Pairs,
     grid=lambda quick: [[{"payload": 100}]],
     rounds=9,
-    quick_rounds=1,
+    quick_rounds=7,
     needs=needs,
+    quick_seconds=0.7,
 )
 PAYLOAD = Workload(
     name="payload",
-    title="send + receive, one process, by size of message",
+    title="Send and receive messages of different sizes in one process",
+    about="The time to send a message and receive it again.",
     metrics={"pair": "µs"},
+    labels={"pair": "time"},
     stage=Pairs,
     grid=payloads,
     rounds=2,
-    quick_rounds=1,
+    quick_rounds=5,
     needs=needs,
+    setting=lambda params: f"{params['payload']:,} bytes",
+    quick_seconds=1.2,
 )

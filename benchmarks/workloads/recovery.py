@@ -1,8 +1,8 @@
 """
-How long the next pair of a process takes after another process was killed.
+How long the next send and receive take after another process was killed.
 
-``recovery`` kills at random moments, with every peer. ``recovery-inside`` kills a process of this layer in a
-critical section, so that each kill needs a recovery.
+``recovery`` kills the process at a random moment. ``recovery-inside`` kills a process of asgi_ipc in a critical
+section, so that each kill needs a recovery.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..crew import Crew, Job, Member
 from .backlog import fill
 from .base import Maker, Params, Stage, Unfit, Workload
 
-#: Kills in a round, the longest pause before one (s), and the seconds after which the other process counts as
-#: stuck.
+#: Kills in a round, the longest pause before a kill in seconds, and the seconds after which the other process
+#: counts as stuck.
 KILLS, LONGEST, LIMIT = 5, 0.02, 2.0
 
 
@@ -109,9 +109,7 @@ class KilledInside(Killed):
 
 
 def levels(quick: bool) -> List[List[Params]]:
-    if quick:
-        return [[{"unread": 0, "payload": 100, "kills": 2}]]
-    return [[{"unread": 0, "payload": 100}]]
+    return [[{"unread": 0, "payload": 100}]]  # fewer kills might all miss a critical section
 
 
 def inside_levels(quick: bool) -> List[List[Params]]:
@@ -120,25 +118,43 @@ def inside_levels(quick: bool) -> List[List[Params]]:
     return [[{"unread": unread, "payload": 100} for unread in (0, 1000, 10_000, 100_000)]]
 
 
+def described(params: Params) -> str:
+    """Return the number of kills, and of unread messages, in words."""
+    kills = params.get("kills", KILLS)
+    unread = f"{params['unread']:,} unread messages, " if params["unread"] else ""
+    return f"{unread}the longest of {kills} kills" if kills > 1 else f"{unread}1 kill"
+
+
 RECOVERY = Workload(
     name="recovery",
-    title="the next pair after another process is killed at work, the longest of 5 kills",
+    title="After another process is killed",
+    about="How long the next send and receive take after another process was killed while it used the layer. "
+    '"Stuck": they did not end within 2,000 ms.',
     metrics={"longest": "ms", "stuck": "% of kills"},
+    labels={"longest": "longest", "stuck": "stuck"},
     stage=Killed,
     grid=levels,
     rounds=4,
     quick_rounds=1,
     needs=lambda params: ("processes", "writers"),
     patience=120,
+    setting=described,
+    contrast=("shorter", "longer"),
+    quick_seconds=1.8,
 )
 INSIDE = Workload(
     name="recovery-inside",
-    title="the next pair after another process is killed in a critical section, the longest of 5 kills",
+    title="After a process is killed while it holds the lock",
+    about="How long the next send and receive take after another process was killed in a critical section, where "
+    "the shared memory may be half changed.",
     metrics={"longest": "ms", "stuck": "% of kills"},
+    labels={"longest": "longest", "stuck": "stuck"},
     stage=KilledInside,
     grid=inside_levels,
     rounds=3,
     quick_rounds=1,
     patience=120,
     only=("asgi_ipc",),
+    setting=described,
+    contrast=("shorter", "longer"),
 )

@@ -1,6 +1,4 @@
-"""
-A message to a waiting process, and its answer to the sender, which waits for it; each on its own core.
-"""
+"""The time from sending a message to a waiting process until its answer arrives. Each process has its own core."""
 
 from __future__ import annotations
 
@@ -51,11 +49,15 @@ class Trips(Stage):
 
 ROUNDTRIP = Workload(
     name="roundtrip",
-    title="100 bytes to a waiting process and back to a waiting process, each on its own core",
+    title="A message to another process, and its answer",
+    about="The time from sending 100 bytes to a process that waits until its answer of 100 bytes has arrived. "
+    '"99 % within": only one answer in a hundred takes longer.',
     metrics={"median": "µs", "p99": "µs"},
+    labels={"median": "time", "p99": "99 % within"},
     stage=Trips,
     grid=lambda quick: [[{"payload": 100}]],
     rounds=11,
-    quick_rounds=2,
+    quick_rounds=5,
     needs=lambda params: ("processes",),
+    quick_seconds=0.8,
 )
