@@ -11,6 +11,7 @@ from helpers.processes import LIMIT
 from asgi_ipc import IPCChannelLayer
 
 pytest.importorskip("channels.layers", reason="needs Channels 4: tox -e channels4")
+pytest.importorskip("daphne", reason="needs daphne, which channels.testing imports: tox -e channels4")
 
 from channels.layers import get_channel_layer
 from channels.testing import ApplicationCommunicator, HttpCommunicator, WebsocketCommunicator
