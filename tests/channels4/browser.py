@@ -127,6 +127,20 @@ class Tab:
         )
         return found
 
+    def processes(self) -> dict[int, str]:
+        """Return the processes that the page lists, by id: ``worker``, ``idle worker`` or ``bot``."""
+        found: list[dict[str, str]] = self.run(
+            "return [...document.querySelectorAll('#here .process')].map(block => ({...block.dataset,"
+            "says: block.innerText}))"
+        )
+        for each in found:
+            assert ("idle" in each["says"]) == (each["idle"] == "true"), each
+        return {int(each["pid"]): ("idle " if each["idle"] == "true" else "") + each["kind"] for each in found}
+
+    def command(self) -> str:
+        """Return the command that the empty room shows."""
+        return str(self.run("return document.getElementById('command').textContent"))
+
     def reload(self) -> None:
         """Reload the page, which may connect it to another process."""
         self.in_front().refresh()

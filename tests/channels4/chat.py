@@ -23,16 +23,24 @@ class Chat:
     """
     A process with ``run.py`` on a free port; the constructor waits until the site is ready.
 
-    Without ``prefix``, ``run.py`` chooses one, as it does by default.
+    Without ``prefix``, ``run.py`` chooses one, as it does by default. It is started at the top of the checkout, as the
+    documentation says; ``example`` and ``python`` are for a site in another place.
     """
 
-    def __init__(self, prefix: str | None, server: str, workers: int) -> None:
+    def __init__(
+        self,
+        prefix: str | None,
+        server: str,
+        workers: int,
+        example: Path = EXAMPLE,
+        python: str = sys.executable,
+    ) -> None:
         self.prefix = prefix
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by end
-        command = [sys.executable, "run.py", "--port", "0", "--server", server, "--workers", str(workers)]
+        command = [python, str(example / "run.py"), "--port", "0", "--server", server, "--workers", str(workers)]
         self.process = subprocess.Popen(
             [*command, *(["--prefix", prefix] if prefix else [])],
-            cwd=EXAMPLE,
+            cwd=example.parents[1],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -94,6 +102,20 @@ class Chat:
             self._errors.close()
         assert code == 0, f"run.py ended with {code}{errors}"
         assert not left, f"run.py left processes behind: {left}{errors}"
+
+
+def run_in_shell(command: str, directory: str = "/") -> None:
+    """Run a command as a user would who pastes it into a shell, without the environment of the tests."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=directory,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def descendants(pid: int) -> list[int]:

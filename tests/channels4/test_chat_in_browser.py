@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn", reason="needs uvicorn: tox -e channels4")
 pytest.importorskip("selenium", reason="needs selenium: tox -e channels4")
 
 from .browser import Tab
-from .chat import Chat, kill
+from .chat import Chat, descendants, kill, run_in_shell
 
 only_uvicorn = pytest.mark.parametrize("chat", ["uvicorn"], indirect=True)
 
@@ -39,7 +39,7 @@ WATCH = """
 window.seen = [];
 const look = () => seen.push([...document.querySelectorAll('#here li')].map(item => item.dataset.visitor));
 look();
-new MutationObserver(look).observe(document.getElementById('here'), {childList: true});
+new MutationObserver(look).observe(document.getElementById('here'), {childList: true, subtree: true});
 """
 
 
@@ -155,6 +155,88 @@ def test_a_script_sends_a_message_to_the_room(enter: Callable[..., Tab], chat: C
                 "kind": "script",
             }
         ]
+
+
+def test_the_command_that_an_empty_room_shows_sends_a_message_to_it(enter: Callable[..., Tab]) -> None:
+    ada = enter("Ada")
+    command = ada.command()
+    run_in_shell(command, "/")
+    assert ada.wait_for_texts(["Hello from a shell"]) == ["Hello from a shell"]
+    assert [(line["name"], line["kind"]) for line in ada.log()] == [("Script", "script")]
+    assert not ada.run("return document.getElementById('copy').checkVisibility()")
+
+
+@only_uvicorn
+def test_commands_are_copied_to_the_clipboard(enter: Callable[..., Tab], browser: Any) -> None:
+    ada = enter("Ada")
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.execute_cdp_cmd("Browser.grantPermissions", permissions)
+
+    def copied(button: str) -> str:
+        browser.find_element("css selector", button).click()
+        ada.wait_for("it is copied", lambda: browser.find_element("css selector", button).text == "copied")
+        return str(browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
+
+    assert copied("#copy") == ada.command()
+    ada.wait_for("all is listed", lambda: sorted(ada.processes().values()) == ALL_LISTED)
+    for pid in ada.processes():
+        assert copied(f"[data-pid='{pid}'] .copy") == f"kill -9 {pid}"
+
+
+@only_uvicorn
+def test_a_button_in_the_list_keeps_the_focus_when_the_list_changes(enter: Callable[..., Tab]) -> None:
+    ada = enter("Ada")
+    ada.run(f"document.querySelector(\"[data-pid='{ada.worker}'] .copy\").focus()")
+    grace = enter("Grace", apart_from=[ada])
+    while grace.worker != ada.worker:
+        grace.reload()
+    both = [("Ada", str(ada.worker)), ("Grace", str(ada.worker))]
+
+    def listed() -> list[tuple[str, str]]:
+        return sorted((each["name"], each["pid"]) for each in ada.here())
+
+    ada.wait_for("both are on one worker", lambda: listed() == both)
+    assert ada.run("return document.activeElement.textContent") == f"kill -9 {ada.worker}"
+
+
+#: The processes of a site in which one visitor is in the room.
+ALL_LISTED = ["bot", "idle worker", "idle worker", "worker"]
+
+
+def test_all_processes_are_listed_and_the_killed_ones_replaced(enter: Callable[..., Tab], chat: Chat) -> None:
+    ada = enter("Ada")
+
+    def listed_without(pid: int) -> dict[int, str]:
+        """Wait until all processes are listed, without ``pid``; return them."""
+
+        def complete() -> dict[int, str] | None:
+            found = ada.processes()
+            return found if sorted(found.values()) == ALL_LISTED and pid not in found else None
+
+        found: dict[int, str] = ada.wait_for(f"there are all processes but {pid}", complete)
+        return found
+
+    before = listed_without(0)
+    assert before[ada.worker] == "worker"
+    assert set(before) <= set(descendants(chat.process.pid))
+
+    # The replacement of an idle worker is listed although no visitor has come to it.
+    idle = next(pid for pid, kind in before.items() if kind == "idle worker")
+    kill(idle)
+    ada.wait_for("the killed process is gone", lambda: idle not in ada.processes())
+    after = listed_without(idle)
+    assert len(set(after) - set(before)) == 1
+    assert ada.welcomes == 1
+
+    (bot,) = (pid for pid, kind in after.items() if kind == "bot")
+    kill(bot)
+    assert len(set(listed_without(bot)) - set(after)) == 1
+
+    own = ada.worker
+    kill(own)
+    after = listed_without(own)
+    assert after[ada.worker] == "worker"
+    assert set(after) <= set(descendants(chat.process.pid))
 
 
 def bots(tab: Tab) -> list[int]:

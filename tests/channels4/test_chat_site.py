@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import os
 import random
+import re
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import urllib.error
 import urllib.request
+import venv
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,11 +32,13 @@ from channels.testing import ApplicationCommunicator, WebsocketCommunicator
 from asgi_ipc import IPCChannelLayer, names
 from asgi_ipc.stores.unlink import leftovers
 
-from .chat import EXAMPLE, Chat, is_alive
+from .chat import EXAMPLE, Chat, is_alive, run_in_shell
 from .loops import in_loop
 
 sys.path.insert(0, str(EXAMPLE))
 from chatsite.bot import DiceBot, roll
+from chatsite.commands import post_command
+from chatsite.processes import list_processes
 from chatsite.rooms import MAX_TEXT, Visitor, tidy_name
 from chatsite.urls import websocket_urlpatterns
 
@@ -89,6 +98,15 @@ async def entered(name: str, room: str = "lobby") -> WebsocketCommunicator:
     while visitor.id not in [each["id"] for each in (await receive_frame(visitor, "here"))["visitors"]]:
         pass
     return visitor
+
+
+@in_loop
+async def test_a_room_named_processes_is_apart_from_the_group_of_processes(ipc_channel_layers: Any) -> None:
+    ada = await entered("Ada", "processes")
+    await ada.send_json_to({"id": "1", "text": "hello"})
+    assert (await receive_frame(ada, "said"))["text"] == "hello"
+    assert await list_processes(get_channel_layer()) == []
+    await ada.disconnect(timeout=LIMIT)
 
 
 async def receive_frame(visitor: WebsocketCommunicator, kind: str) -> dict[str, Any]:
@@ -151,7 +169,7 @@ async def test_an_overloaded_bot_is_reported_as_refusal(ipc_channel_layers: Any)
     for _ in range(layer.capacity):
         await layer.send("dice", {"type": "dice.roll"})
     await ada.send_json_to({"id": "1", "text": "/roll 2d6"})
-    assert "too much to do" in (await receive_frame(ada, "refused"))["why"]
+    assert "too busy" in (await receive_frame(ada, "refused"))["why"]
     assert (await receive_frame(ada, "said"))["text"] == "/roll 2d6"
     await ada.disconnect(timeout=LIMIT)
 
@@ -211,6 +229,48 @@ def test_a_site_that_does_not_start_ends_with_its_error(ipc_prefix: str) -> None
     assert done.returncode == 1
     assert "does not stay up" in done.stderr
     assert "prefix" in done.stderr
+
+
+def shown_command(page: str) -> str:
+    """Return the command that an HTML page of a room shows."""
+    found = re.search(r'<code id="command">(.*?)</code>', page)
+    assert found, page
+    return html.unescape(re.sub("<.*?>", "", found[1]))
+
+
+def test_the_shown_command_works_from_any_directory_with_any_path_to_the_checkout(
+    tmp_path: Path, ipc_prefix: str
+) -> None:
+    """Here both the checkout and the interpreter are in a directory whose name the shell would not take as it is."""
+    top = tmp_path / "Ada's check out & <more>"
+    shutil.copytree(EXAMPLE, top / "examples" / "chat")
+    venv.create(top / ".venv", symlinks=True)
+    (packages,) = (top / ".venv").glob("lib/python*/site-packages")
+    packages_of_tests = sysconfig.get_path("purelib")
+    (packages / "tests.pth").write_text(f"import site; site.addsitedir({packages_of_tests!r})")
+    python = top / ".venv" / "bin" / "python"
+    chat = Chat(ipc_prefix, "daphne", 1, top / "examples" / "chat", str(python))
+    try:
+        with urllib.request.urlopen(f"{chat.url}room/quiet-room/", timeout=LIMIT) as answer:
+            command = shown_command(answer.read().decode())
+        assert str(python) in shlex.split(command)
+        with IPCChannelLayer(ipc_prefix, block_timeout=LIMIT) as layer:
+            layer.group_add("chat.quiet-room", "listener")
+            for directory in ("/", str(top)):
+                run_in_shell(command, directory)
+                _, said = layer.receive(["listener"], block=True)
+                assert said is not None
+                assert (said["text"], said["kind"]) == ("Hello from a shell", "script")
+    finally:
+        chat.end()
+
+
+def test_the_shown_command_names_no_prefix_if_it_is_the_default_one() -> None:
+    python, script, *rest = post_command("chat-8000", "lobby")
+    assert rest == ["lobby", "'Hello from a shell'"]
+    assert post_command("other", "lobby") == [python, script, "--prefix", "other", *rest]
+    usage = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "default: chat-8000" in " ".join(usage.split())
 
 
 def test_the_site_removes_its_shared_memory_and_ends_its_processes() -> None:

@@ -1,1 +1,1 @@
-"""A small chat on Django and Channels: rooms, lists of visitors, and a bot. It needs only Python processes."""
+"""A small chat on Django and Channels, with rooms, a list of who is here, and a bot."""

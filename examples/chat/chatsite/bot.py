@@ -17,10 +17,10 @@ _DICE = re.compile(r"([1-9][0-9]?)?[dw]([1-9][0-9]{0,2})", re.ASCII | re.IGNOREC
 
 
 def roll(dice: str) -> str:
-    """Return the bot's answer to ``2d6``, or to text that has not this form."""
+    """Return the bot's answer to ``2d6``, or to text that does not have this form."""
     match = _DICE.fullmatch(dice.strip() or "1d6")
     if match is None:
-        return "something I do not know. Say /roll 2d6 for two dice with six sides, up to 99d999."
+        return "dice that the bot does not know. Send /roll 2d6 for two dice with six sides, or up to /roll 99d999."
     count, sides = int(match[1] or 1), int(match[2])
     rolled = [random.randint(1, sides) for _ in range(count)]
     if count == 1:

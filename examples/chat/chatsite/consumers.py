@@ -1,8 +1,7 @@
 """
-A visitor's socket: it sends what it receives to the room's group, and passes messages from the group to the
-browser.
+A visitor's socket: it sends messages from the browser to the room's group, and from the group to the browser.
 
-Each message carries the id of the process that passes it on.
+Each message carries the ids of the process through which it came in and of the process that delivers it.
 """
 
 import os
@@ -58,10 +57,10 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         """Send the visitor's message to the room. A line that begins with ``/roll`` also goes to the bot."""
         text, id_ = (content.get("text"), content.get("id")) if isinstance(content, dict) else (None, None)
         if not (isinstance(text, str) and text.strip() and isinstance(id_, str) and len(id_) <= 40):
-            await self.send_json({"type": "refused", "why": "That was no message."})
+            await self.send_json({"type": "refused", "why": "This is not a valid message."})
             return
         if len(text) > MAX_TEXT:
-            await self.send_json({"type": "refused", "why": f"A message has up to {MAX_TEXT} characters."})
+            await self.send_json({"type": "refused", "why": f"A message can have at most {MAX_TEXT} characters."})
             return
         said = {"type": "chat.said", "id": id_, "name": self.visitor.name, "text": text, "pid": os.getpid()}
         await self.channel_layer.group_send(group_of(self.room), {**said, "visitor": self.visitor.id})
@@ -75,17 +74,17 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         try:
             await self.channel_layer.send("dice", task)
         except ChannelFull:
-            await self.send_json({"type": "refused", "why": "The bot has too much to do. Try again in a moment."})
+            await self.send_json({"type": "refused", "why": "The bot is too busy. Try again in a moment."})
 
     async def chat_said(self, event: dict[str, Any]) -> None:
         """Pass a message of the room to the browser."""
         await self.send_json({**event, "type": "said", "delivered_by": os.getpid()})
 
     async def chat_look(self, event: dict[str, Any]) -> None:
-        """Update the list of visitors after an arrival or departure."""
+        """Query who is here, after an arrival or departure."""
         if self.watch is not None:
             self.watch.nudge()
 
-    async def show_visitors(self, visitors: list[dict[str, Any]]) -> None:
-        """Send the list of visitors to the browser; called by the watch."""
-        await self.send_json({"type": "here", "visitors": visitors})
+    async def show_here(self, here: dict[str, Any]) -> None:
+        """Send the visitors and the processes to the browser; called by the watch."""
+        await self.send_json({"type": "here", **here})

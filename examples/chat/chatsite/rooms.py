@@ -13,7 +13,7 @@ A room on the channel layer: two groups, and the messages that are sent to them.
 
 import base64
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 #: For Django's URLs and for the browser's input field, which needs the hyphen escaped.
@@ -69,7 +69,6 @@ class Visitor:
         return cls(int(pid), id_, name)
 
 
-async def who_is_here(layer: Any, room: str) -> list[dict[str, Any]]:
+async def list_visitors(layer: Any, room: str) -> list[Visitor]:
     """Return the visitors of a room, ordered by worker process, without those of dead processes."""
-    members = await layer.group_channels(here_group_of(room))
-    return [asdict(visitor) for visitor in sorted(map(Visitor.from_membership, members))]
+    return sorted(map(Visitor.from_membership, await layer.group_channels(here_group_of(room))))

@@ -1,17 +1,19 @@
 """
 Settings of the chat. Values that differ from run to run come from the environment, which ``run.py`` sets.
 
-There is no database, no session and no broker: the processes share only the channel layer.
+There is no database, no session and no broker. The processes share only the channel layer.
 """
 
 import os
 
 from django.core.management.utils import get_random_secret_key
 
+from .commands import DEFAULT_PREFIX
+
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "asgi_ipc.AsyncIPCChannelLayer",
-        "CONFIG": {"prefix": os.environ.get("CHAT_PREFIX", "chat-8000")},
+        "CONFIG": {"prefix": os.environ.get("CHAT_PREFIX", DEFAULT_PREFIX)},
     },
 }
 
@@ -25,7 +27,7 @@ ASGI_APPLICATION = "chatsite.asgi.application"
 ROOT_URLCONF = "chatsite.urls"
 
 ALLOWED_HOSTS = os.environ.get("CHAT_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
-SECRET_KEY = get_random_secret_key()  # nothing is signed, so every process may have its own
+SECRET_KEY = get_random_secret_key()  # nothing is signed, so every process can have its own
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -1,9 +1,10 @@
-"""The two pages: the door, which asks for a name, and a room. Its content comes through the socket."""
+"""The two pages: the door, which asks for a name, and a room. A room's messages come through the socket."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from .commands import post_command
 from .rooms import MAX_NAME, MAX_TEXT, ROOM_PATTERN
 
 
@@ -18,6 +19,7 @@ def door(request: HttpRequest) -> HttpResponse:
 
 def room(request: HttpRequest, room: str) -> HttpResponse:
     """Return the page of a room."""
+    prefix = settings.CHANNEL_LAYERS["default"]["CONFIG"]["prefix"]
     rooms = settings.CHAT_ROOMS if room in settings.CHAT_ROOMS else [*settings.CHAT_ROOMS, room]
     return render(
         request,
@@ -29,6 +31,7 @@ def room(request: HttpRequest, room: str) -> HttpResponse:
             "max_name": MAX_NAME,
             "max_text": MAX_TEXT,
             "server": settings.CHAT_SERVER,
-            "prefix": settings.CHANNEL_LAYERS["default"]["CONFIG"]["prefix"],
+            "prefix": prefix,
+            "command": post_command(prefix, room),
         },
     )

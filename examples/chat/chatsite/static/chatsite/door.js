@@ -1,4 +1,4 @@
-// The door: remember the name in this tab (other tabs may be other people), and go to the room.
+// The door: it keeps the name for this tab only, as another tab may be another visitor, and opens the room.
 
 const form = document.getElementById("come-in");
 const name = document.getElementById("name");
@@ -8,7 +8,7 @@ name.value = sessionStorage.getItem("name") ?? "";
 
 function mark() {
   for (const button of document.querySelectorAll(".choice")) {
-    button.classList.toggle("chosen", button.dataset.room === room.value);
+    button.ariaPressed = String(button.dataset.room === room.value);
   }
 }
 

@@ -1,4 +1,4 @@
-// A room: what is said, who is here, and which worker process does what. Everything is put in as text, never as HTML.
+// A room: the messages, who is here, and which process does what. All text is inserted as text, never as HTML.
 
 import { Connection } from "./connection.js";
 
@@ -12,7 +12,7 @@ const text = document.getElementById("text");
 const name = sessionStorage.getItem("name") || `Guest ${Math.floor(10 + Math.random() * 90)}`;
 sessionStorage.setItem("name", name);
 
-// -- little helpers ------------------------------------------------------------------------------------------
+// -- elements ------------------------------------------------------------------------------------------
 
 function make(tag, className, ...children) {
   const element = document.createElement(tag);
@@ -21,7 +21,7 @@ function make(tag, className, ...children) {
   return element;
 }
 
-// Neighbouring numbers get colours that are far apart.
+// Process ids in a row get hues that are far apart.
 const hueOfPid = (pid) => Math.round((pid * 137.508) % 360);
 const hueOfName = (who) => [...who].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7);
 
@@ -46,14 +46,14 @@ const toBottom = () => (scroll.scrollTop = scroll.scrollHeight);
 
 function append(list, item) {
   const follow = atBottom();
-  document.getElementById("empty").hidden = true;
+  if (!item.classList.contains("note")) document.getElementById("empty").hidden = true;
   list.append(item);
   if (follow) toBottom();
 }
 
 // -- what is said --------------------------------------------------------------------------------------------
 
-const heard = new Set();
+const shown = new Set();
 const mine = new Set();
 let lastSaid = null;
 
@@ -64,11 +64,11 @@ function line(said, own) {
   if (said.delivered_by) {
     const time = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
     meta.append(make("time", "", time), worker(said.pid), make("span", "arrow", "→"), worker(said.delivered_by));
-    meta.title = `Said through process ${said.pid}, delivered to you by process ${said.delivered_by}`;
+    meta.title = `Came in through process ${said.pid}, delivered to you by process ${said.delivered_by}`;
   } else {
     meta.append("sending…");
   }
-  // Several lines of one voice in a row show the face once.
+  // Several messages in a row by the same sender show name and avatar once.
   const again = lastSaid && lastSaid.name === said.name && lastSaid.visitor === said.visitor;
   item.classList.toggle("again", Boolean(again));
   item.append(avatar(said.name, said.kind), make("div", "what", make("b", "", said.name), bubble, meta));
@@ -97,12 +97,12 @@ let me = null;
 let down = false;
 
 connection.addEventListener("welcome", ({ detail }) => {
-  if (down) note("Back again, now served by ", worker(detail.pid, "worker "));
+  if (down) note("Reconnected to ", worker(detail.pid, "worker "));
   down = false;
   me = detail.id;
   main.dataset.pid = detail.pid;
   main.dataset.welcomes = 1 + Number(main.dataset.welcomes ?? 0);
-  show("open", worker(detail.pid, "served by worker "));
+  show("open", make("span", "by", "served by "), worker(detail.pid, "worker "));
 });
 
 connection.addEventListener("lost", () => {
@@ -112,8 +112,8 @@ connection.addEventListener("lost", () => {
 });
 
 connection.addEventListener("said", ({ detail: said }) => {
-  if (said.id && heard.has(said.id)) return; // sent again after a loss, but it had got through
-  heard.add(said.id);
+  if (said.id && shown.has(said.id)) return; // sent again after a loss, although it had arrived
+  shown.add(said.id);
   const own = mine.delete(said.id);
   [...pending.children].find((item) => item.dataset.id === said.id)?.remove();
   append(log, line(said, own));
@@ -125,42 +125,74 @@ connection.addEventListener("refused", ({ detail }) => note(detail.why));
 
 // -- who is here ---------------------------------------------------------------------------------------------
 
-connection.addEventListener("here", ({ detail: { visitors } }) => {
-  const byWorker = Map.groupBy ? Map.groupBy(visitors, (each) => each.pid) : group(visitors);
-  const blocks = [...byWorker].map(([pid, all]) => {
-    const head = make("div", "head", worker(pid, "worker "));
-    const kill = make("button", "kill", `kill -9 ${pid}`);
-    kill.title = "Copy this command, run it in a shell, and see what happens";
-    kill.addEventListener("click", () => copy(kill, `kill -9 ${pid}`));
-    head.append(kill);
-    const people = all.map((each) => {
-      const person = make("li", "", avatar(each.name), make("span", "", each.name));
-      if (each.id === me) person.append(make("em", "", "you"));
-      Object.assign(person.dataset, { visitor: each.id, name: each.name, pid });
-      return person;
-    });
-    const block = make("div", "crew", head, make("ul", "", ...people));
-    block.style.setProperty("--hue", hueOfPid(pid));
-    return block;
+const here = document.getElementById("here");
+const blocks = new Map(); // process id -> its block
+
+connection.addEventListener("here", ({ detail: { visitors, processes } }) => {
+  // Only what has changed is replaced, so that a focused button keeps the focus.
+  for (const [pid, block] of blocks) {
+    if (processes.some((each) => each.pid === pid)) continue;
+    block.remove();
+    blocks.delete(pid);
+  }
+  processes.forEach(({ pid, kind }, place) => {
+    const block = blocks.get(pid) ?? newBlock(pid, kind);
+    blocks.set(pid, block);
+    if (kind === "worker") fill(block, visitors.filter((each) => each.pid === pid));
+    if (here.children[place] !== block) here.insertBefore(block, here.children[place] ?? null);
   });
-  document.getElementById("here").replaceChildren(...blocks);
-  document.getElementById("count").textContent = `${visitors.length} here`;
+  document.getElementById("count").textContent = visitors.length === 1 ? "1 visitor" : `${visitors.length} visitors`;
 });
 
-function group(visitors) {
-  const found = new Map();
-  for (const each of visitors) found.set(each.pid, [...(found.get(each.pid) ?? []), each]);
-  return found;
+function newBlock(pid, kind) {
+  const command = `kill -9 ${pid}`;
+  const kill = make("button", "copy", command);
+  kill.type = "button";
+  kill.title = "Copy this command, run it in a shell, and see what happens";
+  kill.addEventListener("click", () => copy(kill, command));
+  const bot = make("p", "", avatar("Dice", "bot"), make("span", "", "Dice"), make("em", "", "/roll"));
+  const block = make("div", "process", make("div", "head", worker(pid, `${kind} `), kill), bot);
+  block.style.setProperty("--hue", hueOfPid(pid));
+  Object.assign(block.dataset, { pid, kind, idle: false });
+  return block;
 }
 
-async function copy(button, command) {
+function fill(block, people) {
+  const shown = JSON.stringify([people, me]);
+  if (block.dataset.shown === shown) return;
+  const idle = make("p", "", make("em", "", "idle in this room"));
+  block.lastElementChild.replaceWith(people.length ? make("ul", "", ...people.map(person)) : idle);
+  Object.assign(block.dataset, { shown, idle: !people.length });
+}
+
+function person({ id, name, pid }) {
+  const item = make("li", "", avatar(name), make("span", "", name));
+  if (id === me) item.append(make("em", "", "you"));
+  Object.assign(item.dataset, { visitor: id, name, pid });
+  return item;
+}
+
+// -- commands to copy ----------------------------------------------------------------------------------------
+
+const command = document.getElementById("command");
+document.getElementById("copy").addEventListener("click", ({ currentTarget }) => {
+  copy(currentTarget, command.textContent, command);
+});
+
+async function copy(button, words, shownIn = button) {
+  button.dataset.label ??= button.textContent;
   try {
-    await navigator.clipboard.writeText(command);
-    button.textContent = "copied";
-    setTimeout(() => (button.textContent = command), 1200);
+    await navigator.clipboard.writeText(words);
   } catch {
-    getSelection().selectAllChildren(button); // no clipboard here: marked, to be copied by hand
+    getSelection().selectAllChildren(shownIn); // the browser gives no clipboard: select it, to be copied by hand
+    return;
   }
+  button.textContent = "copied";
+  document.getElementById("announced").textContent = `Copied: ${words}`;
+  setTimeout(() => {
+    button.textContent = button.dataset.label;
+    document.getElementById("announced").textContent = "";
+  }, 1200);
 }
 
 // -- saying something ----------------------------------------------------------------------------------------
