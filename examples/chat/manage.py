@@ -1,4 +1,4 @@
-"""Django's command line for the chat: ``manage.py runworker dice``, ``manage.py runserver``."""
+"""Django's command line for the chat, for example ``manage.py runserver`` and ``manage.py runworker dice``."""
 
 import os
 import sys

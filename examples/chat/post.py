@@ -1,6 +1,5 @@
 """
-Send a message to a room of the chat from a script: ``python examples/chat/post.py lobby "The backup is
-done"``.
+Send a message to a room of the chat from a shell: ``python examples/chat/post.py lobby "The backup is done"``.
 
 The script could be a cron job: it needs no Django, no event loop and no connection to the site.
 """
@@ -13,11 +12,11 @@ from asgi_ipc import IPCChannelLayer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Send a message to a room of the chat.")
-    parser.add_argument("room")
-    parser.add_argument("text")
+    parser.add_argument("room", help="name of the room")
+    parser.add_argument("text", help="text of the message")
     parser.add_argument("--name", default="Script", help="name of the sender (default: %(default)s)")
     parser.add_argument(
-        "--prefix", default="chat-8000", help="the chat's channel layer, as run.py names it (default: %(default)s)"
+        "--prefix", default="chat-8000", help="prefix of the chat's channel layer (default: %(default)s)"
     )
     given = parser.parse_args()
     said = {"type": "chat.said", "kind": "script", "name": given.name, "text": given.text, "pid": os.getpid()}

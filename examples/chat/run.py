@@ -1,8 +1,8 @@
 """
 Start the chat with one command: ``python examples/chat/run.py``, then open http://127.0.0.1:8000/.
 
-It starts the web server with several worker processes, and the bot's ``runworker`` process. It restarts
-processes that die, and ends all of them on Ctrl-C. ``--server daphne`` runs as many Daphne processes on one
+It starts the web server with several worker processes, and the bot's ``runworker`` process. It replaces processes
+that die, and ends all of them on Ctrl-C. With ``--server daphne``, the workers are Daphne processes that share a
 socket.
 """
 
@@ -34,8 +34,8 @@ def main() -> int:
     given = arguments()
     missing = [name for name in NEEDED[given.server] if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"The chat needs {', '.join(missing)}, not installed for {sys.executable}.", file=sys.stderr)
-        print(f"Install all it needs, from the top of a checkout of asgi_ipc:\n\n    {INSTALL}\n", file=sys.stderr)
+        print(f"The chat needs {', '.join(missing)}, which {sys.executable} does not have.", file=sys.stderr)
+        print(f"At the top of a checkout of asgi_ipc, this installs it:\n\n    {INSTALL}\n", file=sys.stderr)
         return 1
     try:
         listening = socket.create_server((given.host, given.port), backlog=128)
@@ -63,11 +63,11 @@ def main() -> int:
                 crew.start("daphne", daphne(listening), pass_fds=[listening.fileno()])
         crew.wait_for(given.host, port)
         print(f"The chat is at http://{given.host}:{port}/   ({os.environ['CHAT_SERVER']}, layer {prefix!r})")
-        print("Open it in two windows, and then kill -9 a worker. Ctrl-C ends it.", flush=True)
+        print("Open it in two windows, and kill -9 a worker. Ctrl-C ends the chat.", flush=True)
         crew.watch()
     except KeyboardInterrupt:
         return 0
-    except Hopeless as error:
+    except KeepsFailing as error:
         print(error, file=sys.stderr)
         return 1
     finally:
@@ -79,21 +79,21 @@ def main() -> int:
 def arguments() -> Any:
     parser = argparse.ArgumentParser(description="Start the chat: a web server with several processes, and the bot.")
     parser.add_argument("--server", choices=sorted(NEEDED), default="uvicorn", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=3, help="web server processes (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: any (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=3, help="worker processes (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port, or 0 for any (default: %(default)s)")
     parser.add_argument(
         "--prefix",
-        help="the channel layer, to share it; it is not removed at the end (default: chat-PORT, which is removed)",
+        help="prefix of the channel layer, which then stays at the end (default: chat-PORT, which is removed)",
     )
     given = parser.parse_args()
     if given.workers < 1:
-        parser.error(f"--workers {given.workers}: at least 1 must serve")
+        parser.error(f"--workers must be at least 1, not {given.workers}")
     return given
 
 
 def uvicorn(host: str, port: int, workers: int) -> list[str]:
-    """Return the command of Uvicorn, which supervises its workers itself and replaces those that die."""
+    """Return the command of Uvicorn, which itself replaces workers that die."""
     return [
         *[sys.executable, "-m", "uvicorn", "chatsite.asgi:application", "--workers", str(workers)],
         *["--host", host, "--port", str(port), "--lifespan", "off", "--log-level", "warning"],
@@ -102,20 +102,20 @@ def uvicorn(host: str, port: int, workers: int) -> list[str]:
 
 
 def daphne(listening: socket.socket) -> list[str]:
-    """Return the command of one Daphne process. Several share a socket; the kernel spreads connections."""
+    """Return the command of one Daphne process. Several share a socket, and the kernel distributes connections."""
     return [
         *[sys.executable, "-m", "daphne", "--fd", str(listening.fileno()), "--verbosity", "0"],
         *["--application-close-timeout", "1", "chatsite.asgi:application"],
     ]
 
 
-class Hopeless(Exception):
+class KeepsFailing(Exception):
     """A process keeps failing."""
 
 
 @dataclass
 class Process:
-    """A process of the crew, and how to start it again."""
+    """A process of the chat, and how to start it again."""
 
     name: str
     command: list[str]
@@ -135,7 +135,7 @@ class Process:
 
 
 class Crew:
-    """The processes of the chat. They are restarted while it runs, and ended with it."""
+    """The processes of the chat. While it runs, those that die are replaced. They end when the chat ends."""
 
     def __init__(self) -> None:
         self.processes: list[Process] = []
@@ -157,8 +157,8 @@ class Crew:
             if code is None:
                 continue
             if code > 0 and time.monotonic() - process.started < TOO_SOON:
-                raise Hopeless(f"{process.name} does not stay up (exit status {code}): {' '.join(process.command)}")
-            print(f"{process.name} {process.running.pid} has ended ({code}): starting another", flush=True)
+                raise KeepsFailing(f"{process.name} does not stay up (exit status {code}): {' '.join(process.command)}")
+            print(f"{process.name} {process.running.pid} has ended ({code}). Starting another one.", flush=True)
             process.signal(signal.SIGKILL)  # its children may still run
             process.start()
 
