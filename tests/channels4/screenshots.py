@@ -1,7 +1,8 @@
 """
 Make the screenshots of the chat in ``docs/images``: ``python tests/channels4/screenshots.py``.
 
-To be run after the look of the chat has changed. Needs the packages of the chat's tests, and port 8000.
+Run it when the look of the chat has changed. It needs Pillow and the packages of the chat's tests. No other
+chat may use the default prefix, which the page shows.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
+DESKTOP = {"width": 1180, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1.5, "mobile": True}
+#: Bytes: a larger picture would slow the pages down that show it.
+LARGEST = 150_000
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from PIL import Image  # noqa: E402
 from selenium import webdriver  # noqa: E402
 
 from asgi_ipc import IPCChannelLayer  # noqa: E402
@@ -55,9 +61,15 @@ def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
     say_and_wait(linus, ada, "/roll 3d6")
     ada.wait_for("the bot answers", lambda: ada.log()[-1]["kind"] == "bot")
     take(ada, "chat.png")
-    kill(grace.worker)
+    take(ada, "chat-dark.png", "dark")
+    take(ada, "chat-phone.png", phone=True)
+    killed = grace.worker
+    kill(killed)
     grace.wait_for("it is connected again", lambda: grace.welcomes > 1 and grace.me())
-    say_and_wait(grace, ada, "Somebody killed my worker with -9. Here I am again.")
+    say_and_wait(grace, ada, "Somebody killed my worker with kill -9. Here I am again.")
+    grace.wait_for(
+        "another worker takes its place", lambda: len(grace.processes()) == 4 and killed not in grace.processes()
+    )
     take(grace, "chat-killed.png", "dark")
 
 
@@ -76,17 +88,27 @@ def say_and_wait(by: Tab, to: Tab, text: str) -> None:
     to.wait_for_texts([text])
 
 
-def take(tab: Tab, name: str, scheme: str = "light") -> None:
-    """Save a screenshot of a tab."""
-    size = {"width": 1180, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+def take(tab: Tab, name: str, scheme: str = "light", phone: bool = False) -> None:
+    """Save a screenshot of a tab, with the screen of a phone if wanted."""
     browser = tab.in_front()
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE if phone else DESKTOP)
+    if not phone:  # high enough for all messages
+        hidden = tab.run("const a = document.getElementById('scroll'); return a.scrollHeight - a.clientHeight")
+        size = {**DESKTOP, "height": DESKTOP["height"] + hidden}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     tab.run("document.activeElement.blur(); document.getElementById('scroll').scrollTop = 1e6")
     time.sleep(0.8)  # until the animations have ended
     IMAGES.mkdir(exist_ok=True)
-    browser.save_screenshot(str(IMAGES / name))
+    path = IMAGES / name
+    browser.save_screenshot(str(path))
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    # Not with a palette: that would lose the shadows.
+    Image.open(path).convert("RGB").save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        sys.exit(f"{path} has {path.stat().st_size} bytes, more than {LARGEST}")
 
 
 if __name__ == "__main__":
