@@ -61,7 +61,6 @@ def take_all(browser: webdriver.Chrome, chat: Chat) -> None:
     say_and_wait(linus, ada, "/roll 3d6")
     ada.wait_for("the bot answers", lambda: ada.log()[-1]["kind"] == "bot")
     take(ada, "chat.png")
-    take(ada, "chat-dark.png", "dark")
     take(ada, "chat-phone.png", phone=True)
     killed = grace.worker
     kill(killed)
