@@ -44,9 +44,10 @@ def main() -> int:
         return 1
     port = listening.getsockname()[1]
     prefix = given.prefix or f"chat-{port}"
+    workers = "1 worker process" if given.workers == 1 else f"{given.workers} worker processes"
     os.environ.update(
         CHAT_PREFIX=prefix,
-        CHAT_SERVER=f"{given.server.capitalize()}, {given.workers} worker processes",
+        CHAT_SERVER=f"{given.server.capitalize()}, {workers}",
         DJANGO_SETTINGS_MODULE="chatsite.settings",
     )
     if given.host not in ("127.0.0.1", "localhost", "::1"):
