@@ -38,7 +38,8 @@ class Page(HTMLParser):
         values = {name: value for name, value in attributes if value is not None}
         self.targets += [values[name] for name in ("href", "src") if name in values]
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
-        if tag == "img" and not values.get("alt", "").strip():
+        # Sphinx and docutils describe an image without ":alt:" by its path.
+        if tag == "img" and values.get("alt", "").strip() in ("", values.get("src")):
             self.undescribed.append(values.get("src", "?"))
 
 
