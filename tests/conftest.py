@@ -6,6 +6,7 @@ And how the suite runs: in two processes where pytest-xdist is installed, and in
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import secrets
@@ -17,6 +18,13 @@ from helpers.extent import SKIPPED, Extent, is_in_part
 from helpers.processes import Children
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
+
+with contextlib.suppress(ImportError):  # the environments of some tests do not have it
+    from hypothesis import HealthCheck, settings
+
+    # How long anything takes depends on the machine. The benchmarks judge that, and no test.
+    settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any speed")
 
 SHM = "/dev/shm"
 #: Prefix of the name of every object that these tests make; objects with other names are never touched. The hyphen

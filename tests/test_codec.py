@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgi_ipc import codec
@@ -678,7 +678,6 @@ def test_any_bytes_are_refused_or_a_message(data):
 
 
 @given(MESSAGES, st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_messages_are_refused_or_a_message(message, draws):
     data = bytearray(encode(message))
     for _ in range(draws.draw(st.integers(1, 4))):

@@ -192,7 +192,7 @@ OUT_OF_DATE = [
 FULL_OF_THE_DEAD = [Send(("single!a", "a"), 9, 1), OwnerDies("single!"), Send(("single!a", "single!b"), 9, 1)]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(operations=st.lists(OPERATIONS, max_size=30))
 @example(operations=OUT_OF_DATE)
 @example(operations=FULL_OF_THE_DEAD)
