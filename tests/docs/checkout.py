@@ -85,4 +85,6 @@ def make_newcomer(supplies: Path, folder: Path) -> Newcomer:
 
 def _pip_cache() -> str:
     """Return pip's cache of the user who runs the tests: ``HOME`` is another one here."""
-    return run(sys.executable, "-m", "pip", "cache", "dir", cwd=ROOT).splitlines()[-1]
+    # PIP_QUIET in the environment would leave nothing to read, so pip is told to ignore the environment.
+    given = os.environ.get("PIP_CACHE_DIR")
+    return given or run(sys.executable, "-m", "pip", "--isolated", "cache", "dir", cwd=ROOT).splitlines()[-1]
