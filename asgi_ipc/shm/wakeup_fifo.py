@@ -303,16 +303,17 @@ def is_open_here(token: int) -> bool:
     return fifo is not None and fifo.fd >= 0
 
 
-def sweep_fifos(segment: str) -> None:
-    """Remove the wakeup FIFOs that no process has open. Called while the segment is created or removed."""
-    for path, token in list(_files(segment)):
-        with contextlib.suppress(OSError):
-            if _is_unfinished(path) if token.endswith("~") else _is_abandoned(path):
-                os.unlink(path)
+def sweep_fifos(segment: str) -> list[str]:
+    """Remove the wakeup FIFOs that no process has open, and return their names. Their segment may be gone."""
+    return [os.path.basename(path) for path, token in list(_files(segment)) if _is_swept(path, token.endswith("~"))]
 
 
-def _is_unfinished(path: str) -> bool:
-    return time.time() - os.lstat(path).st_mtime > UNFINISHED_AGE
+def _is_swept(path: str, is_unfinished: bool) -> bool:
+    with contextlib.suppress(OSError):
+        if time.time() - os.lstat(path).st_mtime > UNFINISHED_AGE if is_unfinished else _is_abandoned(path):
+            os.unlink(path)
+            return True
+    return False
 
 
 def _is_abandoned(path: str) -> bool:

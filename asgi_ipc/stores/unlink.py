@@ -19,6 +19,7 @@ import posix_ipc
 
 from ..exceptions import SegmentError
 from ..shm.permissions import SHM_DIRECTORY, discard_name
+from ..shm.wakeup_fifo import sweep_fifos
 from .attachment import Attachment, Kind
 
 #: Seconds to wait for a process that is creating, recovering or removing the segment.
@@ -43,7 +44,9 @@ def leftovers(beginning: str) -> list[str]:
 
 def remove_segment(name: str, kind: Kind) -> Removal:
     """
-    Remove the segment ``name`` and its semaphores, including those of asgi_ipc 1.x and of lost segments of that name.
+    Remove the segment ``name``, its semaphores, and the wakeup FIFOs of dead processes.
+
+    This includes the semaphores of asgi_ipc 1.x, and what segments of that name left when they were lost.
 
     ``kind`` is the kind of the store that uses the name. Returns two lists of lines: what was removed; and what was
     not, with the reason. Both are empty if nothing was found.
@@ -52,7 +55,15 @@ def remove_segment(name: str, kind: Kind) -> Removal:
     kept: list[str] = []
     if SHM_DIRECTORY is None:
         _remove_unseen(name, kind, removed, kept)
-        return removed, kept
+    else:
+        _remove_files(SHM_DIRECTORY, name, kind, removed, kept)
+    # Processes that still had theirs when the segment was removed, and were killed later, leave them.
+    removed += [f"wakeup FIFO {fifo}" for fifo in sweep_fifos(name)]
+    return removed, kept
+
+
+def _remove_files(directory: str, name: str, kind: Kind, removed: list[str], kept: list[str]) -> None:
+    """Remove the objects of a segment, which are files in ``directory``."""
     # List the objects before removing any: a process that notices the tombstone creates a new segment, which must
     # stay.
     ours = re.compile(rf"(sem\.)?{re.escape(name)}|sem\.{re.escape(name)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
@@ -60,14 +71,13 @@ def remove_segment(name: str, kind: Kind) -> Removal:
         if ours.fullmatch(found):
             what = f"{'semaphore' if found.startswith('sem.') else 'segment'} {found}"
             try:
-                _remove_file(os.path.join(SHM_DIRECTORY, found), found == name, kind)
+                _remove_file(os.path.join(directory, found), found == name, kind)
             except OSError as error:
                 kept.append(f"{what}: {error.strerror or error}")
                 if found == name:  # then its semaphores are still in use
                     break
             else:
                 removed.append(what)
-    return removed, kept
 
 
 def _remove_file(path: str, is_segment: bool, kind: Kind) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import posix_ipc
 import pytest
+from helpers.processes import LIMIT, Children, Talk
 
 import asgi_ipc
 from asgi_ipc import IPCChannelLayer, SegmentMismatch
@@ -400,6 +401,32 @@ def test_unlink_removes_all_objects_and_running_layers_notice(
     layer.send("channel", {"text": "anew"})
     assert layer.receive(["channel"]) == ("channel", {"text": "anew"})
     layer.unlink()
+
+
+def wait_for_a_message(talk: Talk, prefix: str) -> None:
+    """Run in a child: wait for a message that does not come."""
+    with IPCChannelLayer(prefix, message_memory=1024 * 1024, group_memory=256 * 1024, block_timeout=60) as layer:
+        talk.say("waits")
+        layer.receive(["channel"], block=True)
+
+
+@needs_shm_files
+def test_unlink_removes_the_fifo_of_a_process_that_died_after_the_segment_was_removed(
+    prefix: str, start: Children
+) -> None:
+    child = start(wait_for_a_message, prefix)
+    assert child.hear() == "waits"
+    deadline = time.monotonic() + LIMIT
+    while not any(".wakeup." in name for name in objects(prefix)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill(signal.SIGSTOP)  # so that it does not attach to a new segment
+    assert run("unlink", prefix).returncode == 0
+    (fifo,) = objects(prefix)
+    child.die()
+    done = run("unlink", prefix)
+    assert (done.returncode, done.stdout) == (0, f"removed wakeup FIFO {fifo}\n")
+    assert objects(prefix) == []
 
 
 @needs_shm_files
