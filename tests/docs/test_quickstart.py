@@ -24,7 +24,7 @@ from .project import Project, Shell, build_quickstart, machine_to_itself, wait_u
 from .sockets import open_sockets, receive
 
 PAGE = "quickstart.rst"
-INSTALL, SERVE, SCRIPT = "Install", "Start two workers", "Send from a script"
+INSTALL, SERVE, SCRIPT, CLEAN_UP = "Install", "Start two workers", "Send from a script", "Clean up"
 FLASH = "The backup is done"
 
 
@@ -72,7 +72,7 @@ def test_the_page_to_the_letter(newcomer: Newcomer, project: Project) -> None:
     assert version.startswith(str(project.directory)), "the terminal does not use the new virtual environment"
     done = {INSTALL}
     for each in sections(PAGE):
-        if each.title not in {INSTALL, SCRIPT}:
+        if each.title not in {INSTALL, SCRIPT, CLEAN_UP}:
             follow(project, each.blocks)
             done.add(each.title)
     terminal = open_second_terminal(newcomer, project)
@@ -90,9 +90,13 @@ def test_the_page_to_the_letter(newcomer: Newcomer, project: Project) -> None:
                 assert {each["text"] for each in news} == {FLASH}
                 assert len({each["worker"] for each in news}) == 2
             check_a_killed_worker(terminal, command, sockets, [each["worker"] for each in news])
+        (command,) = section(PAGE, CLEAN_UP).commands
+        status, printed = terminal.run(command)
+        assert status == 0, printed
+        assert "removed segment mysite-messages" in printed
     finally:
         terminal.end()
-    done.add(SCRIPT)
+    done |= {SCRIPT, CLEAN_UP}
     assert done == {each.title for each in sections(PAGE)}
 
 
