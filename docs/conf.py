@@ -30,6 +30,8 @@ napoleon_attr_annotations = False  # only some attributes are annotated, so none
 
 html_theme = "furo"
 html_title = f"asgi_ipc {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {
