@@ -68,7 +68,7 @@ def machine_to_itself(prefixes: Iterable[str]) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert not is_listening(), f"the docs use port {PORT}, and a server listens on it: stop that first"
         for prefix in prefixes:
-            found = [path.name for path in SHM.glob(f"{prefix}-*")]
+            found = [path.name for kind in ("messages", "groups") for path in SHM.glob(f"{prefix}-{kind}*")]
             assert not found, f"the docs use the prefix {prefix!r}, and it is in use: asgi-ipc unlink {prefix}"
         try:
             yield

@@ -16,7 +16,7 @@ import docutils.nodes
 
 import asgi_ipc
 
-from .blocks import DOCS, ROOT, Block, blocks
+from .blocks import DOCS, ROOT, Block, blocks, parse
 
 TESTS = ROOT / "tests"
 #: For each page with code blocks: the test that exercises them, and where its project begins.
@@ -119,6 +119,14 @@ def test_console_blocks_begin_with_a_command(path: Path) -> None:
         if block.language == "console":
             assert block.steps
             assert not any(command.startswith("sudo pip") for command in block.commands)
+
+
+@pytest.mark.parametrize("path", [path for path in pages() if path.name != "api.rst"], ids=name_of)
+def test_no_term_has_run_into_its_definition(path: Path) -> None:
+    """A term and its definition on one line are a paragraph, of which Sphinx does not warn: "``capacity`` The ..."."""
+    for node in parse(path).findall(docutils.nodes.paragraph):
+        if len(node) > 1 and isinstance(node[0], docutils.nodes.literal):
+            assert not re.match(r" [A-Z][a-z]* ", node[1].astext()), node.astext()
 
 
 def test_the_hierarchy_of_exceptions(html: Path) -> None:
