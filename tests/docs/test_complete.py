@@ -123,8 +123,13 @@ def test_console_blocks_begin_with_a_command(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in pages() if path.name != "api.rst"], ids=name_of)
 def test_no_term_has_run_into_its_definition(path: Path) -> None:
-    """A term and its definition on one line are a paragraph, of which Sphinx does not warn: "``capacity`` The ..."."""
-    for node in parse(path).findall(docutils.nodes.paragraph):
+    """
+    Sphinx does not warn of a definition that begins on the line of its term: "``capacity`` The number ...".
+
+    It is a paragraph or, if its second line is indented, a term.
+    """
+    kinds = (docutils.nodes.paragraph, docutils.nodes.term)
+    for node in parse(path).findall(lambda node: isinstance(node, kinds)):
         if len(node) > 1 and isinstance(node[0], docutils.nodes.literal):
             assert not re.match(r" [A-Z][a-z]* ", node[1].astext()), node.astext()
 
