@@ -11,6 +11,8 @@ from __future__ import annotations
 
 __all__ = ["Ownership"]
 
+import os
+import weakref
 from collections.abc import Iterable
 
 from ...locking.liveness import NOBODY, SEVERAL, Liveness, OwnedInbox
@@ -24,6 +26,8 @@ DROP_SLICE = 256
 #: The number of inboxes without messages and waiters that a process owns at the same time.
 MAX_OWNED = 64
 
+_all: weakref.WeakSet[Ownership] = weakref.WeakSet()
+
 
 class Ownership:
     """The owners of the inboxes of one message segment, and which inboxes this process owns."""
@@ -36,9 +40,10 @@ class Ownership:
         #: Inboxes that this process receives from, by tag, and the tags of those marked as INDIVIDUAL.
         self.owned: dict[int, int] = {}
         self.individual: set[int] = set()
+        _all.add(self)
 
     def forget(self) -> None:
-        """Forget which inboxes this process owns: the generation has changed."""
+        """Forget which inboxes this process owns: the generation has changed, or this is a forked child."""
         self.owned.clear()
         self.individual.clear()
 
@@ -134,3 +139,13 @@ class Ownership:
             if not inbox or words[inbox + OWNER] in (suspect.owner.process, NOBODY):
                 found.add(suspect)
         return found
+
+
+def _after_fork_in_child() -> None:
+    # A child is another process. With what its parent remembers it would receive from an inbox of the parent without
+    # making it shared, and lose messages and memberships when the parent ends.
+    for each in list(_all):
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

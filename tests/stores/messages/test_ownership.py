@@ -8,13 +8,15 @@ The death must be proven: a shared inbox, and one whose owner is unknown or only
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import signal
 import time
 
 import pytest
 from helpers.layers import assert_sound, drain
-from helpers.processes import reap
+from helpers.processes import LIMIT, reap
 from helpers.segments import raise_in_critical_sections
 from helpers.waiting import OPTIONS, until
 
@@ -243,6 +245,54 @@ def test_a_forked_child_does_not_count_as_its_parent(layer, prefix):
         assert layer.receive(["p!"]) == (None, None)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def receive_as_script(layer, channel):
+    """Receive from an inbox through the synchronous layer; return what came."""
+    return layer.receive([channel[: channel.index("!") + 1]])[1]
+
+
+def receive_as_consumer(layer, channel):
+    """Receive from a full name through the asynchronous layer of the same process; return what came."""
+
+    async def receive():
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await asyncio.wait_for(layer.receive(channel), 0.01)
+
+    return asyncio.run(receive())
+
+
+@pytest.mark.parametrize(
+    ("kind", "receive"), [(IPCChannelLayer, receive_as_script), (AsyncIPCChannelLayer, receive_as_consumer)]
+)
+def test_an_inbox_that_a_forked_child_receives_from_is_shared(layer, prefix, kind, receive):
+    """The parent owns the inbox. Nothing is dropped when it ends, as the child receives from it, too."""
+    read_end, write_end = os.pipe()
+    parent = os.fork()
+    if not parent:
+        mine = kind(prefix, **OPTIONS)
+        receive(mine, "p!1")
+        child = os.fork()
+        if not child:
+            receive(mine, "p!1")
+            os.write(write_end, b"%d " % os.getpid())
+            while (message := receive(mine, "p!1")) is None:
+                time.sleep(0.001)
+            os.write(write_end, b"%d " % message["n"])
+        signal.pause()
+    child = int(os.read(read_end, 20))
+    try:
+        layer.group_add("g", "p!1")
+        os.kill(parent, signal.SIGKILL)
+        assert reap(parent) == -signal.SIGKILL
+        assert layer.group_channels("g") == ["p!1"]
+        layer.send("p!1", {"n": 7})
+        assert select.select([read_end], [], [], LIMIT)[0]
+        assert int(os.read(read_end, 20)) == 7
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_a_recovery_keeps_the_owner_of_an_inbox(layer, owner):
