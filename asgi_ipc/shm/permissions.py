@@ -68,17 +68,14 @@ def create_object(name: str, mode: int) -> int:
     try:
         fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=mode).fd
         return fd
-    except posix_ipc.PermissionsError as error:
-        reason = error
-    except OSError as error:
-        if error.errno != errno.EROFS:
+    except (posix_ipc.PermissionsError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EROFS:
             raise
-        reason = error
-    raise SegmentRefused(
-        name,
-        f"this user may not create it ({reason}): {SHM_DIRECTORY or 'shared memory'} must be writable, with mode 1777; "
-        f"in a container or a service, check how it is mounted",
-    )
+        raise SegmentRefused(
+            name,
+            f"this user may not create it ({error}): {SHM_DIRECTORY or 'shared memory'} must be writable, with mode "
+            "1777; in a container or a service, check how it is mounted",
+        ) from None
 
 
 def removal_hint(segment: str) -> str:

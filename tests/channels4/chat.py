@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.processes import LIMIT
+from helpers.processes import LIMIT, is_alive
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "chat"
 _READY = re.compile(r"The chat is at (http://\S+)")
@@ -125,19 +125,6 @@ def descendants(pid: int) -> list[int]:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             found += [int(child), *descendants(int(child))]
     return found
-
-
-def is_alive(pid: int) -> bool:
-    """
-    True if any thread of a process still runs; a zombie does not run.
-
-    A process's first thread may be a zombie while others still end. Its locks are held until all have ended.
-    """
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def kill(pid: int) -> None:

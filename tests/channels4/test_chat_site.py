@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from helpers.processes import LIMIT
+from helpers.processes import LIMIT, is_alive
 
 pytest.importorskip("channels.layers", reason="needs Channels 4: tox -e channels4")
 pytest.importorskip("uvicorn", reason="needs uvicorn: tox -e channels4")
@@ -32,7 +32,7 @@ from channels.testing import ApplicationCommunicator, WebsocketCommunicator
 from asgi_ipc import IPCChannelLayer, names
 from asgi_ipc.stores.unlink import leftovers
 
-from .chat import EXAMPLE, Chat, is_alive, run_in_shell
+from .chat import EXAMPLE, Chat, run_in_shell
 from .loops import in_loop
 
 sys.path.insert(0, str(EXAMPLE))

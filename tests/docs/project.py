@@ -30,6 +30,7 @@ import pytest
 
 pytest.importorskip("packaging", reason="needs packaging: see tests/docs/requirements.txt")
 
+from helpers.processes import is_alive
 from packaging.requirements import Requirement
 
 from asgi_ipc.cli.unlink import remove
@@ -76,14 +77,6 @@ def machine_to_itself(prefixes: Iterable[str]) -> Iterator[None]:
             kept = [line for prefix in prefixes for line in remove(prefix)[1]]
         assert not kept
         assert not is_listening(), f"a page has left a server on port {PORT}"
-
-
-def _is_running(pid: int) -> bool:
-    """Return whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 class Shell:
@@ -215,7 +208,7 @@ class Project:
         pid = int(printed)
 
         def is_up() -> bool:
-            assert _is_running(pid), f"{command} has ended:\n{log.read_text()}"
+            assert is_alive(pid), f"{command} has ended:\n{log.read_text()}"
             if command.startswith(SERVERS):
                 return is_listening()
             return len(list(SHM.glob("*.wakeup.*"))) > waiting  # it waits for a message

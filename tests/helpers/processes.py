@@ -175,3 +175,16 @@ def main(argv: list[str]) -> None:
     for part in name.split("."):
         function = getattr(function, part)
     function(Talk(), *json.loads(args))
+
+
+def is_alive(pid: int) -> bool:
+    """
+    True if any thread of a process still runs; a zombie does not run.
+
+    A process's first thread may be a zombie while others still end. Its locks are held until all have ended.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False

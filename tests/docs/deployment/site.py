@@ -10,6 +10,13 @@ from .machine import VENV, Machine
 
 #: Where the site is.
 HOME = "/srv/mysite"
+#: A script that puts a message into the layer, and prints how many wait there.
+KEEP = """
+from asgi_ipc import IPCChannelLayer
+with IPCChannelLayer("mysite") as layer:
+    layer.send("kept", {})
+    print(layer.global_statistics()["messages_pending"])
+"""
 BROWSERS = Path(__file__).resolve().with_name("browsers.py")
 
 

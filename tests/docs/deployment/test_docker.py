@@ -10,13 +10,6 @@ from .docker import CONTEXT, Docker
 
 PAGE = "deployment/docker.rst"
 SECTIONS = {each.title: each for each in sections(PAGE)}
-#: Puts a message into the layer, and prints how many wait there.
-KEEP = """
-from asgi_ipc import IPCChannelLayer
-with IPCChannelLayer("mysite") as layer:
-    layer.send("kept", {})
-    print(layer.global_statistics()["messages_pending"])
-"""
 ANSWER = "{'letters': 5}\n"
 #: The containers of a Compose file, as Compose names them after the directory.
 WEB, WORKER = "context_web_1", "context_worker_1"
@@ -77,14 +70,14 @@ def test_compose_with_a_volume(docker: Docker) -> None:
     assert docker.count(WEB) == ANSWER
     assert docker.shm(WEB) == docker.shm(WORKER)
     assert docker.shm(WEB)[1] == 256
-    assert docker.python(WEB, KEEP) == "1\n"
+    assert docker.python(WEB, site.KEEP) == "1\n"
     docker.run(restart)
     docker.check_browsers(script)
-    assert docker.python(WEB, KEEP) == "2\n"
+    assert docker.python(WEB, site.KEEP) == "2\n"
     assert docker.count(WEB) == ANSWER
     docker.run("docker compose stop")
     docker.run("docker compose start")
-    assert docker.python(WEB, KEEP) == "1\n", "the contents were not removed with the last container"
+    assert docker.python(WEB, site.KEEP) == "1\n", "the contents were not removed with the last container"
 
 
 @pytest.mark.parametrize("nocopy", [True, False])
@@ -98,11 +91,11 @@ def test_nocopy_keeps_the_volume_writable(docker: Docker, nocopy: bool) -> None:
     for name in ("first", "second"):
         docker.run(f"docker compose run -d --name {name} worker sleep 60")
     if nocopy:
-        assert docker.python("first", KEEP) == "1\n"
-        assert docker.python("second", KEEP) == "2\n"
+        assert docker.python("first", site.KEEP) == "1\n"
+        assert docker.python("second", site.KEEP) == "2\n"
     else:
         with pytest.raises(AssertionError, match=r"PermissionsError|SegmentRefused"):
-            docker.python("first", KEEP)
+            docker.python("first", site.KEEP)
 
 
 def test_init_lets_the_worker_stop(docker: Docker) -> None:
@@ -147,8 +140,8 @@ def check_shared_ipc(docker: Docker, web: str, worker: str) -> None:
 def test_what_is_not_shared(docker: Docker, options: str) -> None:
     """Without its option, a container shares nothing; with it, only the same user has access."""
     docker.machine.run("docker run -d --name web --ipc=shareable mysite")
-    assert docker.python("web", KEEP) == "1\n"
-    run = ["docker", "run", "--rm", *options.split(), "mysite", "python", "-c", KEEP]
+    assert docker.python("web", site.KEEP) == "1\n"
+    run = ["docker", "run", "--rm", *options.split(), "mysite", "python", "-c", site.KEEP]
     if "--user" in options:
         with pytest.raises(AssertionError, match="SegmentRefused"):
             docker.machine.run(run)
@@ -157,11 +150,11 @@ def test_what_is_not_shared(docker: Docker, options: str) -> None:
 
 
 def test_ipc_host_and_read_only(docker: Docker) -> None:
-    command = ["docker", "run", "--rm", "--ipc=host", "--read-only", "mysite", "python", "-c", KEEP]
+    command = ["docker", "run", "--rm", "--ipc=host", "--read-only", "mysite", "python", "-c", site.KEEP]
     assert docker.machine.run(command) == "1\n"
     assert docker.machine.run(command) == "2\n"
     docker.machine.run("rm -f /dev/shm/*mysite*")
-    assert docker.machine.run(["docker", "run", "--rm", "--read-only", "mysite", "python", "-c", KEEP]) == "1\n"
+    assert docker.machine.run(["docker", "run", "--rm", "--read-only", "mysite", "python", "-c", site.KEEP]) == "1\n"
 
 
 @pytest.mark.parametrize("title", COMPOSE)

@@ -13,13 +13,6 @@ from .machine import Machine
 PAGE = "deployment/systemd.rst"
 SECTIONS = {each.title: each for each in sections(PAGE)}
 UNITS = "mysite-web mysite-worker"
-#: Puts a message into the layer, and prints how many wait there.
-KEEP = """
-from asgi_ipc import IPCChannelLayer
-with IPCChannelLayer("mysite") as layer:
-    layer.send("kept", {})
-    print(layer.global_statistics()["messages_pending"])
-"""
 #: Prints which file system a service sees on /dev/shm.
 SHM = "import os; print('shm', os.stat('/dev/shm').st_dev)"
 
@@ -181,15 +174,15 @@ def test_remove_ipc_of_a_unit(machine: Machine, option: str) -> None:
         drop_in(machine, option, unit)
     restart(machine)
     check(machine)
-    assert machine.run(["python", "-c", KEEP], "mysite") == "1\n"
+    assert machine.run(["python", "-c", site.KEEP], "mysite") == "1\n"
     machine.run("systemctl stop mysite-worker")
-    assert machine.run(["python", "-c", KEEP], "mysite") == "2\n", "removed while the other unit ran"
+    assert machine.run(["python", "-c", site.KEEP], "mysite") == "2\n", "removed while the other unit ran"
     machine.run("systemctl stop mysite-web")
     assert "mysite" not in machine.run("ls /dev/shm")
 
 
 def test_without_remove_ipc_the_layer_stays(machine: Machine) -> None:
     check(machine)
-    assert machine.run(["python", "-c", KEEP], "mysite") == "1\n"
+    assert machine.run(["python", "-c", site.KEEP], "mysite") == "1\n"
     machine.run(f"systemctl stop {UNITS}")
-    assert machine.run(["python", "-c", KEEP], "mysite") == "2\n"
+    assert machine.run(["python", "-c", site.KEEP], "mysite") == "2\n"
