@@ -6,7 +6,7 @@ How a block is written says what it is, and so how a test runs it:
 - ``code-block:: LANGUAGE`` with ``:caption: some/path`` is a file of the page's project. ``:caption: some/path, at
   the end`` is appended to the file.
 - ``code-block:: console`` holds commands behind ``$ `` (or ``# `` for root). Its other lines are the output of the
-  command before them; ``...`` in them stands for anything. A command that ends in ``&`` goes on running.
+  command before them; ``...`` in them stands for anything. A command that ends in ``&`` keeps running.
 - ``code-block:: python`` without a caption is a script, ``code-block:: pycon`` a session at the prompt.
 - ``code-block:: text`` after a script or a command is its output.
 """

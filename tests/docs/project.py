@@ -41,7 +41,7 @@ from .blocks import Block, section, sections
 LIMIT = 120.0
 PORT = 8000
 SHM = Path("/dev/shm")
-#: Commands that go on running although they do not end in "&". They listen on ``PORT``.
+#: Commands that keep running although they do not end in "&". They listen on ``PORT``.
 SERVERS = ("uvicorn ", "daphne ", "gunicorn ", "hypercorn ", "python manage.py runserver")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _PREFIX = re.compile(r"""(?:prefix"?[=:]\s*|IPCChannelLayer\()"([\w.-]+)\"""")
@@ -58,7 +58,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Wait until a condition is true; fail the test after ``LIMIT`` seconds."""
     deadline = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < deadline, f"waited for {what} in vain"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
@@ -156,7 +156,7 @@ class Project:
         for block in blocks:
             before(block)
             if block.language == "text":
-                assert printed is not None, f"line {block.line}: output, but of nothing"
+                assert printed is not None, f"line {block.line}: output that follows no script"
                 self._compare(block.text, printed, f"line {block.line}")
                 printed = None
             else:
@@ -200,7 +200,7 @@ class Project:
         return printed
 
     def start(self, command: str) -> Path:
-        """Start a command that goes on running, wait until it serves or receives, and return its log."""
+        """Start a command that keeps running, wait until it serves or receives, and return its log."""
         self._started += 1
         log = self.directory / f"started-{self._started}.log"
         waiting = len(list(SHM.glob("*.wakeup.*")))

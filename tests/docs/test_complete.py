@@ -55,7 +55,7 @@ PAGES = {
 }
 #: Pages that include one of the table.
 INCLUDE = {"docs/contributing.rst": "CONTRIBUTING.rst"}
-#: Pages that GitHub shows, beside those of the documentation.
+#: Pages that GitHub shows, in addition to those of the documentation.
 OTHER = ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "SECURITY.rst", "examples/chat/README.rst"]
 #: The kinds of blocks. Each is run, written, compared with the output of another one, or read.
 LANGUAGES = {"", "conf", "console", "docker", "dockerfile", "html", "ini", "javascript", "nginx", "none"} | {

@@ -109,7 +109,7 @@ def check_one_socket_to_all(sockets: list[Any]) -> None:
 
 
 def check_a_killed_worker(terminal: Shell, command: str, sockets: list[Any], workers: list[int]) -> None:
-    """The other worker goes on, the dead one's sockets leave the group, and a new worker starts."""
+    """The other worker continues, the sockets of the dead one leave the group, and a new worker starts."""
     killed = workers[0]
     alive = [socket for socket, worker in zip(sockets, workers) if worker != killed]
     os.kill(killed, signal.SIGKILL)

@@ -55,7 +55,7 @@ class Watch:
         self.nudged.set()
 
     async def query_forever(self) -> None:
-        """Query for ever: the task of the watch."""
+        """Query until the task is cancelled: the task of the watch."""
         while True:
             self.nudged.clear()
             here = await who_is_here(self.layer, self.room)

@@ -3,7 +3,7 @@ A machine for one test: a throw-away copy of this one, made of Linux namespaces.
 
 It has this machine's files, but what it writes is lost. It has its own users, ``/dev/shm``, network and
 processes, and a running systemd if asked for. So a test can run the commands of a page as they stand, with the
-ports, paths, users and prefixes that the page names, beside anything else. When the machine ends, the kernel
+ports, paths, users and prefixes that the page names, whatever else runs on the host. When the machine ends, the kernel
 kills its processes and drops its mounts.
 """
 
@@ -80,7 +80,7 @@ def _skip_if_not_possible(systemd: bool) -> None:
 
 
 class Started:
-    """A command that goes on running in a machine."""
+    """A command that keeps running in a machine."""
 
     def __init__(self, machine: Machine, command: str, file: str, process: subprocess.Popen[bytes]) -> None:
         self._machine = machine
@@ -198,7 +198,7 @@ class Machine:
         deadline = time.monotonic() + LIMIT
         while not condition():
             if time.monotonic() > deadline or self._unshare.poll() is not None:
-                raise AssertionError(f"the machine waited for {what} in vain:\n{self.log()}")
+                raise AssertionError(f"timed out waiting for {what}:\n{self.log()}")
             time.sleep(0.02)
 
     def _enter(self, command: str | Sequence[str], user: str, cwd: str) -> list[str]:
@@ -241,7 +241,7 @@ class Machine:
         return True
 
     def start(self, command: str, user: str = "root", cwd: str = "/") -> Started:
-        """Start a command in the machine that goes on running, such as a server."""
+        """Start a command in the machine that keeps running, such as a server."""
         file = f"/tmp/started-{len(self._started)}"
         with_id = f"echo $$ >{file}.pid; exec {command} >{file}.log 2>&1"
         entered = self._enter(with_id, user, cwd)
