@@ -89,8 +89,8 @@ class Started:
         self._process = process
 
     def log(self) -> str:
-        """Return what the command has printed."""
-        return self._machine.run(f"cat {self._file}.log")
+        """Return what the command has printed. There is no file until its shell has run."""
+        return self._machine.run(f"test ! -e {self._file}.log || cat {self._file}.log")
 
     def stop(self) -> None:
         """End the command as systemd and Docker do, with SIGTERM, and wait for it."""
