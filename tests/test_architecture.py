@@ -19,7 +19,7 @@ PACKAGE = Path(asgi_ipc.__file__).parent
 #: The rows of modules from bottom to top. A module imports only from lower rows, not from its own.
 ROWS = [
     # names, options and errors: no shared memory
-    ["exceptions", "memo"],
+    ["exceptions", "memo", "clock"],
     ["names", "capacity", "codec", "statistics"],
     ["options"],
     # shm: objects of the operating system
@@ -32,7 +32,9 @@ ROWS = [
     ["structures.live_blocks"],
     ["structures.slab", "structures.hashtable"],
     # locking: exclusive access to a segment, and which processes live
-    ["locking", "locking.reentrancy", "locking.liveness"],
+    ["locking", "locking.reentrancy", "locking.liveness", "locking.token"],
+    ["locking.recovery"],
+    ["locking.contention"],
     ["locking.mutex"],
     # stores: messages and groups
     ["stores", "stores.attachment"],
@@ -45,6 +47,7 @@ ROWS = [
     ["stores.messages.sweep", "stores.messages.inspect", "stores.messages.receiving"],
     ["stores.messages.recovery", "stores.messages.parts", "stores.groups.recovery"],
     ["stores.messages.wakeups"],
+    ["stores.messages.group_send"],
     ["stores.messages.store", "stores.groups.store"],
     # check: the integrity check of the stores, which nothing imports at run time
     ["check.walk"],
@@ -75,7 +78,7 @@ RANK: dict[str, int] = {module: rank for rank, row in enumerate(ROWS) for module
 #: The only packages from outside the standard library, and the modules that may import certain packages.
 THIRD_PARTY = {"typing_extensions", "posix_ipc", "msgpack", "channels", "django", "pytest", "twisted", "zope"}
 ONLY_IN = {
-    "posix_ipc": ("shm.", "locking.mutex", "stores.unlink"),
+    "posix_ipc": ("shm.", "locking.token", "stores.unlink"),
     "mmap": "shm.",
     "msgpack": "codec",
     "multiprocessing": "demo.",

@@ -85,14 +85,33 @@ class Liveness:
         self.slot = -1
 
     def live_holder(self, epoch: int) -> int | None:
-        """Return the pid (0: in another PID namespace) of another live process with a token of the epoch, or None."""
-        held = self.words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS].tolist()
-        for slot, token in enumerate(held):
-            if token == epoch and slot != self.slot:
-                pid = self.segment.locks.holder(1 + slot)
-                if pid is not None:
-                    return pid
+        """Return the pid (0: in another PID namespace) of another live process that is inside, or None."""
+        for slot, _ in self._slots_with(epoch):
+            pid = self.segment.locks.holder(1 + slot)
+            if pid is not None:
+                return pid
         return None
+
+    def live_slots(self, epoch: int) -> tuple[bool, set[int]]:
+        """
+        Return whether another live process is inside, and the slots of those that have an intent.
+
+        Each word is read once: a process that comes inside meanwhile is in one of the two.
+        """
+        live = [each for each in self._slots_with(epoch, epoch | 1) if not self._is_free(each[0])]
+        return any(word == epoch for _, word in live), {slot for slot, word in live if word != epoch}
+
+    def has_dead_holder(self, epoch: int) -> bool:
+        """True if a process has died inside, or while it took the epoch's token or gave it back."""
+        return any(self._is_free(slot) for slot, _ in self._slots_with(epoch, epoch | 1))
+
+    def _slots_with(self, *words: int) -> list[tuple[int, int]]:
+        """Return the slots of other processes that contain one of the words, with that word."""
+        held = self.words[AT_SLOTS : AT_SLOTS + SLOTS * SLOT_WORDS : SLOT_WORDS].tolist()
+        return [(slot, word) for slot, word in enumerate(held) if word in words and slot != self.slot]
+
+    def _is_free(self, slot: int) -> bool:
+        return self.segment.locks.holder(1 + slot) is None
 
     def me(self) -> int:
         """Return this process as an owner. It must have a slot."""

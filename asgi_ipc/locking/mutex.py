@@ -1,18 +1,21 @@
 """
 The robust mutex: a critical section that survives the death of its holder.
 
-If a holder is killed, the token of a named semaphore is lost.  So each *epoch* has its own semaphore.  A holder writes
-the epoch into its slot and then checks that this is still the current epoch.  A process that sees no progress proves
-from the byte locks that no live process holds the token, recovers the store and opens the next epoch.  Two holders at
+If a holder is killed, the token of a named semaphore is lost.  So each *epoch* has its own semaphore.  A process first
+writes its *intent*, the epoch + 1, into its slot, and takes the token.  Then it writes the epoch there and checks that
+this is still the current epoch.  A process that sees no progress (``contention``) finds out from the slots and byte
+locks that no live process has the token, recovers the store and opens the next epoch (``recovery``).  Two holders at
 the same time would be possible only if a token of a past epoch could pass the check.  It cannot, however long any step
-is delayed.  ``tests/model`` checks the protocol exhaustively; docs/design.rst explains it.
+is delayed.  Intents only say when to recover.  ``tests/model`` checks the protocol exhaustively; docs/design.rst
+explains it.
 
 ``RobustMutex.run`` defines how a process enters and leaves.  The two operations on the hot path have copies of it, to
 save a call; ``tests/locking/test_protocol_copies.py`` proves that the copies are equal.
 
 No process ever sleeps *on* the semaphore: a waiter spins briefly, then naps.  A critical section is shorter than a
 sleep, a nap does not depend on the wall clock as ``sem_timedwait`` does, and killed sleepers would make a glibc
-semaphore slow for as long as it exists.
+semaphore slow for as long as it exists.  A thread that naps releases the in-process lock, so that another thread of the
+process never waits for a process that the first one waits for.
 
 A critical section prepares everything first and commits it with one word store.  It returns refusals as values.  An
 exception in it counts as a crash: the token is not returned, and the store is recovered as after a kill.
@@ -22,7 +25,6 @@ from __future__ import annotations
 
 __all__ = ["BusyError", "RobustMutex"]
 
-import logging
 import os
 import sys
 import threading
@@ -31,28 +33,22 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from posix_ipc import BusyError
-
+from ..clock import monotonic_ns
 from ..exceptions import SegmentBusy, SegmentCorrupt, SegmentGone
-from ..shm.layout import AT_EPOCH, AT_NAPS, AT_SCRATCH, AT_SEQ, AT_SLOTS, COUNTED, SLOT_WORDS, TOMBSTONE
-from ..shm.segment import ADMIN_LOCK_BYTE, FIRST_EPOCH, Segment
+from ..shm.layout import AT_EPOCH, AT_INTERRUPTED, AT_NAPS, AT_SCRATCH, AT_SEQ, AT_SLOTS, COUNTED, SLOT_WORDS, WORD
+from ..shm.segment import Segment
+from .contention import FIRST_NAP, Contender, WouldBlock
 from .liveness import Liveness
-from .reentrancy import NOT_INSIDE, Entry, holds, is_nested, is_ours
-
-logger = logging.getLogger("asgi_ipc")
+from .recovery import EXCEPTION, Recovery
+from .reentrancy import NOT_INSIDE, Entry, acquire_surely, holds, is_nested, is_ours
+from .token import BusyError, Token, no_post, no_token
 
 R = TypeVar("R")
 
-#: Tries without a nap; before the first nap twice as many. A try takes 0.3 µs and a critical section about 2 µs.
+#: Tries without a nap; before the first nap twice as many. A try takes 0.2 µs and a critical section about 2 µs.
 SPINS = 10
-#: Seconds: the first and the longest nap of a waiter. Each nap is twice as long as the one before.
-FIRST_NAP, LONGEST_NAP = 0.00005, 0.001
-#: Seconds without progress after which a waiter checks whether the holder has died.
-SUSPICION = 0.02
-#: Seconds after which a store by any core is visible to all cores.
-VISIBILITY = 0.002
-#: Epochs are even and below the tombstone; after this one (only a damaged word gets there) they start again.
-LAST_EPOCH = 2**62
+#: How often a call that must not wait naps before it raises ``WouldBlock``: for less than a millisecond in all.
+BRIEF_NAPS = 4
 #: What a critical section raises in a damaged segment, for offsets out of range, values too large for a word, and
 #: names that are not ASCII.
 DAMAGE = (IndexError, ValueError, OverflowError)
@@ -72,7 +68,7 @@ class RobustMutex:
         self.segment = segment
         self.words = segment.words
         self.liveness = liveness
-        self.recover = recover
+        self.recovery = Recovery(segment, liveness, recover)
         self.patience = patience
         self._forget()
         _mutexes.add(self)
@@ -86,19 +82,26 @@ class RobustMutex:
         self.inside: Entry | None = None
         self.liveness.release_slot()
         self.slot_at = AT_SCRATCH
-        self.epoch = 0
-        self._semaphore: Any = None
-        self.token: Callable[[float], None] = _no_token
-        self.post: Callable[[], None] = _no_post
+        self._close_nothing()
         self._naps = self._given_way = 0  # of this process; of others, by the count that it last gave way to
+        #: How many event loops of this process have operations that wait for their turn.
+        self.queueing = 0
 
-    def run(self, critical_section: Callable[..., R], *args: Any, **named: Any) -> R:
+    def _close_nothing(self) -> None:
+        """Have no epoch open."""
+        self.epoch, self.intent = 0, 1
+        self._token: Token | None = None
+        self.token: Callable[[float], Any] = no_token
+        self.post: Callable[[], None] = no_post
+
+    def run(self, critical_section: Callable[..., R], *args: Any, waits: bool = True, **named: Any) -> R:
         """
         Return ``critical_section(*args, **named)``, run while no other thread or process is inside.
 
         Raises ``SegmentBusy`` if a live holder has made no progress for ``patience`` seconds, ``SegmentGone`` if the
         segment was removed, ``SegmentCorrupt`` if the critical section found damage, ``RuntimeError`` if called from
-        a signal handler or finaliser that interrupted this thread inside the critical section.
+        a signal handler or finaliser that interrupted this thread inside the critical section. Without ``waits``, it
+        raises ``WouldBlock`` instead of waiting for longer than a millisecond.
         """
         entry = NOT_INSIDE
         try:
@@ -106,21 +109,25 @@ class RobustMutex:
                 if self.inside is not None:
                     self.resolve_inside()
                 entry = self.inside = self.entry
+                words = self.words
+                words[self.slot_at] = self.intent
                 try:
-                    self.token(0)
+                    if self.token(0):
+                        raise BusyError
                 except BusyError:
-                    self.enter()
+                    self.enter(waits)
                 else:
-                    words, epoch = self.words, self.epoch
+                    epoch = self.epoch
                     words[self.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
-                        self.enter()
+                        self.enter(waits)
                 result = critical_section(*args, **named)
                 if self.inside is entry:  # False in a child that was forked inside: it holds no token
-                    words = self.words
-                    words[AT_SEQ] += 1
-                    words[self.slot_at] = 0
+                    now = monotonic_ns()
+                    words[self.slot_at] = self.intent
                     self.post()
+                    words[AT_SEQ] = now
+                    words[self.slot_at] = 0
                     self.inside = None
             return result
         except BaseException as error:
@@ -129,44 +136,75 @@ class RobustMutex:
 
     # -- the slow path ----------------------------------------------------------------------------------------
 
-    def enter(self) -> None:
-        """Wait for the token, recovering from dead holders. Returns inside the critical section."""
-        words = self.words
+    def enter(self, waits: bool) -> None:
+        """
+        Wait for the token, recovering from dead holders. Returns inside the critical section.
+
+        The caller holds the in-process lock. Without ``waits``, raises ``WouldBlock`` soon.
+        """
         if self._try_enter():  # nearly always
             return
+        contender, naps = self.contender(), 0
+        while True:
+            nap = self._advance(contender)
+            if self._try_enter():
+                return
+            if not waits and (naps == BRIEF_NAPS or self.queueing):
+                raise WouldBlock(self)
+            self._nap(nap)
+            naps += 1
+
+    def contender(self) -> Contender:
+        """Return a new wait for this mutex."""
+        return Contender(self.recovery, self.open_epoch, self.patience)
+
+    def advance(self, contender: Contender) -> float:
+        """
+        Do one step of a wait that takes place elsewhere, in an event loop. Returns the seconds to pause.
+
+        Raises what ``run`` raises, except ``WouldBlock``.
+        """
+        entry = NOT_INSIDE
+        try:
+            with self.lock:
+                if self.inside is not None:
+                    self.resolve_inside()
+                entry = self.inside = self.entry
+                nap = self._advance(contender)
+                self.inside = None
+            return nap
+        except BaseException as error:
+            self.abandon(entry, error)
+            raise
+
+    def _advance(self, contender: Contender) -> float:
+        """Do one step of a wait, with a slot of this process."""
         if self.segment.fd < 0:  # in the meantime, another thread has closed it and attached to a new one
             raise SegmentGone(self.segment.name)
         if self.liveness.slot < 0:
             slot = self.liveness.lock_slot()
             self.slot_at = AT_SLOTS + slot * SLOT_WORDS  # first: with a slot, this must be its word
             self.liveness.slot = slot
-        words[self.slot_at] = 0  # a crashed call of this process may have left it; none of its threads is inside
-        seq, nap = words[AT_SEQ], FIRST_NAP
-        looked = moved = time.monotonic()
-        while True:
-            epoch = words[AT_EPOCH]
-            if epoch == TOMBSTONE:
-                raise SegmentGone(self.segment.name)
-            if epoch & 1 or not self._open_semaphore(epoch):
-                self._recover(epoch & ~1)
-            elif self._try_enter():
-                return
-            elif words[AT_EPOCH] != epoch:
-                continue
-            now = time.monotonic()
-            if words[AT_SEQ] != seq:
-                seq, nap, looked, moved = words[AT_SEQ], FIRST_NAP, now, now
-            elif now - moved > self.patience:
-                holder = self.liveness.live_holder(words[AT_EPOCH] & ~1)
-                if holder is None:  # then a recovering process is stopped
-                    holder = self.segment.locks.holder(ADMIN_LOCK_BYTE)
-                raise SegmentBusy(self.segment.name, holder or None, self.patience)
-            elif now - looked > SUSPICION:
-                looked = now
-                self._recover(epoch & ~1)
-            self._naps, words[AT_NAPS] = self._naps + 1, (words[AT_NAPS] + 1) % COUNTED  # not exact: without the mutex
-            time.sleep(nap)
-            nap = min(2 * nap, LONGEST_NAP)
+        self.words[self.slot_at] = 0  # a crashed call of this process may have left it; none of its threads is inside
+        return contender.advance()
+
+    def _nap(self, seconds: float) -> None:
+        """
+        Sleep without the in-process lock.
+
+        Meanwhile another thread may be inside, and so may a signal handler of this thread.
+        """
+        words, lock = self.words, self.lock
+        self._naps, words[AT_NAPS] = self._naps + 1, (words[AT_NAPS] + 1) % COUNTED  # not exact: without the mutex
+        self.inside = None
+        lock.release()
+        try:
+            time.sleep(seconds)
+        finally:
+            acquire_surely(lock)
+        if self.inside is not None:
+            self.resolve_inside()
+        self.inside = self.entry
 
     def give_way(self) -> None:
         """Let napping waiters in, between two critical sections of one long operation."""
@@ -179,88 +217,49 @@ class RobustMutex:
             time.sleep(FIRST_NAP)
 
     def _try_enter(self) -> bool:
-        """Take a token of the epoch whose semaphore is open; False if there is none, or the epoch has ended."""
-        words = self.words
+        """Take a token of the epoch that is open here; False if there is none, or the epoch has ended."""
+        words, token = self.words, self._token
+        if token is None:
+            return False
+        words[self.slot_at] = self.intent
         for _ in range(SPINS):
             try:
-                self.token(0)
+                if token.acquire_keeping_gil(0):
+                    continue
             except BusyError:
                 continue
-            words[self.slot_at] = self.epoch  # store first
-            if words[AT_EPOCH] == self.epoch:  # then check
+            epoch = self.epoch
+            words[self.slot_at] = epoch  # store first
+            if words[AT_EPOCH] == epoch:  # then check
                 return True
-            words[self.slot_at] = 0  # the token of a past epoch gives no access
+            break  # the token of a past epoch gives no access
+        words[self.slot_at] = 0
         return False
 
-    def _open_semaphore(self, epoch: int) -> bool:
+    def open_epoch(self, epoch: int) -> bool:
         """Open the epoch's semaphore if it is not open; False if it does not exist."""
-        if epoch == self.epoch:
-            return True
-        semaphore = self.segment.semaphores.open(epoch)
-        if semaphore is None:
-            return False
-        self._drop_semaphore()
-        self._semaphore, self.token, self.post, self.epoch = semaphore, semaphore.acquire, semaphore.release, epoch
+        if epoch != self.epoch:
+            semaphores = self.segment.semaphores
+            semaphore = semaphores.open(epoch)
+            if semaphore is None:
+                return False
+            self._close_token()
+            self._token = Token(semaphore, semaphores.name(epoch))
+            self.post = self._token.post
+            self.epoch, self.intent = epoch, epoch | 1
+            self.choose_try()
         return True
 
-    def _drop_semaphore(self) -> None:
-        semaphore, self._semaphore = self._semaphore, None
-        self.token, self.post, self.epoch = _no_token, _no_post, 0
-        if semaphore is not None:
-            semaphore.close()
+    def choose_try(self) -> None:
+        """Keep the GIL during the first try if this process has several threads now. The slow path always does."""
+        if self._token is not None:
+            self.token = self._token.best_acquire()
 
-    # -- recovery ---------------------------------------------------------------------------------------------
-
-    def _recover(self, epoch: int) -> None:
-        """
-        Recover the store and open the next epoch, if ``epoch`` has lost its token.
-
-        Does nothing if another process is doing it or has done it, or if a live process holds the token. The caller
-        holds the in-process lock.
-        """
-        locks = self.segment.locks
-        try:
-            try:
-                if not locks.lock(ADMIN_LOCK_BYTE):
-                    time.sleep(VISIBILITY / 2)
-                elif self._has_lost_token(epoch):
-                    self._open_next(epoch)
-            finally:
-                locks.unlock(ADMIN_LOCK_BYTE)
-        finally:
-            # Again: an exception may have come just before. This does not release a lock of another process.
-            locks.unlock(ADMIN_LOCK_BYTE)
-
-    def _has_lost_token(self, epoch: int) -> bool:
-        """True if the epoch is open and no live process holds its token, or if its end was begun."""
-        now_open = self.words[AT_EPOCH]
-        return now_open == epoch | 1 or (now_open == epoch and self.liveness.live_holder(epoch) is None)
-
-    def _open_next(self, epoch: int) -> None:
-        """Recover the store and open the next epoch. The caller holds the admin lock."""
-        words = self.words
-        words[AT_EPOCH] = epoch | 1
-        time.sleep(VISIBILITY)  # then the slot of any process that checked before that store is visible
-        self._await_holders(epoch)
-        time.sleep(VISIBILITY)  # then the last stores of the last holder are visible
-        self.recover()
-        following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
-        words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED
-        while not self.segment.semaphores.create(following):
-            following += 2
-        self.segment.semaphores.unlink(epoch)  # before the commit, so that a kill in between leaks no semaphore
-        words[AT_EPOCH] = following  # commit
-        logger.info("%s: recovered after a process ended inside the critical section", self.segment.name)
-
-    def _await_holders(self, epoch: int) -> None:
-        deadline = time.monotonic() + self.patience
-        while True:
-            pid = self.liveness.live_holder(epoch)
-            if pid is None:
-                return
-            if time.monotonic() > deadline:
-                raise SegmentBusy(self.segment.name, pid or None, self.patience)
-            time.sleep(LONGEST_NAP)
+    def _close_token(self) -> None:
+        token = self._token
+        self._close_nothing()
+        if token is not None:
+            token.close()
 
     # -- calls that raise -------------------------------------------------------------------------------------
 
@@ -275,9 +274,8 @@ class RobustMutex:
             return
         try:
             with self.lock:
-                if self.inside is entry and self.segment.fd >= 0 and self.words[self.slot_at]:
-                    self.words[self.slot_at] = 0
-                    self._recover(self.epoch)
+                if self.inside is entry and self.segment.fd >= 0:
+                    self._end_crashed()
         finally:  # even if a second exception has interrupted that: then the next call recovers
             with self.lock:
                 if self.inside is entry:
@@ -291,6 +289,19 @@ class RobustMutex:
         if isinstance(error, DAMAGE) and is_ours(error):
             why = f"{error}; the data that could not be trusted was dropped, and the rest is still usable"
             raise SegmentCorrupt(self.segment.name, why) from error
+
+    def _end_crashed(self) -> None:
+        """Clear this process's slot after an exception, and recover if the token is certainly lost."""
+        words = self.words
+        had = words[self.slot_at]
+        if not had:
+            return
+        words[AT_SEQ] = monotonic_ns()  # before the next store: the token may have been given back just now
+        words[self.slot_at] = 0
+        if had == self.intent:  # then it may be lost: if it is, waiters will notice
+            words[AT_INTERRUPTED] = self.epoch
+        elif had == self.epoch != 0:
+            self.recovery.run(self.epoch, None, EXCEPTION)
 
     def resolve_inside(self) -> None:
         """
@@ -307,29 +318,26 @@ class RobustMutex:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def remove(self) -> None:
-        """Remove the segment for every process that uses it."""
+    def remove(self, waits: bool) -> None:
+        """Remove the segment for every process that uses it. Without ``waits``, raises ``WouldBlock`` soon."""
         with self.lock:
-            self.segment.remove()
+            try:
+                self.segment.remove(self.patience if waits else 0.0)
+            except SegmentBusy:
+                if waits:
+                    raise
+                raise WouldBlock(None) from None
 
     def close(self) -> None:
         """Release slot, semaphore and mapping. Waits for threads of this process that are inside."""
         with self.lock:
             if self.liveness.slot >= 0:
                 self.words[self.slot_at] = 0
-            self._drop_semaphore()
+            self._close_token()
             self.liveness.release_slot()
             self.slot_at = AT_SCRATCH
+            self.words = memoryview(bytearray((AT_SCRATCH + 1) * WORD)).cast("Q")  # for calls that come too late
             self.segment.close()
-
-
-def _no_token(timeout: float) -> None:
-    """Replaces the semaphore's acquire while none is open: ``enter`` opens it."""
-    raise BusyError
-
-
-def _no_post() -> None:
-    """Replaces the semaphore's release while none is open (in a child forked inside a critical section)."""
 
 
 def _after_fork_in_child() -> None:

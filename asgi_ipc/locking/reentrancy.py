@@ -8,7 +8,7 @@ and released the in-process lock.  Frames are recognised by the type of that val
 
 from __future__ import annotations
 
-__all__ = ["NOT_INSIDE", "Entry", "holds", "is_nested", "is_ours"]
+__all__ = ["NOT_INSIDE", "Entry", "acquire_surely", "holds", "is_nested", "is_ours"]
 
 import inspect
 from collections.abc import Iterator
@@ -62,3 +62,16 @@ def is_ours(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is None or trace.tb_frame.f_globals.get("__name__", "").startswith(_PACKAGE)
+
+
+def acquire_surely(lock: Any) -> None:
+    """Acquire a lock, and only then raise what a signal handler has raised meanwhile: the caller will release it."""
+    raised: BaseException | None = None
+    while True:
+        try:
+            lock.acquire()
+            break
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised

@@ -11,10 +11,10 @@ there.
     | see below      | 2 words each | bitmaps, heads   | heads of chains | (groups only)  | header + payload |
     +----------------+--------------+------------------+-----------------+----------------+------------ - - -+- - -
 
-A slot belongs to one process: word 0 is the epoch whose token the process holds (0: none), word 1 counts the
-processes that have had the slot. A heap block is one header word, ``total words << 2 | previous is free << 1
-| free``, followed by its payload; an offset of a block points to its payload. The hole starts at the word
-that ``AT_RESERVED`` holds and has no memory yet.
+A slot belongs to one process: word 0 is the epoch whose token the process holds, the epoch + 1 while it
+takes that token or gives it back, or 0; word 1 counts the processes that have had the slot. A heap block is one
+header word, ``total words << 2 | previous is free << 1 | free``, followed by its payload; an offset of a block
+points to its payload. The hole starts at the word that ``AT_RESERVED`` holds and has no memory yet.
 
 *Truth* is what operations commit. *Derived* words are computed from it, and a recovery computes them again by
 walking the truth. A recovery checks the truth and cuts off what is damaged, but does not recompute it:
@@ -37,7 +37,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
                           WAITING of a channel; REFERENCES of a shared body; headers of pages; FIFOs and waiters
               groups      COUNT, LAST and EARLIEST_EXPIRY of a group; BEFORE and the hash of a member; the index
 
-EPOCH, SEQ, NAPS and the slots belong to ``locking.mutex``.
+EPOCH, SEQ, NAPS, INTERRUPTED, ENDING and the slots belong to the mutex (``locking``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WORD = 8
 #: Spells "asgi_ipc" when the bytes are in the order of the machine that wrote it.
 MAGIC = int.from_bytes(b"asgi_ipc", "big")
 #: Changes with every change of the layout that this module defines.
-VERSION = 203
+VERSION = 204
 #: A time (ns of the monotonic clock) that is never reached.
 NEVER = 2**63 - 1
 #: A counter never gets this high by counting: a larger value means that the word was overwritten.
@@ -71,7 +71,7 @@ AT_LOCK_INODE = 8
 AT_CHECKSUM = 9  # over words 0 to 8, none of which changes after creation
 
 AT_EPOCH = 16  # even: open; odd: being recovered; TOMBSTONE: removed
-AT_SEQ = 17  # incremented by every critical section: proof of progress
+AT_SEQ = 17  # changes with every critical section (the time at its end): proof of progress
 AT_FLUSHING = 18  # 1 while a flush has begun and is not finished
 AT_GENERATION = 19  # incremented when remembered offsets become invalid (flush, recovery, a freed page)
 AT_TAG = 20  # the last tag given to a record
@@ -85,8 +85,11 @@ AT_FULL_SWEEP = 29  # ns: when everything was last swept because memory was shor
 AT_FIFOS = 30  # one of the FIFO records, which form a ring
 AT_WAIT_GENERATION = 31  # incremented when registered FIFOs and waiters become invalid (flush, recovery)
 AT_CHANGES = 32  # incremented when a group's members change: makes remembered lists invalid
-AT_FREE_WORDS = 34  # words of the blocks in the heap's free lists, without those in quick lists
 AT_NAPS = 33  # roughly counts the naps of processes that wait for the mutex: long operations yield to them
+AT_FREE_WORDS = 34  # words of the blocks in the heap's free lists, without those in quick lists
+AT_INTERRUPTED = 35  # the last epoch in which an exception came while a process took the token or gave it back
+AT_ENDING = 36  # why the epoch ends that is being recovered: a number of locking.recovery.CAUSES
+AT_RECOVERIES = 37  # four words: how many recoveries there were, by cause
 AT_SCRATCH = 63  # stands in for the slot word of a process that has no slot yet
 HEADER_WORDS = 64
 

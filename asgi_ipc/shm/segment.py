@@ -176,11 +176,11 @@ class Segment:
 
     def _finish(self, size: int, prepare: Callable[[Segment], None]) -> bool:
         """Map the segment, creating it if unfinished. False if it was removed: the caller tries again."""
-        if not self._map_finished() and not self._with_admin_lock(self._map_or_create, size, prepare):
+        if not self._map_finished() and not self._with_admin_lock(self.patience, self._map_or_create, size, prepare):
             return False
         self._check_header()
         if self.words[AT_EPOCH] == TOMBSTONE:  # a process was killed before it removed the name
-            self.remove()
+            self.remove(self.patience)
             return False
         return True
 
@@ -289,19 +289,19 @@ class Segment:
 
     # -- removal ----------------------------------------------------------------------------------------------
 
-    def take_admin_lock(self) -> None:
+    def take_admin_lock(self, patience: float) -> None:
         """Take the admin lock. Raises ``SegmentBusy``, with the holder's id, after ``patience`` seconds."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + patience
         while not self.locks.lock(ADMIN_LOCK_BYTE):
             if time.monotonic() > deadline:
-                raise SegmentBusy(self.name, self.locks.holder(ADMIN_LOCK_BYTE) or None, self.patience)
+                raise SegmentBusy(self.name, self.locks.holder(ADMIN_LOCK_BYTE) or None, patience)
             time.sleep(ADMIN_LOCK_PAUSE)
 
-    def _with_admin_lock(self, work: Callable[..., R], *args: Any) -> R:
+    def _with_admin_lock(self, patience: float, work: Callable[..., R], *args: Any) -> R:
         """Return ``work(*args)``, called with the admin lock, which an exception at any point releases."""
         try:
             try:
-                self.take_admin_lock()
+                self.take_admin_lock(patience)
                 return work(*args)
             finally:
                 self.locks.unlock(ADMIN_LOCK_BYTE)
@@ -312,9 +312,9 @@ class Segment:
         """True if the name still refers to this file: it was neither removed nor replaced."""
         return named_identity(self.name) == self.identity
 
-    def remove(self) -> None:
-        """Remove the segment for every process. Raises ``SegmentRefused`` if this user may not."""
-        self._with_admin_lock(self._remove)
+    def remove(self, patience: float) -> None:
+        """Remove the segment for every process. Raises ``SegmentRefused``, and ``SegmentBusy`` after ``patience``."""
+        self._with_admin_lock(patience, self._remove)
 
     def _remove(self) -> None:
         check_removable(os.fstat(self.fd), self.name)

@@ -99,15 +99,15 @@ class Attachment:
                 return set()
             return {process for process in processes if self.liveness.is_dead(process)}
 
-    def remove(self) -> None:
+    def remove(self, waits: bool = True) -> None:
         """
-        Remove the segment for every process that uses it.
+        Remove the segment for every process that uses it. Without ``waits``, raises ``WouldBlock`` instead of waiting.
 
         No thread of this process attaches during the call: file locks do not exclude threads of one process.
         """
         self._check_handler(f"removing {self.segment.name}")
         with self._lock:
-            self.mutex.remove()
+            self.mutex.remove(waits)
 
     def is_gone(self) -> bool:
         """True if the segment was removed, its name now refers to another one, or this process has closed it."""

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..exceptions import SegmentError, SegmentGone
+from ..clock import monotonic
+from ..exceptions import SegmentBusy, SegmentError, SegmentGone
+from ..locking.contention import WouldBlock
 from ..locking.mutex import RobustMutex
 from ..locking.reentrancy import is_ours
 from ..shm.permissions import named_identity
@@ -64,6 +66,9 @@ class CriticalSections(Generic[PartsT]):
     ``size`` (bytes) and ``mode`` (permissions) are used if it must be created; ``patience`` is how many seconds to wait
     for a process that was stopped inside; ``clock`` returns machine-wide monotonic nanoseconds. For each attachment,
     ``build`` makes the parts whose methods are the critical sections; ``attached`` is called after that.
+
+    Without ``waits``, it is for event loops: a call that would wait for another process raises ``WouldBlock``. It can
+    be repeated then, since it has committed nothing. (The constructor waits in any case.)
     """
 
     #: Held while any store attaches again: several threads may notice at once that their segment was removed.
@@ -79,30 +84,34 @@ class CriticalSections(Generic[PartsT]):
         clock: Callable[[], int],
         build: Callable[[Attachment], PartsT],
         attached: Callable[[], None] = lambda: None,
+        waits: bool = True,
     ) -> None:
         self.name = name
         self.clock = clock
         self._kind, self._size, self._mode, self._patience = kind, size, mode, patience
         self._build, self._attached = build, attached
+        self.waits = waits
         self.check_due = clock() + CHECK_PERIOD
         #: None after ``close``.
         self.attachment: Attachment | None = None
         #: The segment was removed and released, and attaching to another one has not succeeded yet.
         self._lost = False
+        #: When attaching to another segment was first tried in vain, because another process was creating it.
+        self._blocked_since = 0.0
         #: The mutex, the parts, and for each critical section the part that it belongs to. This is one tuple, so that
         #: one read gets all three: another thread may attach again between two reads.
         self.bound: tuple[RobustMutex, PartsT, dict[Callable[..., Any], Any]]
-        self._attach()
+        self._attach(waits=True)
 
     @property
     def parts(self) -> PartsT:
         """The parts of the current attachment. Another thread may attach again at any time."""
         return self.bound[1]
 
-    def _attach(self) -> None:
+    def _attach(self, waits: bool) -> None:
         """Open the segment and make the parts that work on it."""
         while True:
-            attachment = Attachment.open(self.name, self._kind, self._size, self._mode, self._patience)
+            attachment = self._open(waits)
             #: Releases the attachment when the store is garbage-collected; ``close`` calls it earlier.
             self._finalizer = weakref.finalize(self, attachment.release)
             self._finalizer.atexit = False  # the kernel frees everything, and other finalisers may still send
@@ -110,7 +119,7 @@ class CriticalSections(Generic[PartsT]):
             try:
                 parts = self._build(attachment)
                 self.bound = attachment.mutex, parts, _part_of_each_section(parts)
-                attachment.mutex.run(_nothing)  # acquires a slot, or raises TooManyProcesses here
+                attachment.mutex.run(_nothing, waits=waits)  # acquires a slot, or raises TooManyProcesses here
                 self._attached()
             except BaseException as error:
                 self._finalizer()
@@ -118,6 +127,22 @@ class CriticalSections(Generic[PartsT]):
                     continue
                 raise
             return
+
+    def _open(self, waits: bool) -> Attachment:
+        """Open the segment. Without ``waits``, raises ``WouldBlock`` while another process is creating it."""
+        if waits:
+            return Attachment.open(self.name, self._kind, self._size, self._mode, self._patience)
+        try:
+            attachment = Attachment.open(self.name, self._kind, self._size, self._mode, 0.0)
+        except SegmentBusy as busy:
+            now = monotonic()
+            self._blocked_since = self._blocked_since or now
+            if now - self._blocked_since <= self._patience:
+                raise WouldBlock(None) from None
+            self._blocked_since = 0.0
+            raise SegmentBusy(self.name, busy.pid, self._patience) from None
+        self._blocked_since = 0.0
+        return attachment
 
     def run(self, section: Callable[Concatenate[Any, P], R], *args: P.args, **named: P.kwargs) -> R:
         """
@@ -131,7 +156,7 @@ class CriticalSections(Generic[PartsT]):
         while True:
             mutex, _, part_of = self.bound
             try:
-                return mutex.run(section, part_of[section], *args, **named)
+                return mutex.run(section, part_of[section], *args, waits=self.waits, **named)
             except SegmentGone:
                 self.attach_anew()
 
@@ -147,6 +172,8 @@ class CriticalSections(Generic[PartsT]):
         """
         try:
             work()
+        except WouldBlock:
+            pass
         except STORE_ERRORS as error:
             if not is_store_error(error):
                 raise
@@ -167,6 +194,7 @@ class CriticalSections(Generic[PartsT]):
         """Check that the name still refers to this segment, which is due once a second; if not, attach again."""
         attachment = self.opened()
         self.check_due = self.clock() + CHECK_PERIOD
+        attachment.mutex.choose_try()
         if self._lost or attachment.is_gone():
             self.attach_anew()
 
@@ -179,7 +207,7 @@ class CriticalSections(Generic[PartsT]):
                 logger.warning("%s was removed while in use: its contents are lost; attaching to a new one", self.name)
             self._lost, self.check_due = True, LONG_AGO  # if this fails, every operation checks first and tries again
             self._finalizer()
-            self._attach()
+            self._attach(self.waits)
             self._lost, self.check_due = False, self.clock() + CHECK_PERIOD
 
     def unlink(self) -> None:
@@ -187,7 +215,7 @@ class CriticalSections(Generic[PartsT]):
         attachment = self.opened()
         if self._lost or (attachment.is_gone() and named_identity(self.name) is not None):
             self.attach_anew()  # to the segment that has replaced it: that is the one to remove
-        self.opened().remove()
+        self.opened().remove(self.waits)
 
     def close(self) -> None:
         """Release what this process holds for the store. May be called twice; any other use is then an error."""

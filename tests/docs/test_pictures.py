@@ -17,7 +17,7 @@ from asgi_ipc.shm.segment import ADMIN_LOCK_BYTE
 from asgi_ipc.shm.semaphores import Semaphores
 from asgi_ipc.stores.groups import members
 from asgi_ipc.stores.messages import channels, records
-from asgi_ipc.stores.messages.store import SEND_SLICE
+from asgi_ipc.stores.messages.group_send import SEND_SLICE
 from asgi_ipc.structures.heap import PIECE
 from asgi_ipc.structures.slab import PAGE_RECORDS
 from asgi_ipc.waiting.thread import POLL_PERIOD

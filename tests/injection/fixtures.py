@@ -12,9 +12,9 @@ import pytest
 
 from asgi_ipc.check import heap as heap_check
 from asgi_ipc.check import stores as store_check
-from asgi_ipc.locking import mutex
+from asgi_ipc.locking import contention, mutex, recovery
 from asgi_ipc.shm import wakeup_fifo
-from asgi_ipc.stores.messages import ownership, queues, store, waiters, wakeups
+from asgi_ipc.stores.messages import group_send, ownership, queues, waiters, wakeups
 from asgi_ipc.structures import heap, slab
 from asgi_ipc.waiting import hub
 
@@ -37,8 +37,8 @@ PIECE = 1024
 @pytest.fixture
 def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count steps, remove the waits of the mutex, and make slices, pieces and pages small."""
-    monkeypatch.setattr(mutex, "SUSPICION", -1.0)
-    monkeypatch.setattr(mutex, "VISIBILITY", 0.0)
+    monkeypatch.setattr(contention, "SUSPICION", -1.0)
+    monkeypatch.setattr(recovery, "VISIBILITY", 0.0)
     monkeypatch.setattr(mutex, "SPINS", 1)
     monkeypatch.setattr(heap, "PIECE", PIECE)
     for module in (heap, heap_check):
@@ -48,7 +48,7 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (slab, store_check):
         monkeypatch.setattr(module, "PAGE_RECORDS", PAGE_RECORDS)
     monkeypatch.setattr(queues, "EXPIRED_SLICE", SLICE)
-    monkeypatch.setattr(store, "SEND_SLICE", SLICE)
+    monkeypatch.setattr(group_send, "SEND_SLICE", SLICE)
     monkeypatch.setattr(ownership, "DROP_SLICE", SLICE)
     monkeypatch.setattr(waiters, "UNREGISTER_SLICE", SLICE)
     for module in (waiters, wakeups, hub):

@@ -148,7 +148,7 @@ def forks_inside(talk, prefix):
     if not pid:
         os._exit(0)
     code = reap(pid)
-    talk.say([code, layer.message_store.sections.bound[0]._semaphore.value])
+    talk.say([code, layer.message_store.sections.bound[0]._token.value])
 
 
 def test_a_fork_in_a_critical_section_makes_no_second_token(prefix, layer, start):

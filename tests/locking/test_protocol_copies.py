@@ -67,6 +67,10 @@ def protocol(function: Callable[..., Any], result: str) -> str:
                     if isinstance(each, ast.Assign) and targets(each) == [result]:
                         each.targets, each.value = [ast.Name("result", ast.Store())], ast.Constant("the operation")
                 setattr(node, field, kept)
+    for node in ast.walk(whole):  # a copy asks its CriticalSections whether to wait
+        if isinstance(node, ast.Call):
+            node.args = [ast.Name("waits", ast.Load()) if ast.unparse(each) == "sections.waits" else each
+                         for each in node.args]  # fmt: skip
     way = whole.body[:1]  # the with statement: behind it every function goes on in its own way
     cleaning = whole.handlers[0].body[0]
     renamed = [Rename({"self": "mutex"}).visit(node) for node in (before, *way, cleaning)]
@@ -95,28 +99,31 @@ def test_every_copy_of_the_protocol_is_compared() -> None:
 def test_a_copy_in_another_order_is_noticed() -> None:
     """The slot is stored before the epoch is checked: a copy that checks first would let two processes in."""
 
-    def swapped(self: Any, mutex: Any, queues: Any, words: Any, epoch: int) -> None:
+    def swapped(self: Any, mutex: Any, queues: Any, waits: bool, now: int) -> None:
         entry = NOT_INSIDE
         try:
             with mutex.lock:
                 if mutex.inside is not None:
                     mutex.resolve_inside()
                 entry = mutex.inside = mutex.entry
+                words = mutex.words
+                words[mutex.slot_at] = mutex.intent
                 try:
-                    mutex.token(0)
+                    if mutex.token(0):
+                        raise BusyError
                 except BusyError:
-                    mutex.enter()
+                    mutex.enter(waits)
                 else:
-                    words, epoch = mutex.words, mutex.epoch
+                    epoch = mutex.epoch
                     if words[AT_EPOCH] != epoch:
-                        mutex.enter()
+                        mutex.enter(waits)
                     words[mutex.slot_at] = epoch
                 taken = queues.dequeue([], 0)
                 if mutex.inside is entry:
-                    words = mutex.words
-                    words[AT_SEQ] += 1
-                    words[mutex.slot_at] = 0
+                    words[mutex.slot_at] = mutex.intent
                     mutex.post()
+                    words[AT_SEQ] = now
+                    words[mutex.slot_at] = 0
                     mutex.inside = None
         except BaseException as error:
             mutex.abandon(entry, error)

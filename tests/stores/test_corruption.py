@@ -28,7 +28,7 @@ from helpers.extent import Extent
 
 from asgi_ipc import IPCChannelLayer, exceptions
 from asgi_ipc.check import check_stores
-from asgi_ipc.locking import mutex as mutexes
+from asgi_ipc.locking import contention, recovery
 from asgi_ipc.shm import layout as at
 from asgi_ipc.shm import segment as segments
 from asgi_ipc.shm.wakeup_fifo import WakeupFifo
@@ -584,7 +584,7 @@ class Bench:
 def shorten_pauses() -> None:
     """Shorten every pause of the mutex: no holder is really slow here."""
     logging.disable()
-    mutexes.SUSPICION, mutexes.VISIBILITY, mutexes.FIRST_NAP, mutexes.LONGEST_NAP = 0.001, 0.0001, 0.00005, 0.0002
+    contention.SUSPICION, recovery.VISIBILITY, contention.LONGEST_NAP = 0.001, 0.0001, 0.0002
     # A new segment gets the key of the old one, so that the copy of the memory is valid in it.
     randbits = secrets.randbits
     segments.secrets.randbits = lambda bits: 0x123456789ABCDEF if bits == 64 else randbits(bits)

@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, codec
 from asgi_ipc.check import check_stores
-from asgi_ipc.locking import mutex as mutexes
+from asgi_ipc.locking import contention, recovery
 from asgi_ipc.locking.liveness import SEVERAL
 from asgi_ipc.shm.layout import AT_BUCKETS, AT_PAGES, AT_POWER_MAP
 from asgi_ipc.stores.groups import members as mb
@@ -475,8 +475,8 @@ class LayerMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_layer_against_model(prefix: str, monkeypatch: pytest.MonkeyPatch, extent: Extent, seed: int) -> None:
-    for name, seconds in (("SUSPICION", 0.001), ("VISIBILITY", 0.0002)):
-        monkeypatch.setattr(mutexes, name, seconds)
+    monkeypatch.setattr(contention, "SUSPICION", 0.001)
+    monkeypatch.setattr(recovery, "VISIBILITY", 0.0002)
     logging.getLogger("asgi_ipc").addFilter(quiet)
 
     class Machine(LayerMachine):

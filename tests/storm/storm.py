@@ -41,7 +41,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.check import check_stores
-from asgi_ipc.locking.mutex import SUSPICION, RobustMutex
+from asgi_ipc.locking import contention
+from asgi_ipc.locking.contention import SUSPICION
+from asgi_ipc.locking.token import Token
 from asgi_ipc.shm.layout import AT_EPOCH
 from asgi_ipc.stores.base import CriticalSections
 from asgi_ipc.stores.messages.parts import MessageParts
@@ -55,6 +57,8 @@ ROUND = 20.0
 STOP_TIMEOUT = 30.0
 #: The kinds of the workers that run at a time.
 KINDS = ("sender", "sender", "sender", "receiver", "receiver", "receiver", "both", "visitor", "waiter", "waiter")
+#: Seconds for which the workers wait for intents: less than usual, so that they recover although no process has died.
+INTENT_BOUND = contention.INTENT_BOUND = 0.02
 #: Timeout of a blocking receive in seconds.
 BLOCK_TIMEOUT = 1.0
 
@@ -177,7 +181,9 @@ def watch(sections: CriticalSections[Any], monitor: Monitor) -> None:
     """Put a monitor around every critical section of a store."""
     mutex, parts, part_of = sections.bound
     run = mutex.run
-    mutex.run = lambda section, *args: run(monitor.section(section), *args)  # type: ignore[method-assign]
+    mutex.run = lambda section, *args, **named: run(  # type: ignore[method-assign]
+        monitor.section(section), *args, **named
+    )
     sections.exclusively = run  # type: ignore[method-assign]  # for ``run_own_section``, which has a monitor
     if isinstance(parts, MessageParts):
         seen = copy.copy(parts)
@@ -188,31 +194,31 @@ def watch(sections: CriticalSections[Any], monitor: Monitor) -> None:
 def slow_down(rng: random.Random) -> None:
     """
     Make this process slow between the acquisition of the token and the write of its slot word, and before the
-    release.
+    release, for longer than the others wait for an intent.
 
-    Other processes see no holder then, and recover the store. So the token becomes invalid.
+    They recover the store then. So the token becomes invalid, and only the check of the epoch keeps this process out.
     """
-    use = RobustMutex._open_semaphore
 
-    def slowly(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def slowly(operation: Callable[..., Any], after: bool) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            if operation.__name__ == "release" and rng.random() < 0.005:
-                time.sleep(2 * SUSPICION)
-            operation(*args)
-            if operation.__name__ == "acquire" and rng.random() < 0.005:
-                time.sleep(2 * SUSPICION)
+            slow = rng.random() < 0.005
+            if slow and not after:
+                time.sleep(2 * (SUSPICION + INTENT_BOUND))
+            failed = operation(*args)
+            if slow and after and not failed:
+                time.sleep(2 * (SUSPICION + INTENT_BOUND))
+            return failed
 
         return run
 
-    def use_slowly(mutex: RobustMutex, epoch: int) -> bool:
-        known = mutex.epoch
-        if not use(mutex, epoch):
-            return False
-        if epoch != known:
-            mutex.token, mutex.post = slowly(mutex.token), slowly(mutex.post)
-        return True
+    make = Token.__init__
 
-    RobustMutex._open_semaphore = use_slowly  # type: ignore[method-assign]
+    def make_slow(token: Token, *args: Any) -> None:
+        make(token, *args)
+        token.acquire, token.acquire_keeping_gil = slowly(token.acquire, True), slowly(token.acquire_keeping_gil, True)
+        token.post = slowly(token.post, False)
+
+    Token.__init__ = make_slow  # type: ignore[method-assign]
 
 
 class Crash(Exception):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ...exceptions import GroupStoreFull
 from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
+from ...locking.recovery import recoveries
 from ...shm.layout import KIND_GROUPS
 from ..attachment import Attachment, Kind
 from ..base import CriticalSections, Parts
@@ -51,7 +52,8 @@ class GroupStore:
     The groups of the layers with one prefix.
 
     ``owners`` knows which owners of members are dead (None: all count as alive). ``expiry`` and ``patience`` are in
-    seconds, ``size`` in bytes. Names are not checked here.
+    seconds, ``size`` in bytes. Names are not checked here. Without ``waits``, every call raises ``WouldBlock`` instead
+    of waiting for another process, and can be repeated then.
     """
 
     def __init__(
@@ -63,12 +65,15 @@ class GroupStore:
         mode: int = 0o600,
         patience: float = 10,
         clock: Callable[[], int] = time.monotonic_ns,
+        waits: bool = True,
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))
         self._owners = owners
         self._sweep_due = self._full_sweep_due = 0
+        #: The bucket at which a sweep of everything was interrupted, None if none was.
+        self._sweep_from: int | None = None
         self.sections: CriticalSections[GroupParts] = CriticalSections(
-            f"{prefix}-groups", GROUPS, size, mode, patience, clock, GroupParts
+            f"{prefix}-groups", GROUPS, size, mode, patience, clock, GroupParts, waits=waits
         )
         self.name = self.sections.name
 
@@ -127,18 +132,26 @@ class GroupStore:
 
     def _sweep_everything(self, now: int) -> bool:
         """Drop every ended membership, in slices that let other processes in. At most once a second, else False."""
-        if now < self._full_sweep_due:
-            return False
-        self._full_sweep_due = now + FULL_SWEEP_PAUSE
-        first = 0
+        first = self._sweep_from
+        if first is None:
+            if now < self._full_sweep_due:
+                return False
+            self._full_sweep_due = now + FULL_SWEEP_PAUSE
+            first = 0
         while True:
+            self._sweep_from = first  # where the next call goes on if an error ends this one
             buckets = range(first, first + SLICE)
             following = self.sections.run(Members.sweep_slice, buckets, now)
             self._drop_dead_members(buckets, self.sections.run(DeadMembers.owners, buckets))
             if not following:
+                self._sweep_from = None
                 return True
             self.sections.give_way()
             first = following
+
+    def recoveries(self) -> dict[str, int]:
+        """Return how often the segment was recovered, by cause (``MessageStore.recoveries``)."""
+        return self.sections.exclusively(recoveries, self.sections.opened().segment)
 
     # -- the whole store --------------------------------------------------------------------------------------
 

@@ -17,12 +17,14 @@ from functools import partial
 from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
 from ...locking.mutex import BusyError
+from ...locking.recovery import recoveries
 from ...locking.reentrancy import NOT_INSIDE
 from ...shm.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
 from ...shm.wakeup_fifo import WakeupFifo, is_open_here
 from ...statistics import Figures
 from ..attachment import Kind
 from ..base import CriticalSections
+from .group_send import GroupSend
 from .inspect import Inspect
 from .outcomes import Again, Enqueued
 from .ownership import Ownership
@@ -35,15 +37,14 @@ from .sweep import SWEEP_PERIOD, Sweep
 from .wakeups import Wakeups, notify_own
 
 MESSAGES = Kind(KIND_MESSAGES, MessageRecovery)
-#: The number of members that one critical section of a group send serves before it lets other processes in.
-SEND_SLICE = 64
 
 
 class MessageStore:
     """
     The messages of the layers with one prefix: FIFO queues of bytes by channel name.
 
-    ``expiry`` and ``patience`` are in seconds, ``size`` and ``limit`` in bytes. Names are not checked here.
+    ``expiry`` and ``patience`` are in seconds, ``size`` and ``limit`` in bytes. Names are not checked here. Without
+    ``waits``, every call raises ``WouldBlock`` instead of waiting for another process, and can be repeated then.
     """
 
     def __init__(
@@ -55,9 +56,12 @@ class MessageStore:
         patience: float = 10,
         limit: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
+        waits: bool = True,
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))
         self._sweep_due = 0
+        #: The bucket at which a sweep of everything was interrupted, None if none was.
+        self._sweep_from: int | None = None
         fifos: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
         self.sections: CriticalSections[MessageParts] = CriticalSections(
             f"{prefix}-messages",
@@ -68,6 +72,7 @@ class MessageStore:
             clock,
             partial(MessageParts, limit),
             partial(notify_own, fifos),
+            waits,
         )
         self.wakeups = Wakeups(self.sections, fifos)
         self.name = self.sections.name
@@ -95,22 +100,25 @@ class MessageStore:
                 if mutex.inside is not None:
                     mutex.resolve_inside()
                 entry = mutex.inside = mutex.entry
+                words = mutex.words
+                words[mutex.slot_at] = mutex.intent
                 try:
-                    mutex.token(0)
+                    if mutex.token(0):
+                        raise BusyError
                 except BusyError:
-                    mutex.enter()
+                    mutex.enter(sections.waits)
                     now = sections.clock()  # it may have waited long
                 else:
-                    words, epoch = mutex.words, mutex.epoch
+                    epoch = mutex.epoch
                     words[mutex.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
-                        mutex.enter()
+                        mutex.enter(sections.waits)
                 refused = queues.enqueue(targets, body, now, now + self.expiry)
                 if mutex.inside is entry:  # not in a child that was forked in there: it holds no token
-                    words = mutex.words
-                    words[AT_SEQ] += 1
-                    words[mutex.slot_at] = 0
+                    words[mutex.slot_at] = mutex.intent
                     mutex.post()
+                    words[AT_SEQ] = now
+                    words[mutex.slot_at] = 0
                     mutex.inside = None
         except BaseException as error:
             mutex.abandon(entry, error)
@@ -154,37 +162,21 @@ class MessageStore:
         """
         Append ``body`` to the queue of each ``(channel, capacity)``, and return the channels that did not get it.
 
-        This is done in slices, so that other processes get in between; each slice stores the body once. FIFOs are
-        notified after the last slice: receivers that woke earlier would only compete with the sender for the mutex.
         Raises ``MessageTooLarge``, but no other refusal.
         """
+        sending = self.begin_each(targets, body)
+        try:
+            sending.go_on()
+        finally:
+            sending.notify()
+        return sending.missed
+
+    def begin_each(self, targets: Sequence[tuple[str, int]], body: bytes) -> GroupSend:
+        """Return a group send that ``go_on`` performs. Raises ``MessageTooLarge``."""
         limit = self.sections.parts.queues.limit
         if len(body) > limit:
             raise MessageTooLarge(len(body), limit)
-        missed: list[str] = []
-        tokens: set[int] = set()
-        swept = False
-        try:
-            for first in range(0, len(targets), SEND_SLICE):
-                if first:
-                    self.sections.give_way()
-                rest = targets[first : first + SEND_SLICE]
-                while rest:
-                    now = self.sections.clock()
-                    outcome = self.sections.run(Queues.enqueue_each, rest, body, now, now + self.expiry)
-                    if outcome is None:
-                        break
-                    tokens.update(outcome.tokens)
-                    missed += [full.channel for full in outcome.full]
-                    rest = rest[len(rest) - outcome.undecided :]
-                    if rest and outcome.shortage:
-                        if swept or not self._sweep_everything(now):
-                            missed += [channel for channel, _ in rest]
-                            break
-                        swept = True
-        finally:  # if an error ends the loop, notify for the slices that are done
-            self.wakeups.notify(tokens)
-        return missed
+        return GroupSend(self.sections, self.wakeups, self._sweep_everything, targets, body, self.expiry)
 
     # -- receiving --------------------------------------------------------------------------------------------
 
@@ -206,22 +198,25 @@ class MessageStore:
                 if mutex.inside is not None:
                     mutex.resolve_inside()
                 entry = mutex.inside = mutex.entry
+                words = mutex.words
+                words[mutex.slot_at] = mutex.intent
                 try:
-                    mutex.token(0)
+                    if mutex.token(0):
+                        raise BusyError
                 except BusyError:
-                    mutex.enter()
+                    mutex.enter(sections.waits)
                     now = sections.clock()  # it may have waited long
                 else:
-                    words, epoch = mutex.words, mutex.epoch
+                    epoch = mutex.epoch
                     words[mutex.slot_at] = epoch  # store first
                     if words[AT_EPOCH] != epoch:  # then check
-                        mutex.enter()
+                        mutex.enter(sections.waits)
                 taken = queues.dequeue(channels, now)
                 if mutex.inside is entry:  # not in a child that was forked in there: it holds no token
-                    words = mutex.words
-                    words[AT_SEQ] += 1
-                    words[mutex.slot_at] = 0
+                    words[mutex.slot_at] = mutex.intent
                     mutex.post()
+                    words[AT_SEQ] = now
+                    words[mutex.slot_at] = 0
                     mutex.inside = None
         except BaseException as error:
             mutex.abandon(entry, error)
@@ -250,7 +245,6 @@ class MessageStore:
     # -- sweeping ---------------------------------------------------------------------------------------------
 
     def _sweep(self, now: int) -> None:
-        """Do a part of the sweeping."""
         self._sweep_due = now + SWEEP_PERIOD
         fifo = self.sections.run(Sweep.step, now)
         if fifo is not None and self._is_dead_fifo(*fifo):
@@ -266,13 +260,18 @@ class MessageStore:
 
     def _sweep_everything(self, now: int) -> bool:
         """Sweep every bucket, in slices that let other processes in; False if this was done less than a second ago."""
-        if not self.sections.run(Sweep.begin_full_sweep, now):
-            return False
-        following = self.sections.run(Sweep.sweep_slice, 0, now)
-        while following:
-            self.sections.give_way()
+        following = self._sweep_from
+        if following is None:
+            if not self.sections.run(Sweep.begin_full_sweep, now):
+                return False
+            following = 0
+        while True:
+            self._sweep_from = following  # where the next call goes on if an error ends this one
             following = self.sections.run(Sweep.sweep_slice, following, now)
-        return True
+            if not following:
+                self._sweep_from = None
+                return True
+            self.sections.give_way()
 
     # -- owners of inboxes ------------------------------------------------------------------------------------
 
@@ -323,6 +322,15 @@ class MessageStore:
         This is one critical section, so it shows the state at one point in time. All other processes wait for it.
         """
         return self.sections.run(Inspect.snapshot)
+
+    def recoveries(self) -> dict[str, int]:
+        """
+        Return how often the segment was recovered, by cause.
+
+        ``death``: a process ended inside the critical section; ``exception``: a call did; ``silence``: no process had
+        ended, but one did not run for too long; ``semaphore``: it was removed.
+        """
+        return self.sections.exclusively(recoveries, self.sections.opened().segment)
 
     # -- the whole store --------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from helpers.processes import LIMIT
 from helpers.waiting import assert_sound, never_poll, until, waiters
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentBusy
-from asgi_ipc.locking import mutex
+from asgi_ipc.locking import contention, mutex
 from asgi_ipc.shm.layout import AT_NAPS
+from asgi_ipc.stores.messages.group_send import SEND_SLICE
 from asgi_ipc.stores.messages.queues import Queues
-from asgi_ipc.stores.messages.store import SEND_SLICE
 
 PROCESSES, SOCKETS = 5, 1000
 OPTIONS = {"message_memory": 16 << 20, "group_memory": 8 << 20}
@@ -283,7 +283,7 @@ def test_a_long_group_send_yields_once_to_processes_that_wait_for_the_mutex(scri
     assert naps == []  # no process waits for the mutex
     held.words[AT_NAPS] += 1  # as another process does
     script.send_group("g", {})
-    assert naps == [mutex.FIRST_NAP]
+    assert naps == [contention.FIRST_NAP]
     held.words[AT_NAPS] += 1
     held._naps += 1  # as this process does itself
     script.send_group("g", {})
