@@ -35,7 +35,19 @@ from typing import Any, TypeVar
 
 from ..clock import monotonic_ns
 from ..exceptions import SegmentBusy, SegmentCorrupt, SegmentGone
-from ..shm.layout import AT_EPOCH, AT_INTERRUPTED, AT_NAPS, AT_SCRATCH, AT_SEQ, AT_SLOTS, COUNTED, SLOT_WORDS, WORD
+from ..shm.layout import (
+    AT_EPOCH,
+    AT_INTERRUPTED,
+    AT_NAPS,
+    AT_SCRATCH,
+    AT_SEQ,
+    AT_SLOTS,
+    AT_STARVING,
+    AT_STARVING_UNTIL,
+    COUNTED,
+    SLOT_WORDS,
+    WORD,
+)
 from ..shm.segment import Segment
 from .contention import FIRST_NAP, Contender, WouldBlock
 from .liveness import Liveness
@@ -49,6 +61,8 @@ R = TypeVar("R")
 SPINS = 10
 #: How often a call that must not wait naps before it raises ``WouldBlock``: for less than a millisecond in all.
 BRIEF_NAPS = 4
+#: ns for which a process goes on without waiting while another one starves, and the seconds that it sleeps after that.
+TURN, HAND_OVER_NAP = 2_000_000, 0.0003
 #: What a critical section raises in a damaged segment, for offsets out of range, values too large for a word, and
 #: names that are not ASCII.
 DAMAGE = (IndexError, ValueError, OverflowError)
@@ -83,6 +97,7 @@ class RobustMutex:
         self.liveness.release_slot()
         self.slot_at = AT_SCRATCH
         self._close_nothing()
+        self._turn = 0  # ns: when this process came inside after a wait
         self._naps = self._given_way = 0  # of this process; of others, by the count that it last gave way to
         #: How many event loops of this process have operations that wait for their turn.
         self.queueing = 0
@@ -142,12 +157,14 @@ class RobustMutex:
 
         The caller holds the in-process lock. Without ``waits``, raises ``WouldBlock`` soon.
         """
-        if self._try_enter():  # nearly always
+        if not self.words[AT_STARVING] and self._try_enter():  # nearly always
             return
         contender, naps = self.contender(), 0
         while True:
             nap = self._advance(contender)
-            if self._try_enter():
+            if not contender.gives_way and self._try_enter():
+                contender.finish()
+                self._turn = monotonic_ns()
                 return
             if not waits and (naps == BRIEF_NAPS or self.queueing):
                 raise WouldBlock(self)
@@ -205,6 +222,19 @@ class RobustMutex:
         if self.inside is not None:
             self.resolve_inside()
         self.inside = self.entry
+
+    def end_turn(self) -> None:
+        """
+        Let in a process that has waited for long, after a while of critical sections that did not have to wait.
+
+        Called once in a millisecond at most. (A check in each critical section would make all of them slower.)
+        """
+        words = self.words
+        if words[AT_STARVING]:
+            now = monotonic_ns()
+            if now - self._turn > TURN and now <= words[AT_STARVING_UNTIL]:
+                self._turn = now
+                time.sleep(HAND_OVER_NAP)
 
     def give_way(self) -> None:
         """Let napping waiters in, between two critical sections of one long operation."""

@@ -37,7 +37,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
                           WAITING of a channel; REFERENCES of a shared body; headers of pages; FIFOs and waiters
               groups      COUNT, LAST and EARLIEST_EXPIRY of a group; BEFORE and the hash of a member; the index
 
-EPOCH, SEQ, NAPS, INTERRUPTED, ENDING and the slots belong to the mutex (``locking``).
+EPOCH, SEQ, NAPS, INTERRUPTED, ENDING, STARVING, STARVING_UNTIL and the slots belong to the mutex (``locking``).
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ AT_FREE_WORDS = 34  # words of the blocks in the heap's free lists, without thos
 AT_INTERRUPTED = 35  # the last epoch in which an exception came while a process took the token or gave it back
 AT_ENDING = 36  # why the epoch ends that is being recovered: a number of locking.recovery.CAUSES
 AT_RECOVERIES = 37  # four words: how many recoveries there were, by cause
+AT_STARVING = 41  # ns: when the wait of the process began that others let in first; 0 if there is none
+AT_STARVING_UNTIL = 42  # ns: until when they do
 AT_SCRATCH = 63  # stands in for the slot word of a process that has no slot yet
 HEADER_WORDS = 64
 

@@ -172,6 +172,7 @@ class CriticalSections(Generic[PartsT]):
         """
         try:
             work()
+            self.bound[0].end_turn()
         except WouldBlock:
             pass
         except STORE_ERRORS as error:
