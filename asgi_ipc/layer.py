@@ -11,12 +11,11 @@ __all__ = ["Layer", "Message", "corrupt_error"]
 
 import logging
 import random
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Dict
 
 from . import capacity as capacities
-from . import codec, exceptions, names
+from . import clock, codec, exceptions, names
 from .locking.liveness import NO_OWNER
 from .memo import Memo
 from .options import check_options
@@ -246,7 +245,7 @@ class Layer:
             self._log_missed(group, len(missed), len(targets))
 
     def _log_missed(self, group: str, missed: int, members: int) -> None:
-        now = time.monotonic()
+        now = clock.monotonic()
         if now - self._logged.get(group, -LOG_PERIOD) >= LOG_PERIOD:
             self._logged.remember(group, now)
             logger.info("%d of %d channels over capacity in group %s", missed, members, group)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 __all__ = ["Figures", "Rates"]
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from . import clock
 from .memo import Memo
 
 #: The number of channels whose last figures a layer remembers, to calculate rates.
@@ -42,16 +42,16 @@ class Rates:
     """
     Turns figures into reports. Rates are calculated from two reports, so the store need not measure them.
 
-    ``clock`` returns seconds.
+    ``seconds`` reads a clock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, seconds: Callable[[], float] = clock.monotonic) -> None:
+        self._seconds = seconds
         self._last: Memo[str | None, tuple[float, int, int]] = Memo(REMEMBERED)
 
     def report(self, channel: str | None, figures: Figures) -> dict[str, float]:
         """Return the report on a channel, or on all channels if it is None. Rates are 0.0 in the first report."""
-        now = self._clock()
+        now = self._seconds()
         then, sent, refused = self._last.get(channel, (now, figures.sent, figures.refused))
         self._last.remember(channel, (now, figures.sent, figures.refused))
         passed = now - then

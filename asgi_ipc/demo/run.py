@@ -25,7 +25,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from .. import codec
+from .. import clock, codec
 from ..core import IPCChannelLayer
 from ..exceptions import ChannelFull, SegmentError
 from ..stores.unlink import leftovers
@@ -134,7 +134,7 @@ class _Demo:
         for number in range(options.senders):
             self.start_sender(number, number, 0)
         self.watch(lambda: self.tally.received > 0)
-        self.begun = time.monotonic()
+        self.begun = clock.monotonic()
         if options.kill in ("sender", "both"):
             self.watch(lambda: self.passed() > options.seconds / 3)
             self.kill_sender()
@@ -145,11 +145,11 @@ class _Demo:
         self.stop()
 
     def passed(self) -> float:
-        return time.monotonic() - self.begun
+        return clock.monotonic() - self.begun
 
     def watch(self, until: Callable[[], bool]) -> None:
         """Read the journals until the condition holds. Fails if a worker ends early or no message arrives."""
-        deadline, counted = time.monotonic() + STALLED, 0
+        deadline, counted = clock.monotonic() + STALLED, 0
         while True:
             self.read_journals()
             if until():
@@ -158,8 +158,8 @@ class _Demo:
                 if worker.process.exitcode:
                     raise DemoFailed(f"{worker} ended unexpectedly, with exit status {worker.process.exitcode}")
             if self.tally.received != counted:
-                deadline, counted = time.monotonic() + STALLED, self.tally.received
-            elif time.monotonic() > deadline:
+                deadline, counted = clock.monotonic() + STALLED, self.tally.received
+            elif clock.monotonic() > deadline:
                 raise DemoFailed(
                     f"no message has arrived for {STALLED:g} seconds: {self.layer.global_statistics()}"
                 )

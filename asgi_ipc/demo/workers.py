@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .. import clock
 from ..core import IPCChannelLayer
 from ..exceptions import ChannelFull
 
@@ -76,11 +77,11 @@ class Journal:
 
     def timed(self, call: Callable[..., Any], *args: Any) -> Any:
         """Return ``call(*args)``, and journal how long it took if it was the longest call of this worker."""
-        start = time.perf_counter()
+        start = clock.monotonic()
         try:
             return call(*args)
         finally:
-            took = time.perf_counter() - start
+            took = clock.monotonic() - start
             if took > self._longest:
                 self._longest = took
                 self.write("wait", f"{took:.6f}")

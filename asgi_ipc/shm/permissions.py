@@ -27,10 +27,10 @@ import errno
 import os
 import stat
 import sys
-import time
 
 import posix_ipc
 
+from .. import clock
 from ..exceptions import SegmentRefused
 
 #: The directory in which named shared memory appears as files, or None.
@@ -89,7 +89,7 @@ def just_created(name: str) -> bool:
     """True if the object called ``name`` was created or changed in the last second, or no longer exists."""
     path = object_path(name)
     try:
-        return path is not None and time.time() - os.stat(path).st_ctime < 1.0
+        return path is not None and abs(clock.wall() - os.stat(path).st_ctime) < 1.0  # the clock may be set back
     except FileNotFoundError:
         return True
 

@@ -22,12 +22,12 @@ import os
 import secrets
 import stat
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import posix_ipc
 
+from .. import clock
 from ..exceptions import SegmentBusy, SegmentMismatch, SegmentRefused
 from .file_locks import ByteLocks
 from .header import flaw_of, has_magic
@@ -121,8 +121,7 @@ class Segment:
         parts), ``SegmentMismatch`` (not a segment of this package, or of another version) and ``SegmentBusy``
         (another process has been creating or removing it for ``patience`` seconds).
         """
-        deadline = time.monotonic() + patience
-        while True:
+        for _ in clock.tries(patience, ADMIN_LOCK_PAUSE):
             segment = cls(name, kind, mode, patience)
             try:
                 if segment._open() and segment._finish(size, prepare):
@@ -132,9 +131,7 @@ class Segment:
                 segment.close()
                 raise
             segment.close()
-            if time.monotonic() > deadline:
-                raise SegmentBusy(name, None, patience)
-            time.sleep(ADMIN_LOCK_PAUSE)
+        raise SegmentBusy(name, None, patience)
 
     def _open(self) -> bool:
         """Open a descriptor; False if the name appeared or disappeared in between: the caller tries again."""
@@ -291,11 +288,10 @@ class Segment:
 
     def take_admin_lock(self, patience: float) -> None:
         """Take the admin lock. Raises ``SegmentBusy``, with the holder's id, after ``patience`` seconds."""
-        deadline = time.monotonic() + patience
-        while not self.locks.lock(ADMIN_LOCK_BYTE):
-            if time.monotonic() > deadline:
-                raise SegmentBusy(self.name, self.locks.holder(ADMIN_LOCK_BYTE) or None, patience)
-            time.sleep(ADMIN_LOCK_PAUSE)
+        for _ in clock.tries(patience, ADMIN_LOCK_PAUSE):
+            if self.locks.lock(ADMIN_LOCK_BYTE):
+                return
+        raise SegmentBusy(self.name, self.locks.holder(ADMIN_LOCK_BYTE) or None, patience)
 
     def _with_admin_lock(self, patience: float, work: Callable[..., R], *args: Any) -> R:
         """Return ``work(*args)``, called with the admin lock, which an exception at any point releases."""

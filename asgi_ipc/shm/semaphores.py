@@ -13,10 +13,10 @@ import errno
 import os
 import re
 import stat
-import time
 
 import posix_ipc
 
+from .. import clock
 from ..exceptions import SegmentRefused
 from .permissions import SHM_DIRECTORY, check_trust
 
@@ -141,7 +141,7 @@ def sweep_unfinished() -> int:
     for entry in candidates:
         with contextlib.suppress(FileNotFoundError):
             found = entry.stat(follow_symlinks=False)
-            aged = time.time() - found.st_mtime > UNFINISHED_AGE
+            aged = clock.wall() - found.st_mtime > UNFINISHED_AGE
             if found.st_mode & STICKY_MARK and found.st_uid == os.geteuid() and aged:
                 os.unlink(entry.path)
                 swept += 1

@@ -26,12 +26,12 @@ import signal
 import stat
 import tempfile
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from .. import clock
 from ..exceptions import SegmentRefused
 from .permissions import SHM_DIRECTORY, check_trust
 
@@ -310,7 +310,7 @@ def sweep_fifos(segment: str) -> list[str]:
 
 def _is_swept(path: str, is_unfinished: bool) -> bool:
     with contextlib.suppress(OSError):
-        if time.time() - os.lstat(path).st_mtime > UNFINISHED_AGE if is_unfinished else _is_abandoned(path):
+        if clock.wall() - os.lstat(path).st_mtime > UNFINISHED_AGE if is_unfinished else _is_abandoned(path):
             os.unlink(path)
             return True
     return False

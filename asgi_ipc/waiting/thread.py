@@ -6,9 +6,9 @@ from __future__ import annotations
 
 __all__ = ["POLL_PERIOD", "SHORT_POLL_PERIOD", "receive"]
 
-import time
 from collections.abc import Sequence
 
+from .. import clock
 from ..stores.messages.receiving import Registered, Taken
 from ..stores.messages.wakeups import Wakeups
 
@@ -24,7 +24,7 @@ def receive(wakeups: Wakeups, channels: Sequence[str], seconds: float) -> Taken 
 
     An exception that a signal handler raises ends the sleep. Then no message is taken.
     """
-    deadline = time.monotonic() + seconds
+    deadline, left = clock.monotonic() + seconds, seconds
     wakeups.spin(channels)
     fifo = wakeups.take_fifo()
     is_registered = False
@@ -35,12 +35,14 @@ def receive(wakeups: Wakeups, channels: Sequence[str], seconds: float) -> Taken 
             if not isinstance(outcome, Registered):
                 is_registered = False
                 return outcome
-            left = deadline - time.monotonic()
+            left = min(left, deadline - clock.monotonic())
             if left <= 0:
                 return None
-            period = POLL_PERIOD if outcome.waiters else SHORT_POLL_PERIOD
-            if not fifo.wait(min(left, period)) and fifo.is_unlinked():
-                wakeups.dismiss(fifo)
-                fifo = wakeups.new_fifo()
+            period = min(left, POLL_PERIOD if outcome.waiters else SHORT_POLL_PERIOD)
+            if not fifo.wait(period):
+                left -= period  # the wait ends even if the clock stands still
+                if fifo.is_unlinked():
+                    wakeups.dismiss(fifo)
+                    fifo = wakeups.new_fifo()
     finally:
         wakeups.give_back(fifo, is_registered)

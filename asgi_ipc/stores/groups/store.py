@@ -6,10 +6,10 @@ from __future__ import annotations
 
 __all__ = ["GROUPS", "GroupStore", "Owners"]
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from ...clock import Quickest
 from ...exceptions import GroupStoreFull
 from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
 from ...locking.recovery import recoveries
@@ -64,7 +64,7 @@ class GroupStore:
         expiry: float = 86400,
         mode: int = 0o600,
         patience: float = 10,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Callable[[], int] = Quickest.monotonic_ns,
         waits: bool = True,
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))

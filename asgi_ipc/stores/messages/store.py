@@ -9,11 +9,11 @@ from __future__ import annotations
 
 __all__ = ["MESSAGES", "MessageStore"]
 
-import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from ...clock import Quickest
 from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
 from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
 from ...locking.mutex import BusyError
@@ -55,7 +55,7 @@ class MessageStore:
         mode: int = 0o600,
         patience: float = 10,
         limit: int | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Callable[[], int] = Quickest.monotonic_ns,
         waits: bool = True,
     ) -> None:
         self.expiry = max(1, int(expiry * 1e9))

@@ -13,10 +13,10 @@ __all__ = ["Wakeups", "notify_own"]
 import contextlib
 import logging
 import os
-import time
 import weakref
 from collections.abc import Iterable, Sequence
 
+from ...clock import Quickest
 from ...exceptions import SegmentError
 from ...shm.wakeup_fifo import WakeupFifo, live_fifos, notify_all
 from ..base import STORE_ERRORS, CriticalSections, is_store_error
@@ -31,6 +31,8 @@ logger = logging.getLogger("asgi_ipc")
 #: ns for which a receiver spins before it sleeps: at most as long as a wake-up takes. On a single core, no process
 #: could send during that time.
 SPIN_NS = 50_000 if (os.cpu_count() or 1) > 1 else 0
+#: The most looks at the queues during that time. Each takes longer than 25 ns, so the time is over before.
+MOST_LOOKS = SPIN_NS // 25
 #: The most receives in a row that skip spinning because it was not successful.
 MOST_SKIPPED = 255
 #: The most unused FIFOs that are kept for later receives.
@@ -184,9 +186,12 @@ class Wakeups:
             place = queues.places.get(channel)
             if place is not None:
                 heads.append(place.record + READY if place.inbox == place.record else place.head_at)
-        until = time.monotonic_ns() + SPIN_NS
+        monotonic_ns = Quickest.monotonic_ns
+        until = monotonic_ns() + SPIN_NS
         try:
-            while heads and time.monotonic_ns() < until:
+            for _ in range(MOST_LOOKS if heads else 0):
+                if monotonic_ns() >= until:
+                    break
                 for at in heads:
                     if words[at]:
                         self._skip = 0
