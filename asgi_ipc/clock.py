@@ -29,9 +29,10 @@ _COARSE = 5
 
 def _number_of_wall() -> int:
     """
-    Return the number of the clock with which the kernel stamps files.
+    Return the number of the clock of file times.
 
-    On Linux this is the coarse one, which no library changes. Elsewhere it is CLOCK_REALTIME.
+    On Linux this is the coarse one, which no library changes. It is some milliseconds behind. Elsewhere it is
+    CLOCK_REALTIME.
     """
     if sys.platform == "linux":
         try:
@@ -45,7 +46,7 @@ def _number_of_wall() -> int:
 #: Seconds and nanoseconds of the monotonic clock.
 monotonic = partial(time.clock_gettime, _MONOTONIC)
 monotonic_ns = partial(time.clock_gettime_ns, _MONOTONIC)
-#: Seconds of the clock with which the kernel stamps files.
+#: Seconds of the clock of file times.
 wall = partial(time.clock_gettime, _number_of_wall())
 
 

@@ -149,7 +149,7 @@ class _Demo:
 
     def watch(self, until: Callable[[], bool]) -> None:
         """Read the journals until the condition holds. Fails if a worker ends early or no message arrives."""
-        deadline, counted = clock.monotonic() + STALLED, 0
+        counted = idle = 0
         while True:
             self.read_journals()
             if until():
@@ -157,9 +157,8 @@ class _Demo:
             for worker in self.workers:
                 if worker.process.exitcode:
                     raise DemoFailed(f"{worker} ended unexpectedly, with exit status {worker.process.exitcode}")
-            if self.tally.received != counted:
-                deadline, counted = clock.monotonic() + STALLED, self.tally.received
-            elif clock.monotonic() > deadline:
+            idle, counted = (idle + 1 if self.tally.received == counted else 0), self.tally.received
+            if idle * POLL_PERIOD > STALLED:
                 raise DemoFailed(
                     f"no message has arrived for {STALLED:g} seconds: {self.layer.global_statistics()}"
                 )
