@@ -32,7 +32,7 @@ ROWS = [
     ["structures.live_blocks"],
     ["structures.slab", "structures.hashtable"],
     # locking: exclusive access to a segment, and which processes live
-    ["locking", "locking.reentrancy", "locking.liveness", "locking.token"],
+    ["locking", "locking.reentrancy", "locking.liveness", "locking.token", "locking.turns"],
     ["locking.recovery"],
     ["locking.contention"],
     ["locking.mutex"],

@@ -13,22 +13,17 @@ from typing import Any
 
 from ..clock import monotonic_ns
 from ..exceptions import SegmentBusy, SegmentGone
-from ..shm.layout import AT_EPOCH, AT_SEQ, AT_STARVING, AT_STARVING_UNTIL, TOMBSTONE
+from ..shm.layout import AT_EPOCH, AT_SEQ, TOMBSTONE
 from ..shm.segment import ADMIN_LOCK_BYTE
 from .recovery import SEMAPHORE, SILENCE, Recovery
+from .turns import FIRST_NAP, Queue
 
-#: Seconds: the first and the longest pause between two tries. Each pause is twice as long as the one before.
-FIRST_NAP, LONGEST_NAP = 0.00005, 0.001
+#: Seconds: the longest pause between two tries. Each pause is twice as long as the one before.
+LONGEST_NAP = 0.001
 #: Seconds without progress after which a waiter checks whether the holder has died.
 SUSPICION = 0.02
 #: The most seconds for which a recovery waits for live processes that may have the token, but are not inside.
 INTENT_BOUND = 1.0
-#: ns after which a waiter asks the others to let it in first.
-STARVED_AFTER = 100_000_000
-#: ns for which the others do that, unless the waiter asks again. It may have died.
-STARVING_FOR = 20_000_000
-#: Seconds between two tries of those others. A turn is shorter (``mutex.TURN``).
-GIVE_WAY_NAP = 0.002
 #: The most seconds that one pause counts as silence. A longer pause says that this process did not run, perhaps
 #: because everything was frozen: then it says nothing about the holder.
 COUNTED_PAUSE = 0.05
@@ -62,10 +57,8 @@ class Contender:
         self._segment, self._words, self._liveness = recovery.segment, recovery.words, recovery.liveness
         self.epoch = self.seq = -1
         self.nap = FIRST_NAP
-        self._began = self._asked_at = monotonic_ns()
-        self._paused = 0.0
-        #: Another process has waited for so long that this one should not try now.
-        self.gives_way = False
+        self._asked_at, self._paused = monotonic_ns(), 0.0
+        self._queue = Queue(self._words)
         #: Seconds of silence so far, and at the last check of the slots.
         self.silence = self._checked = 0.0
         #: The slots in which an intent has been seen at each check so far, and the silence at the first check.
@@ -100,32 +93,17 @@ class Contender:
             self._recovery.run(self.epoch, self.seq, SILENCE)
             self._checked, self._intents = self.silence, None
         nap, self.nap = self.nap, min(2 * self.nap, LONGEST_NAP)
-        self._paused = self._in_turn(now, nap)
+        self._paused = self._queue.pause(now, nap)
         return self._paused
 
-    def _in_turn(self, now: int, nap: float) -> float:
-        """
-        Take care that nobody starves: the process that has waited longest asks the others not to try for a while.
-
-        Returns the seconds to pause. These words are hints. If one is lost, a wait is longer.
-        """
-        words, began = self._words, self._began
-        first, until = words[AT_STARVING], words[AT_STARVING_UNTIL]
-        is_older = first and first < began and now <= until <= now + STARVING_FOR
-        self.gives_way = bool(is_older)
-        if is_older:
-            return GIVE_WAY_NAP
-        if now - began > STARVED_AFTER:
-            words[AT_STARVING], words[AT_STARVING_UNTIL] = began, now + STARVING_FOR
-            return FIRST_NAP
-        if first and not now <= until <= now + STARVING_FOR:
-            words[AT_STARVING] = 0
-        return nap
+    @property
+    def gives_way(self) -> bool:
+        """True if another process should get in first, so that this one should not try now."""
+        return self._queue.gives_way
 
     def finish(self) -> None:
         """End the wait: the process is inside, or has given up."""
-        if self._words[AT_STARVING] == self._began:
-            self._words[AT_STARVING] = 0
+        self._queue.leave()
 
     def _start_again(self, epoch: int) -> None:
         """Start counting: this is the first step, or another process has made progress."""

@@ -38,22 +38,20 @@ from ..exceptions import SegmentBusy, SegmentCorrupt, SegmentGone
 from ..shm.layout import (
     AT_EPOCH,
     AT_INTERRUPTED,
-    AT_NAPS,
     AT_SCRATCH,
     AT_SEQ,
     AT_SLOTS,
     AT_STARVING,
-    AT_STARVING_UNTIL,
-    COUNTED,
     SLOT_WORDS,
     WORD,
 )
 from ..shm.segment import Segment
-from .contention import FIRST_NAP, Contender, WouldBlock
+from .contention import Contender, WouldBlock
 from .liveness import Liveness
 from .recovery import EXCEPTION, Recovery
 from .reentrancy import NOT_INSIDE, Entry, acquire_surely, holds, is_nested, is_ours
 from .token import BusyError, Token, no_post, no_token
+from .turns import Turns
 
 R = TypeVar("R")
 
@@ -61,8 +59,6 @@ R = TypeVar("R")
 SPINS = 10
 #: How often a call that must not wait naps before it raises ``WouldBlock``: for less than a millisecond in all.
 BRIEF_NAPS = 4
-#: ns for which a process goes on without waiting while another one starves, and the seconds that it sleeps after that.
-TURN, HAND_OVER_NAP = 2_000_000, 0.0003
 #: What a critical section raises in a damaged segment, for offsets out of range, values too large for a word, and
 #: names that are not ASCII.
 DAMAGE = (IndexError, ValueError, OverflowError)
@@ -97,8 +93,7 @@ class RobustMutex:
         self.liveness.release_slot()
         self.slot_at = AT_SCRATCH
         self._close_nothing()
-        self._turn = 0  # ns: when this process came inside after a wait
-        self._naps = self._given_way = 0  # of this process; of others, by the count that it last gave way to
+        self.turns = Turns(self.words)
         #: How many event loops of this process have operations that wait for their turn.
         self.queueing = 0
 
@@ -164,7 +159,7 @@ class RobustMutex:
             nap = self._advance(contender)
             if not contender.gives_way and self._try_enter():
                 contender.finish()
-                self._turn = monotonic_ns()
+                self.turns.begin()
                 return
             if not waits and (naps == BRIEF_NAPS or self.queueing):
                 raise WouldBlock(self)
@@ -211,8 +206,8 @@ class RobustMutex:
 
         Meanwhile another thread may be inside, and so may a signal handler of this thread.
         """
-        words, lock = self.words, self.lock
-        self._naps, words[AT_NAPS] = self._naps + 1, (words[AT_NAPS] + 1) % COUNTED  # not exact: without the mutex
+        lock = self.lock
+        self.turns.count_nap()
         self.inside = None
         lock.release()
         try:
@@ -222,29 +217,6 @@ class RobustMutex:
         if self.inside is not None:
             self.resolve_inside()
         self.inside = self.entry
-
-    def end_turn(self) -> None:
-        """
-        Let in a process that has waited for long, after a while of critical sections that did not have to wait.
-
-        Called once in a millisecond at most. (A check in each critical section would make all of them slower.)
-        """
-        words = self.words
-        if words[AT_STARVING]:
-            now = monotonic_ns()
-            if now - self._turn > TURN and now <= words[AT_STARVING_UNTIL]:
-                self._turn = now
-                time.sleep(HAND_OVER_NAP)
-
-    def give_way(self) -> None:
-        """Let napping waiters in, between two critical sections of one long operation."""
-        try:
-            others = self.words[AT_NAPS] - self._naps
-        except (ValueError, IndexError):  # another thread has closed the segment
-            return
-        if others != self._given_way:
-            self._given_way = others
-            time.sleep(FIRST_NAP)
 
     def _try_enter(self) -> bool:
         """Take a token of the epoch that is open here; False if there is none, or the epoch has ended."""

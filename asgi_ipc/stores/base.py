@@ -172,7 +172,7 @@ class CriticalSections(Generic[PartsT]):
         """
         try:
             work()
-            self.bound[0].end_turn()
+            self.bound[0].turns.end()
         except WouldBlock:
             pass
         except STORE_ERRORS as error:
@@ -181,8 +181,8 @@ class CriticalSections(Generic[PartsT]):
             logger.warning("%s: sweeping expired entries failed: %s", self.name, error)
 
     def give_way(self) -> None:
-        """Let other processes in, between two slices of a long operation (``RobustMutex.give_way``)."""
-        self.bound[0].give_way()
+        """Let other processes in, between two slices of a long operation (``Turns.give_way``)."""
+        self.bound[0].turns.give_way()
 
     def opened(self) -> Attachment:
         """Return the attachment. Raises ``RuntimeError`` after ``close``."""

@@ -13,7 +13,7 @@ from helpers.processes import LIMIT
 from helpers.waiting import assert_sound, never_poll, until, waiters
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer, SegmentBusy
-from asgi_ipc.locking import contention, mutex
+from asgi_ipc.locking import turns
 from asgi_ipc.shm.layout import AT_NAPS
 from asgi_ipc.stores.messages.group_send import SEND_SLICE
 from asgi_ipc.stores.messages.queues import Queues
@@ -278,13 +278,13 @@ def test_a_long_group_send_yields_once_to_processes_that_wait_for_the_mutex(scri
     for number in range(4 * SEND_SLICE):
         script.group_add("g", f"c{number}")
     held, naps = script.message_store.sections.bound[0], []
-    monkeypatch.setattr(mutex, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=time.monotonic, sleep=naps.append))
     script.send_group("g", {})
     assert naps == []  # no process waits for the mutex
     held.words[AT_NAPS] += 1  # as another process does
     script.send_group("g", {})
-    assert naps == [contention.FIRST_NAP]
+    assert naps == [turns.FIRST_NAP]
     held.words[AT_NAPS] += 1
-    held._naps += 1  # as this process does itself
+    held.turns.naps += 1  # as this process does itself
     script.send_group("g", {})
     assert len(naps) == 1
