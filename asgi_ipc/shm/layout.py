@@ -30,7 +30,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
                           member, GROUP and its name
     counters  only grow, so that no value is used twice: TAG, GENERATION, WAIT_GENERATION, CHANGES, the second
               word of a slot. Statistics, which a recovery keeps, although they may lack the change during
-              which a process was killed: TAKEN, REFUSED, GONE_SENT, GONE_REFUSED
+              which a process was killed: TAKEN, REFUSED, GONE_SENT, GONE_REFUSED, RECOVERIES
     derived   header      PAGES, FREE_WORDS, SWEEP_CURSOR, SWEEP_DUE, FULL_SWEEP, FIFOS
               heap        headers of blocks, free lists, quick lists, bitmaps
               messages    TAIL, SENT, EARLIEST_EXPIRY, INBOX, READY, AFTER, BEFORE, LOCALS, IDLE, WAITERS and

@@ -156,7 +156,7 @@ def words_by_class() -> dict[str, set[str]]:
         found[kind.removesuffix("s")] = set(re.findall(r"\b[A-Z_]{2,}\b", text))
     unchanged = {name for name, at in header_words().items() if at <= layout.AT_CHECKSUM}
     found["fixed"] |= unchanged
-    found["mutex"] = {"EPOCH", "SEQ", "NAPS", "SCRATCH"}
+    found["mutex"] = {"EPOCH", "SEQ", "NAPS", "SCRATCH", "INTERRUPTED", "ENDING", "STARVING", "STARVING_UNTIL"}
     return found
 
 

@@ -149,7 +149,7 @@ def sends(talk: Talk, prefix: str) -> None:
 
 
 def test_an_intent_is_waited_for_only_for_some_time(prefix, layer, start, caplog, monkeypatch):
-    """A process that is stopped with the token, but not inside, does not block the others for long. It loses nothing."""
+    """A process stopped with the token, but not inside, does not block the others for long, and loses nothing."""
     monkeypatch.setattr(contention, "INTENT_BOUND", 0.1)
     child = start(pauses, prefix, "behind try", "stop")
     pid = child.hear()
