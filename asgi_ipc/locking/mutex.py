@@ -214,8 +214,6 @@ class RobustMutex:
             time.sleep(seconds)
         finally:
             acquire_surely(lock)
-        if self.inside is not None:
-            self.resolve_inside()
         self.inside = self.entry
 
     def _try_enter(self) -> bool:

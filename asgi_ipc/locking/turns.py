@@ -6,6 +6,7 @@ from __future__ import annotations
 
 __all__ = ["FIRST_NAP", "Queue", "Turns"]
 
+import contextlib
 import time
 
 from ..clock import monotonic_ns
@@ -95,5 +96,6 @@ class Queue:
 
     def leave(self) -> None:
         """End the wait."""
-        if self._words[AT_STARVING] == self._began:
-            self._words[AT_STARVING] = 0
+        with contextlib.suppress(ValueError, IndexError):  # another thread has closed the segment
+            if self._words[AT_STARVING] == self._began:
+                self._words[AT_STARVING] = 0
