@@ -205,7 +205,7 @@ def compare_revisions(words: Sequence[str]) -> int:
         "workloads",
         nargs="*",
         metavar="WORKLOAD",
-        help=f"what to measure: {', '.join(compare.WORKLOADS)} (default: all)",
+        help=f"what to measure: {', '.join(compare.WORKLOADS)} (default: all except {', '.join(compare.SLOW)})",
     )
     parser.add_argument(
         "--rounds", type=int, default=compare.ROUNDS, metavar="N", help="rounds of each workload (%(default)s)"
@@ -218,7 +218,8 @@ def compare_revisions(words: Sequence[str]) -> int:
     )
     parser.add_argument("--output", metavar="FILE", help="where to write the figures, as JSON")
     options = parser.parse_args(words)
-    workloads = known(parser, "workload", options.workloads, compare.WORKLOADS) or list(compare.WORKLOADS)
+    workloads = known(parser, "workload", options.workloads, compare.WORKLOADS)
+    workloads = workloads or [name for name in compare.WORKLOADS if name not in compare.SLOW]
     try:
         compared = compare.compare(options.before, options.after, workloads, options.rounds, options.starts, say)
     except compare.NoRevision as error:

@@ -7,10 +7,11 @@ are restarted several times, because the layout of a process's memory influences
 
 from __future__ import annotations
 
-__all__ = ["ROUNDS", "STARTS", "WORKLOADS", "NoRevision", "compare"]
+__all__ = ["ROUNDS", "SLOW", "STARTS", "WORKLOADS", "NoRevision", "compare"]
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import statistics
@@ -22,16 +23,17 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 from .adapters import PEERS
 from .measure import environment, median_interval
 from .player import Failed, Player, command, surroundings
-from .suite import MEMORY, ROOT, sweep
+from .suite import MEMORY, ROOT, sweep, takes_part
 from .tables import number, told
 from .workloads import WORKLOADS as ALL
+from .workloads import recovery
 from .workloads.base import Params
 
 ROUNDS, STARTS = 60, 4
 #: The length of a round in seconds. It is short, so that other work on the machine affects both rounds of a
 #: pair equally.
 SECONDS = 0.02
-#: The workloads that are compared, with their settings.
+#: The workloads that are compared, with their settings. The time of a round, if it is among them, replaces ``SECONDS``.
 WORKLOADS: Dict[str, List[Params]] = {
     "pair": [{"payload": 100}],
     "payload": [{"payload": 10_000}, {"payload": 900_000}],
@@ -40,7 +42,20 @@ WORKLOADS: Dict[str, List[Params]] = {
     "throughput": [{"senders": 4, "receivers": 4, "payload": 100}],
     "roundtrip": [{"payload": 100}],
     "fanout": [{"members": 1000, "processes": 2, "payload": 100}],
+    "fairness": [{"processes": processes, "payload": 100, "seconds": 5.0} for processes in (8, 50, 200)],
+    "busy-threads": [{"threads": 4, "unread": 100_000, "payload": 100, "seconds": 10.0}],
+    "recovery-inside": [
+        {"unread": unread, "channels": channels, "payload": 100, "kills": 1} for unread, channels in recovery.WAITING
+    ],
 }
+#: Workloads with long rounds: compared only if they are named, in at most so many rounds, of two starts.
+SLOW = {"fairness": 6, "busy-threads": 6, "recovery-inside": 10}
+#: The figures that are compared, where there are others than the first one. Those in ``MORE`` are better if higher.
+FIGURES = {
+    "fairness": ("longest", "p99.9", "rate", "recoveries"),
+    "busy-threads": ("p99", "p99 without", "median", "recoveries"),
+}
+MORE = ("rate",)
 FRONT_ENDS = ("asgi_ipc", "asgi_ipc-async")
 
 Say = Callable[[str], None]
@@ -61,14 +76,22 @@ def compare(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="asgi-ipc-compare-", dir=MEMORY))
         for name in workloads:
             for params in WORKLOADS[name]:
-                for front_end in FRONT_ENDS:
+                for front_end in [each for each in FRONT_ENDS if takes_part(ALL[name], each)]:
                     match = Match(name, front_end, params, sources, folder)
                     try:
-                        results.append(match.result(rounds, starts))
-                        say(line(results[-1]))
+                        found = match.results(*lengths(name, rounds, starts))
                     except Failed as error:
                         say(f"  left out: {match.title}: {error}")
+                        continue
+                    results += found
+                    for result in found:
+                        say(line(result))
     return {"before": before, "after": after, "environment": environment(), "results": results}
+
+
+def lengths(workload: str, rounds: int, starts: int) -> Tuple[int, int]:
+    """Return how many rounds and starts a workload gets."""
+    return (min(rounds, SLOW[workload]), min(starts, 2)) if workload in SLOW else (rounds, starts)
 
 
 @contextlib.contextmanager
@@ -103,32 +126,31 @@ class Match:
         self.sources, self.folder = sources, folder
         self.title = f"{PEERS[front_end].title}, {workload} {told(params)}"
 
-    def result(self, rounds: int, starts: int) -> Dict[str, Any]:
-        """Return the result as a dict. Raises ``Failed`` if one of the revisions cannot run the workload."""
-        ratios: List[float] = []
-        figures: List[List[float]] = [[], []]
-        for _ in range(starts):
-            for pair in self.play(max(1, rounds // starts)):
-                ratios.append(pair[0] / pair[1] if self.workload.more_is_better else pair[1] / pair[0])
-                for side in (0, 1):
-                    figures[side].append(pair[side])
+    def results(self, rounds: int, starts: int) -> List[Dict[str, Any]]:
+        """Return a dict for each figure. Raises ``Failed`` if one of the revisions cannot run the workload."""
+        pairs = [pair for _ in range(starts) for pair in self.play(max(1, rounds // starts))]
+        names = FIGURES.get(self.workload.name) or [next(iter(self.workload.metrics))]
+        return [self.result(name, [(before[name], after[name]) for before, after in pairs]) for name in names]
+
+    def result(self, figure: str, pairs: List[Tuple[float, float]]) -> Dict[str, Any]:
+        ratios = [ratio(before, after) if figure in MORE else ratio(after, before) for before, after in pairs]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         return {
-            "title": self.title,
+            "title": f"{self.title}{f', {figure}' if self.workload.name in FIGURES else ''}",
             "workload": self.workload.name,
             "peer": self.front_end,
             "params": self.params,
-            "unit": next(iter(self.workload.metrics.values())),
-            "medians": [statistics.median(values) for values in figures],
+            "figure": figure,
+            "unit": self.workload.metrics[figure],
+            "medians": [statistics.median(values) for values in zip(*pairs)],
             "ratio": middle,
             "quartiles": [low, high],
             "interval": list(median_interval(ratios)),
             "ratios": ratios,
         }
 
-    def play(self, rounds: int) -> List[Tuple[float, float]]:
-        """Return (before, after) of each pair of rounds; the order of the two alternates."""
-        metric = next(iter(self.workload.metrics))
+    def play(self, rounds: int) -> List[Tuple[Any, Any]]:
+        """Return the figures (before, after) of each pair of rounds; the order of the two alternates."""
         prefix = f"compare{os.getpid()}-{secrets.token_hex(3)}"
         players: List[Player] = []
         found = []
@@ -136,11 +158,9 @@ class Match:
             for side, path in enumerate(self.sources):
                 players.append(self.player(path, f"{prefix}-{side}"))
             for turn in range(rounds):
-                pair = [0.0, 0.0]
+                pair: List[Any] = [None, None]
                 for side in (1, 0) if turn % 2 else (0, 1):
-                    value = players[side].round()[metric]
-                    assert value is not None
-                    pair[side] = value
+                    pair[side] = players[side].round()
                 found.append((pair[0], pair[1]))
         finally:
             for player in players:
@@ -154,6 +174,13 @@ class Match:
         params = {"seconds": SECONDS, **self.params}
         order = {"peer": self.front_end, "place": place, "workload": self.workload.name, "params": params}
         return Player(sys.executable, path, order, self.workload.patience)
+
+
+def ratio(one: float, other: float) -> float:
+    """Return one figure as a multiple of the other. Counts can be 0."""
+    if other:
+        return one / other
+    return math.inf if one else 1.0
 
 
 def checked(path: str, front_end: str) -> None:

@@ -63,8 +63,16 @@ def full(look: Look) -> float:
     return look("backlog", "asgi_ipc", "pair", unread=100_000) / look("backlog", "asgi_ipc", "pair", unread=0)
 
 
-def recovery(look: Look) -> float:
-    return look("recovery-inside", "asgi_ipc", "longest", unread=10_000)
+def recovery(unread: int, channels: int) -> Callable[[Look], float]:
+    return lambda look: look("recovery-inside", "asgi_ipc", "longest", unread=unread, channels=channels)
+
+
+def busy(figure: str) -> Callable[[Look], float]:
+    return lambda look: look("busy-threads", "asgi_ipc", figure)
+
+
+def starved(look: Look) -> float:
+    return look("fairness", "asgi_ipc", "longest", processes=200)
 
 
 def crowd(look: Look) -> float:
@@ -99,7 +107,16 @@ TARGETS = (
     Target("p99.9 of pairs, group sends", lambda look: look("hammer", "asgi_ipc", "p99.9", beside="group"), 1000, "µs"),
     Target("pair with 100,000 unread messages, over none", full, 1.1),
     Target("CPU of a process that waits", lambda look: look("idle", "asgi_ipc", "cpu", waiting=1), 0.1, "%"),
-    Target("first pair after a kill, 10,000 messages waiting", recovery, 100, "ms"),
+    Target("first pair after a kill, 10,000 messages in 1 channel", recovery(10_000, 1), 100, "ms"),
+    Target("the same, 10,000 messages in 10,000 channels", recovery(10_000, 10_000), 100, "ms"),
+    Target("the same, 100,000 messages in 1,000 channels", recovery(100_000, 1000), 100, "ms"),
+    Target("recoveries beside busy threads, none of which died", busy("recoveries"), 0, "in 60 s"),
+    Target(
+        "p99 of pairs beside busy threads that send, over the same without",
+        lambda look: busy("p99")(look) / busy("p99 without")(look),
+        3,
+    ),
+    Target("longest call of 200 processes without a pause", starved, 1000, "ms"),
 )
 
 

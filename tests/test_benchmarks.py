@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import host, measure, report, tables, targets
+from benchmarks import compare, host, measure, recoveries, report, tables, targets
 from benchmarks import suite as suite_module
-from benchmarks.adapters import PEERS, Spec
+from benchmarks.adapters import PEERS, Spec, load
+from benchmarks.adapters.base import Message, Peer, Place
 from benchmarks.environments import Unmade, old_environment
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, busy
+from benchmarks.workloads.base import Maker
 
 ROOT = Path(__file__).parent.parent
 SHM = "/dev/shm"
@@ -142,6 +147,94 @@ def test_two_revisions_are_compared_alternately(tmp_path: Path) -> None:
     (low, high), (least, most) = sync["quartiles"], sync["interval"]
     assert 0 < low <= sync["ratio"] <= high
     assert least <= sync["ratio"] <= most
+
+
+def test_a_comparison_has_a_ratio_for_each_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"longest": 4000.0, "p99.9": 10.0, "median": 1.0, "rate": 100.0, "recoveries": 0.0}
+    after = {"longest": 1000.0, "p99.9": 20.0, "median": 9.0, "rate": 200.0, "recoveries": 0.0}
+    match = compare.Match("fairness", "asgi_ipc", {"processes": 8}, [".", "."], "")
+    monkeypatch.setattr(match, "play", lambda rounds: [(before, after)] * rounds)
+    found = {each["figure"]: each for each in match.results(6, 2)}
+    assert {name: each["ratio"] for name, each in found.items()} == {
+        "longest": 0.25,
+        "p99.9": 2,
+        "rate": 0.5,  # twice as many: better, as a time that is half as long
+        "recoveries": 1,  # as many, though there is nothing to divide
+    }
+    assert found["longest"]["medians"] == [4000.0, 1000.0]
+    assert len(found["rate"]["ratios"]) == 6
+    assert "rate: 0.500" in compare.line(found["rate"])
+
+
+def test_long_workloads_are_compared_only_if_named() -> None:
+    assert set(compare.SLOW) <= set(compare.WORKLOADS)
+    assert compare.lengths("pair", 60, 4) == (60, 4)
+    assert compare.lengths("fairness", 60, 4) == (6, 2)
+    assert compare.lengths("fairness", 2, 1) == (2, 1)
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    """The package's logger, which loses at the end what a test has added."""
+    logger = logging.getLogger("asgi_ipc")
+    level, handlers = logger.level, list(logger.handlers)
+    yield logger
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("log")
+def test_a_recovery_is_counted_once_by_all_processes() -> None:
+    class Store:
+        def recoveries(self) -> dict[str, int]:
+            return {"death": 2, "exception": 0, "silence": 1}
+
+    class Layer:
+        message_store = group_store = Store()
+
+    with_counts, without = recoveries.Recoveries().known(Layer()), {"all": None, "own": 2}
+    assert recoveries.recovered([with_counts, with_counts]) == 6
+    assert recoveries.recovered([without, without]) == 4
+
+
+@pytest.mark.usefixtures("log")
+def test_the_recovery_after_a_kill_is_found_in_the_counts_and_in_the_log() -> None:
+    maker = Maker(load("asgi_ipc"), Place(f"benchmark{os.getpid()}-recoveries", ""))
+    peer = maker.make()
+    peer.open()
+    try:
+        known = peer.recoveries()
+        child = os.fork()
+        if not child:
+            try:
+                peer.die_inside()  # type: ignore[attr-defined]
+            finally:
+                os._exit(1)
+        os.waitpid(child, 0)
+        peer.pairs(1, {"body": b""})
+        assert known()["own"] == 1
+        assert recoveries.recovered([known()]) == 1
+    finally:
+        peer.close()
+        maker.remove()
+
+
+def test_the_time_of_a_pair_counts_from_when_it_was_due() -> None:
+    class Slow(Peer):
+        calls = 0
+
+        def timed_pairs(self, times: int, message: Message) -> list[int]:
+            self.calls += 1
+            if self.calls == 1:
+                time.sleep(0.02)
+                return [20_000_000]
+            return [1000]
+
+    taken = busy.paced_pairs(Slow(Place("", "")), 0.03, {})
+    late = [each for each in taken if each > 1000]
+    assert len(late) >= 19, taken  # all that were due during the slow one
+    assert sorted(late, reverse=True) == late
+    assert taken[-1] == 1000, "a late start must not delay all that follow"
 
 
 def test_slower_than_allowed_is_a_failure() -> None:

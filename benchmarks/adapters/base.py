@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable, Coroutine, Dict, List, Tuple
 
+from ..recoveries import Known
+
 #: All channels except those of unread messages and of group members.
 CHANNEL, PING, PONG = CHANNELS = ("channel", "ping", "pong")
 GROUP = "group"
@@ -81,6 +83,10 @@ class Peer:
         """Do the same; return the time of each pair."""
         raise NotImplementedError
 
+    def timed_calls(self, seconds: float, message: Message) -> List[int]:
+        """Send a message and receive it, for some seconds; return the time of each call."""
+        raise NotImplementedError
+
     def send_all(self, channel: str, times: int, message: Message) -> None:
         """Send a message ``times`` times."""
         raise NotImplementedError
@@ -116,6 +122,10 @@ class Peer:
         """Wait forever on ``count`` channels."""
         raise NotImplementedError
 
+    def recoveries(self) -> Callable[[], Known]:
+        """Return a function that returns what this process knows of recoveries. Call this once, after ``open``."""
+        raise NotImplementedError
+
 
 class SyncPeer(Peer):
     """A peer with a synchronous interface."""
@@ -147,6 +157,20 @@ class SyncPeer(Peer):
             send(message)
             receive()
             taken.append(now() - start)
+        return taken
+
+    def timed_calls(self, seconds: float, message: Message) -> List[int]:
+        send, receive = self.sender(CHANNEL), self.receiver(CHANNEL, wait=False)
+        taken: List[int] = []
+        received = now()
+        end = received + seconds * 1e9
+        while received < end:
+            start = now()
+            send(message)
+            sent = now()
+            receive()
+            received = now()
+            taken += (sent - start, received - sent)
         return taken
 
     def send_all(self, channel: str, times: int, message: Message) -> None:
@@ -255,6 +279,23 @@ class AsyncPeer(Peer):
                 await send(message)
                 await receive()
                 taken.append(now() - start)
+            return taken
+
+        return list(self.run(work()))
+
+    def timed_calls(self, seconds: float, message: Message) -> List[int]:
+        async def work() -> List[int]:
+            send, receive = self.sender(CHANNEL), self.receiver(CHANNEL)
+            taken: List[int] = []
+            received = now()
+            end = received + seconds * 1e9
+            while received < end:
+                start = now()
+                await send(message)
+                sent = now()
+                await receive()
+                received = now()
+                taken += (sent - start, received - sent)
             return taken
 
         return list(self.run(work()))

@@ -9,6 +9,7 @@ from typing import Any, Awaitable, Callable, Dict
 
 import asgi_ipc
 
+from ..recoveries import Known, Recoveries
 from .base import AsyncPeer, Message, SyncPeer, Unfit
 
 #: Large enough for every workload.
@@ -58,6 +59,9 @@ class Sync(SyncPeer):
     def group_send(self, group: str, message: Message) -> None:
         self.layer.send_group(group, message)
 
+    def recoveries(self) -> Callable[[], Known]:
+        return partial(Recoveries().known, self.layer)
+
     def die_inside(self) -> None:
         """Kill this process in a critical section, while it holds the mutex."""
         store: Any = self.layer.message_store
@@ -97,3 +101,6 @@ class Async(AsyncPeer):
 
     async def group_send(self, group: str, message: Message) -> None:
         await self.layer.group_send(group, message)
+
+    def recoveries(self) -> Callable[[], Known]:
+        return partial(Recoveries().known, getattr(self.layer, "_layer", None))

@@ -6,7 +6,7 @@ __all__ = ["WORKLOADS"]
 
 from typing import Dict
 
-from . import backlog, fanout, hammer, idle, kills, oneway, pair, recovery, roundtrip
+from . import backlog, busy, fairness, fanout, hammer, idle, kills, oneway, pair, recovery, roundtrip
 from .base import Workload
 
 WORKLOADS: Dict[str, Workload] = {
@@ -20,6 +20,8 @@ WORKLOADS: Dict[str, Workload] = {
         roundtrip.ROUNDTRIP,
         fanout.FANOUT,
         hammer.HAMMER,
+        busy.BUSY_THREADS,
+        fairness.FAIRNESS,
         idle.IDLE,
         recovery.RECOVERY,
         recovery.INSIDE,

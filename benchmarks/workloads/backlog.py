@@ -30,12 +30,12 @@ class Beside(Pairs):
         fill(self.peer, self.unread, self.message)
 
 
-def fill(peer: Peer, messages: int, message: Message) -> None:
+def fill(peer: Peer, messages: int, message: Message, channels: int = CHANNELS) -> None:
     """Send messages that stay unread. Raises ``Unfit`` if that would take too long."""
     limit = MANY_LIMIT if messages > MANY else LIMIT
     start, done = time.monotonic(), 0
-    each, rest = divmod(messages, CHANNELS)
-    for number in range(CHANNELS if each else rest):
+    each, rest = divmod(messages, channels)
+    for number in range(channels if each else rest):
         share = each + (number < rest)
         peer.send_all(f"unread.{number}", share, message)
         done += share

@@ -19,12 +19,14 @@ from typing import Any, Dict, List, Optional
 
 from ..adapters.base import CHANNEL, Peer, message_of
 from ..crew import Crew, Job, Member
-from .backlog import fill
+from .backlog import CHANNELS, fill
 from .base import Maker, Params, Stage, Unfit, Workload
 
 #: Kills in a round, the longest pause before a kill in seconds, and the seconds after which the other process
 #: counts as stuck.
 KILLS, LONGEST, LIMIT = 5, 0.02, 2.0
+#: What waits when a process is killed inside: messages and the channels that hold them.
+WAITING = ((0, 1), (1000, 1), (10_000, 1), (10_000, 10_000), (100_000, 1000))
 
 
 class Killed(Stage):
@@ -41,7 +43,7 @@ class Killed(Stage):
 
         def survive(peer: Peer) -> Job:
             peer.listen(CHANNEL)
-            fill(peer, self.params["unread"], self.message)
+            fill(peer, self.params["unread"], self.message, self.params.get("channels", CHANNELS))
             peer.pairs(10, self.message)
 
             def job(order: Any) -> Any:
@@ -114,14 +116,17 @@ def levels(quick: bool) -> List[List[Params]]:
 
 def inside_levels(quick: bool) -> List[List[Params]]:
     if quick:
-        return [[{"unread": 0, "payload": 100, "kills": 1}]]
-    return [[{"unread": unread, "payload": 100} for unread in (0, 1000, 10_000, 100_000)]]
+        return [[{"unread": 0, "channels": 1, "payload": 100, "kills": 1}]]
+    return [[{"unread": unread, "channels": channels, "payload": 100} for unread, channels in WAITING]]
 
 
 def described(params: Params) -> str:
-    """Return the number of kills, and of unread messages, in words."""
-    kills = params.get("kills", KILLS)
-    unread = f"{params['unread']:,} unread messages, " if params["unread"] else ""
+    """Return the number of kills, of unread messages, and of their channels, in words."""
+    kills, unread = params.get("kills", KILLS), ""
+    if params["unread"]:
+        channels = params["channels"]
+        within = "1 channel" if channels == 1 else f"{channels:,} channels"
+        unread = f"{params['unread']:,} unread messages in {within}: "
     return f"{unread}the longest of {kills} kills" if kills > 1 else f"{unread}1 kill"
 
 
