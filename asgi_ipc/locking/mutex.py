@@ -49,7 +49,7 @@ from ..shm.segment import Segment
 from .contention import Contender, WouldBlock
 from .liveness import Liveness
 from .recovery import EXCEPTION, Recovery
-from .reentrancy import NOT_INSIDE, Entry, acquire_surely, holds, is_nested, is_ours
+from .reentrancy import NOT_INSIDE, Entry, acquire_surely, holds, is_nested, is_ours, is_owned
 from .token import BusyError, Token, no_post, no_token
 from .turns import Turns
 
@@ -284,7 +284,7 @@ class RobustMutex:
                     self.inside = None
             if not is_nested(sys._getframe(1)):
                 # CPython 3.9 can handle a signal between the end of a with block and its release
-                while self.lock._is_owned():  # type: ignore[attr-defined]
+                while is_owned(self.lock):
                     self.lock.release()
         if isinstance(error, DAMAGE) and is_ours(error):
             why = f"{error}; the data that could not be trusted was dropped, and the rest is still usable"

@@ -1,16 +1,21 @@
 """
-What a call of the mutex can find out from its call stack.
+What a call can find out about itself: from its call stack, and from the locks that its thread holds.
 
 A frame that runs the mutex's protocol keeps an ``Entry`` in a local variable until it has left the critical section
 and released the in-process lock.  Frames are recognised by the type of that value, not by the name of the variable:
 ``NOT_INSIDE`` before the lock is acquired, the mutex's own entry inside.
+
+Only the stack answers exactly.  A signal handler can raise an exception between any two instructions, also in a
+``finally`` clause.  So anything that a call writes down when it begins and deletes when it ends may be left behind.  A
+frame cannot: the interpreter removes it, however the call ends.
 """
 
 from __future__ import annotations
 
-__all__ = ["NOT_INSIDE", "Entry", "acquire_surely", "holds", "is_nested", "is_ours"]
+__all__ = ["NOT_INSIDE", "Entry", "acquire_surely", "holds", "is_nested", "is_ours", "is_owned"]
 
 import inspect
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -54,6 +59,23 @@ def holds(frame: FrameType, entry: Entry | None) -> bool:
 def is_nested(frame: FrameType) -> bool:
     """True if the call in ``frame`` has interrupted another call of the protocol, which may hold the lock."""
     return any(type(value) is Entry for value in _locals(frame.f_back))
+
+
+def is_owned(lock: Any) -> bool:
+    """
+    True if this thread holds the ``RLock``.
+
+    The lock has no public method for this, but it is documented that ``Condition.notify`` raises ``RuntimeError`` if
+    the thread does not hold the lock of the condition. ``notify(0)`` does nothing else.
+    """
+    try:
+        threading.Condition(lock).notify(0)
+    except RuntimeError as error:
+        trace = error.__traceback__
+        if trace is None or trace.tb_next is None or trace.tb_next.tb_next is not None:
+            raise  # it is not from notify, but from a signal handler that interrupted it
+        return False
+    return True
 
 
 def is_ours(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ..locking.liveness import Liveness
 from ..locking.mutex import RobustMutex
+from ..locking.reentrancy import is_owned
 from ..shm.layout import AT_EPOCH, TOMBSTONE
 from ..shm.segment import Segment
 from ..shm.wakeup_fifo import Notifier
@@ -81,7 +82,7 @@ class Attachment:
     @classmethod
     def _check_handler(cls, doing: str) -> None:
         """Raise ``RuntimeError`` in a signal handler or finaliser that has interrupted this thread in this class."""
-        if cls._lock._is_owned():  # type: ignore[attr-defined]
+        if is_owned(cls._lock):
             raise RuntimeError(
                 f"{doing}: this thread is already opening, closing or removing shared memory; a signal handler or a "
                 "finaliser must not create, close or unlink a layer; let it set a flag instead"
@@ -126,7 +127,7 @@ class Attachment:
         """
         self._dropped.append(self)
         # Checked again after the lock was released: another thread may have dropped an attachment in between.
-        while self._dropped and not self._lock._is_owned() and self._lock.acquire(False):  # type: ignore[attr-defined]
+        while self._dropped and not is_owned(self._lock) and self._lock.acquire(False):
             try:
                 self._close_dropped()
             finally:
