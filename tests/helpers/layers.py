@@ -94,3 +94,9 @@ def reserved_bytes(layer: IPCChannelLayer) -> int:
     attachment = layer.message_store.sections.attachment
     assert attachment is not None
     return int(attachment.segment.words[AT_RESERVED]) * WORD
+
+
+def recoveries(layer: IPCChannelLayer) -> dict[str, int]:
+    """Return how often either store was recovered, by cause."""
+    groups = layer.group_store.recoveries()
+    return {cause: count + groups[cause] for cause, count in layer.message_store.recoveries().items()}

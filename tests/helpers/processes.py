@@ -188,3 +188,12 @@ def is_alive(pid: int) -> bool:
         return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def is_stopped(pid: int) -> bool:
+    """True if no thread of a process runs: it was stopped by SIGSTOP, or has ended."""
+    try:
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return not is_alive(pid)
+    return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in threads)

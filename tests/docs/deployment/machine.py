@@ -22,10 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from helpers.cgroups import ControlGroups, hierarchies
 
 import asgi_ipc
-
-from .cgroups import ControlGroups, hierarchies
 
 #: Seconds after which a command counts as stuck.
 LIMIT = 60.0
