@@ -12,6 +12,7 @@ Lines, with their words:
 - ``ready``: the worker has prepared everything; members that join later may have missed the first messages of a stream
 - ``will SENDER STREAM NUMBER`` and ``did SENDER STREAM NUMBER``: before and after a send
 - ``got SENDER STREAM NUMBER CHANNEL``: received from this channel
+- ``forked``: the worker has forked, and one of the two processes goes on with the journal
 - ``longest SECONDS``: an operation took longer than any before it, without the time for which it may block
 - ``log LEVEL TEXT``: the package has logged this
 - ``wrong TEXT``, and ``end`` as the last line of a worker that was not killed
@@ -130,7 +131,7 @@ class Accounts:
         self.ended: set[str] = set()
         self.logged: list[str] = []
         self.longest = 0.0
-        self.sent = self.received = 0
+        self.sent = self.received = self.forks = 0
         self.lost: list[tuple[str, str, int]] = []
         self.wrong: list[str] = []
 
@@ -167,6 +168,9 @@ class Accounts:
     def _note_got(self, name: str, sender: str, stream: str, number: str, channel: str) -> None:
         self.arrived(name, sender, stream, int(number), channel)
         self.received += 1
+
+    def _note_forked(self, _: str) -> None:
+        self.forks += 1
 
     def _note_longest(self, _: str, seconds: str) -> None:
         self.longest = max(self.longest, float(seconds))

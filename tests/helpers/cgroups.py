@@ -7,8 +7,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+
+G = TypeVar("G", bound="ControlGroup")
 
 CGROUPS = Path("/sys/fs/cgroup")
 #: Where cgroup v2 may be mounted: alone, or by systemd beside v1.
@@ -103,7 +106,7 @@ class ControlGroup:
         """Move a process into the group."""
         (self.path / "cgroup.procs").write_text(str(pid))
 
-    def __enter__(self) -> ControlGroup:
+    def __enter__(self: G) -> G:
         return self
 
     def __exit__(self, *error: object) -> None:

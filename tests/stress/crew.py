@@ -86,6 +86,7 @@ class Crew:
     def work(self, seconds: float) -> None:
         """Let the workers work, and fail at once if one of them does."""
         end = time.monotonic() + seconds
+        self._read()
         while time.monotonic() < end:
             time.sleep(min(0.5, seconds))
             self._read()

@@ -41,6 +41,7 @@ class Relay(Worker):
 
     def _fork(self) -> None:
         parent_goes_on, how = self.random.random() < 0.3, self.random.choice((self._kill, self._exit, self._close))
+        self.journal.write("forked")
         heard, say = os.pipe()
         pid = os.fork()
         if not pid:

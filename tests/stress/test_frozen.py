@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from helpers.cgroups import Freezer
@@ -84,9 +85,10 @@ def _waits(talk: Talk, prefix: str, store: str) -> None:
 
 def _waits_in_loop(talk: Talk, prefix: str, store: str) -> None:
     """Do the same in an event loop, in which two receives wait as well. No message comes for the second one."""
+    options: dict[str, Any] = OPTIONS
 
     async def main() -> None:
-        async with AsyncIPCChannelLayer(prefix, **OPTIONS, patience=PATIENCE) as layer:
+        async with AsyncIPCChannelLayer(prefix, patience=PATIENCE, **options) as layer:
             receives = [asyncio.ensure_future(layer.receive(channel)) for channel in ("a", "nothing")]
             await asyncio.sleep(WAITED)
             talk.say("ready")
