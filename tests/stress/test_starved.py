@@ -17,6 +17,8 @@ from .workers import BusySender, BusyServer, Hog, Inbox, Pairs, Receiver, Sender
 NOW_AND_THEN = 0.02, 0.07
 #: Seconds between two sends of a process in a crowd.
 OFTEN = 0.0, 0.02
+#: Seconds that an operation of a process may take that gets hardly any CPU time.
+STARVED = 60.0
 #: The number of processes in a crowd with ``--exhaustive``, and without it.
 CROWD = 100, 40
 #: Messages that wait in a channel, so that a recovery takes long.
@@ -69,7 +71,8 @@ def test_kills_beside_busy_threads(make_crew: Callable[..., Crew], seconds: floa
     crew.begin()
     crew.hire(BusySender, pause=NOW_AND_THEN)
     crew.hire(Sender, 2)
-    crew.kill_at_random(seconds, Sender, Receiver, Inbox, BusySender)
+    crew.hire(Pairs, 2)
+    crew.kill_at_random(seconds, Sender, Receiver, Inbox, BusySender, Pairs)
     crew.finish()
 
 
@@ -103,7 +106,7 @@ def test_low_priorities(make_crew: Callable[..., Crew], seconds: float) -> None:
     crew.hire(Sender, pause=NOW_AND_THEN)
     crew.hire(Hog, os.cpu_count() or 1)
     crew.work(seconds)
-    crew.finish()
+    crew.finish(STARVED)
 
 
 @pytest.mark.parametrize("kills", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["alive", "kills"])
@@ -117,7 +120,7 @@ def test_more_processes_than_cores(make_crew: Callable[..., Crew], extent: Exten
     crew.hire(Sender, count // 4, to_group=0.02, pause=OFTEN)
     crew.hire(Pairs, count // 4)
     if kills:
-        crew.kill_at_random(seconds, Inbox, Server, Receiver, Sender)
+        crew.kill_at_random(seconds, Inbox, Server, Receiver, Sender, Pairs)
     else:
         crew.work(seconds)
     crew.finish()
