@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..exceptions import TooManyProcesses
 from ..memo import Memo
-from ..shm.layout import AT_EPOCH, AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS
+from ..shm.layout import AT_DIED, AT_EPOCH, AT_SEQ, AT_SLOTS, COUNTED, SLOT_WORDS, SLOTS
 from ..shm.segment import Segment
 
 SLOT_BITS = 10
@@ -75,6 +75,8 @@ class Liveness:
             # Skip the slot of a process that is inside, or died there: an exception between locking its byte and
             # clearing its word would leave a live process that seems to hold the token.
             if words[slot_at] != epoch and self.segment.locks.lock(1 + slot):
+                if words[slot_at] == epoch | 1:  # it may have had the token: the recovery shall find out
+                    words[AT_DIED] = words[AT_SEQ]
                 words[slot_at] = 0
                 words[slot_at + 1] = (words[slot_at + 1] + 1) % COUNTED
                 return slot
@@ -103,6 +105,8 @@ class Liveness:
 
     def has_dead_holder(self, epoch: int) -> bool:
         """True if a process has died inside, or while it took the epoch's token or gave it back."""
+        if self.words[AT_SEQ] and self.words[AT_DIED] == self.words[AT_SEQ]:  # another process has its slot now
+            return True
         return any(self._is_free(slot) for slot, _ in self._slots_with(epoch, epoch | 1))
 
     def _slots_with(self, *words: int) -> list[tuple[int, int]]:

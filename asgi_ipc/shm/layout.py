@@ -37,7 +37,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
                           WAITING of a channel; REFERENCES of a shared body; headers of pages; FIFOs and waiters
               groups      COUNT, LAST and EARLIEST_EXPIRY of a group; BEFORE and the hash of a member; the index
 
-EPOCH, SEQ, NAPS, INTERRUPTED, ENDING, STARVING, STARVING_UNTIL and the slots belong to the mutex (``locking``).
+EPOCH, SEQ, NAPS, INTERRUPTED, ENDING, STARVING, STARVING_UNTIL, DIED and the slots belong to the mutex (``locking``).
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ AT_ENDING = 36  # why the epoch ends that is being recovered: a number of lockin
 AT_RECOVERIES = 37  # four words: how many recoveries there were, by cause
 AT_STARVING = 41  # ns: when the wait of the process began that others let in first; 0 if there is none
 AT_STARVING_UNTIL = 42  # ns: until when they do
+AT_DIED = 43  # SEQ when a process last got the slot of one that had died with an intent
 AT_SCRATCH = 63  # stands in for the slot word of a process that has no slot yet
 HEADER_WORDS = 64
 
