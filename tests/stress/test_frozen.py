@@ -21,10 +21,10 @@ from .crew import LONGEST, Crew
 from .workers import Inbox, Receiver, Sender, Server
 
 #: The layer option ``patience``, and for how long everything is frozen.
-PATIENCE, FROZEN = 1.0, 1.5
+PATIENCE, FROZEN = 2.0, 2.5
 #: Seconds for which everything works between two freezes.
 BETWEEN = 0.5
-#: Seconds that a process has been waiting for the mutex before it is frozen.
+#: Seconds for which a process waits for the mutex before it is frozen, and again after that.
 WAITED = 0.3
 
 
@@ -128,8 +128,9 @@ def test_a_waiter_is_frozen_with_the_holder(
         freezer.add(child.pid)
     freezer.freeze()
     time.sleep(FROZEN)
-    holder.say()  # so that it leaves as soon as it runs
     freezer.thaw()
+    time.sleep(WAITED)
+    holder.say()
     assert holder.hear() == "out"
     assert waiter.hear() == "done"
     holder.say()
