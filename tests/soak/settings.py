@@ -13,7 +13,7 @@ PATIENCE = 2.0
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "asgi_ipc.AsyncIPCChannelLayer",
-        "CONFIG": {"prefix": PREFIX, "patience": PATIENCE, **OPTIONS},
+        "CONFIG": {**OPTIONS, "prefix": PREFIX, "patience": PATIENCE, "expiry": 60, "capacity": 100},
     },
 }
 INSTALLED_APPS = ["channels"]

@@ -34,7 +34,10 @@ class Room(AsyncJsonWebsocketConsumer):
             await self.channel_layer.group_send("room", {"type": "said", "content": content})
 
     async def said(self, event: dict[str, Any]) -> None:
-        await self.send_json(event["content"])
+        # The client may have left. Its disconnect follows, so go on: an exception here would end the consumer before it
+        # leaves the group, and its channel would be a member as long as the process lives.
+        with contextlib.suppress(OSError):
+            await self.send_json(event["content"])
 
 
 class Work(AsyncConsumer):
