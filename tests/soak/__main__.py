@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 
@@ -17,6 +18,7 @@ def main() -> int:
     if given.minutes < 3:
         parser.error("--minutes must be at least 3: the thirds of the time are compared")
     os.environ["SOAK_PREFIX"] = given.prefix
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that it ends what it has started
     from .soak import Soak  # the settings of the site need the prefix
 
     with tempfile.TemporaryDirectory(prefix="asgi-ipc-soak-") as directory, Soak(given.prefix, directory) as soak:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +67,7 @@ def test_two_minutes_without_a_problem(prefix: str) -> None:
         output, _ = process.communicate(timeout=600)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)  # then it ends what it has started
+            process.terminate()  # then it ends what it has started
         process.communicate()
     sys.stdout.write(output)
     _, _, verdict = output.rpartition("=\n")
