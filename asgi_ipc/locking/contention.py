@@ -59,6 +59,8 @@ class Contender:
         self.nap = FIRST_NAP
         self._asked_at, self._paused = monotonic_ns(), 0.0
         self._queue = Queue(self._words)
+        #: A try has failed since SEQ was sampled. Without one, the token may be free: the others may all give way.
+        self._has_failed = False
         #: Seconds of silence so far, and at the last check of the slots.
         self.silence = self._checked = 0.0
         #: The slots in which an intent has been seen at each check so far, and the silence at the first check.
@@ -80,6 +82,7 @@ class Contender:
         # At least the last pause: a clock that a program has stopped must not make this wait endless.
         self.silence += min(max((now - self._asked_at) / 1e9, self._paused), COUNTED_PAUSE)
         self._asked_at = now
+        self._has_failed = self._has_failed or not self.gives_way
         begins = words[AT_SEQ] != self.seq or epoch & ~1 != self.epoch
         if begins:
             self._start_again(epoch & ~1)
@@ -89,7 +92,7 @@ class Contender:
             self._recovery.run(self.epoch, None, SILENCE)  # it goes on, with the cause that it began with
         elif not self._open_epoch(epoch):
             self._recovery.run(self.epoch, None, SEMAPHORE)
-        elif not begins and self.silence - self._checked > SUSPICION and self._nobody_has_the_token():
+        elif self._has_failed and self.silence - self._checked > SUSPICION and self._nobody_has_the_token():
             self._recovery.run(self.epoch, self.seq, SILENCE)
             self._checked, self._intents = self.silence, None
         nap, self.nap = self.nap, min(2 * self.nap, LONGEST_NAP)
@@ -111,6 +114,7 @@ class Contender:
         self.nap = FIRST_NAP
         self.silence = self._checked = 0.0
         self._intents = None
+        self._has_failed = False
 
     def _nobody_has_the_token(self) -> bool:
         """
