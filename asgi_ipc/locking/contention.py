@@ -20,6 +20,9 @@ from .turns import FIRST_NAP, Queue
 
 #: Seconds: the longest pause between two tries. Each pause is twice as long as the one before.
 LONGEST_NAP = 0.001
+#: The longest pause after ``SUSPICION``. Hundreds of waiters that wake a thousand times a second use all of the CPU time,
+#: and the process that has the token may be one that waits for some.
+LONGEST_SILENT_NAP = 0.02
 #: Seconds without progress after which a waiter checks whether the holder has died.
 SUSPICION = 0.02
 #: The most seconds for which a recovery waits for live processes that may have the token, but are not inside.
@@ -95,8 +98,9 @@ class Contender:
         elif self._has_failed and self.silence - self._checked > SUSPICION and self._nobody_has_the_token():
             self._recovery.run(self.epoch, self.seq, SILENCE)
             self._checked, self._intents = self.silence, None
-        nap, self.nap = self.nap, min(2 * self.nap, LONGEST_NAP)
-        self._paused = self._queue.pause(now, nap)
+        is_silent = self.silence > SUSPICION
+        nap, self.nap = self.nap, min(2 * self.nap, LONGEST_SILENT_NAP if is_silent else LONGEST_NAP)
+        self._paused = max(self._queue.pause(now, nap), nap if is_silent else 0.0)
         return self._paused
 
     @property
