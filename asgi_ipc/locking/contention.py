@@ -20,7 +20,7 @@ from .turns import FIRST_NAP, Queue
 
 #: Seconds: the longest pause between two tries. Each pause is twice as long as the one before.
 LONGEST_NAP = 0.001
-#: The longest pause after ``SUSPICION``. Hundreds of waiters that wake a thousand times a second use all of the CPU time,
+#: The longest pause after ``SUSPICION``. Hundreds of waiters that wake a thousand times a second use all CPU time,
 #: and the process that has the token may be one that waits for some.
 LONGEST_SILENT_NAP = 0.02
 #: Seconds without progress after which a waiter checks whether the holder has died.
