@@ -46,7 +46,7 @@ class IPCChannelLayer(Layer):
             the memory as it is used.
         group_memory: Bytes of shared memory for group memberships, at least 64 KiB (default: 20 MiB).
         mode: The permissions of the shared memory. With ``0o660``, processes of other users in the same group can
-            use the layer.
+            use the layer, with ``0o666`` those of all users. No other value is allowed.
         message_limit: The largest encoded message, in bytes. None means 1 MiB or ``message_memory // 8``, whichever
             is larger.
         patience: Seconds to wait for another process that was stopped (not killed) during an operation.

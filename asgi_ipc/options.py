@@ -6,7 +6,7 @@ They are checked before any object is created. Each error names the option.
 
 from __future__ import annotations
 
-__all__ = ["MIB", "MIN_MEMORY", "Options", "check_options", "check_seconds"]
+__all__ = ["MIB", "MIN_MEMORY", "MODES", "Options", "check_options", "check_seconds"]
 
 import re
 import sys
@@ -25,6 +25,9 @@ MAX_MEMORY = 2**46
 #: a prefix.
 MAX_PREFIX = 20 if sys.platform == "darwin" else 200
 PREFIX = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+#: The permissions that the shared memory can have. Whoever may open it must be able to read and write. A user who may
+#: only read could hold read locks on its bytes, and these look like proofs of life of dead processes.
+MODES = (0o600, 0o660, 0o666)
 #: Seconds. More than a hundred years is a mistake, and would not fit into 64 bits of nanoseconds.
 MAX_SECONDS = 3.2e9
 
@@ -114,8 +117,9 @@ def _memory(name: str, value: Any) -> int:
 
 def _mode(mode: Any) -> int:
     value = _whole("mode", mode, 0, 0o777)
-    if value & 0o600 != 0o600 or value & 0o111:
+    if value not in MODES:
         raise ValueError(
-            f"mode must let its owner read and write, and no user execute, as 0o600 and 0o660 do, not {value:#o}"
+            "mode must be 0o600 (only this user), 0o660 (also the users of its group) or 0o666 (all users), "
+            f"not {value:#o}: a user who may open the shared memory must be able to read and write"
         )
     return value

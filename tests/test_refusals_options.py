@@ -77,9 +77,13 @@ WRONG_OPTIONS = {
         TypeError,
         ["the capacity of 'a'", "positive int"],
     ),
-    "mode_executable": ({"mode": 0o700}, ValueError, ["mode must let its owner read and write", "0o700", "0o660"]),
-    "mode_not_readable": ({"mode": 0o200}, ValueError, ["mode must let its owner read and write", "0o200"]),
-    "mode_not_writable": ({"mode": 0o440}, ValueError, ["mode must let its owner read and write", "0o440"]),
+    "mode_executable": ({"mode": 0o700}, ValueError, ["mode must be 0o600 (only this user)", "0o660", "not 0o700"]),
+    "mode_not_readable": ({"mode": 0o200}, ValueError, ["mode must be 0o600 (only this user)", "not 0o200"]),
+    "mode_not_writable": ({"mode": 0o440}, ValueError, ["mode must be 0o600 (only this user)", "not 0o440"]),
+    **{
+        f"mode_{mode:o}": ({"mode": mode}, ValueError, ["must be able to read and write", "0o666", f"not {mode:#o}"])
+        for mode in (0o644, 0o640, 0o604, 0o664, 0o646, 0o620, 0o602, 0o606)
+    },
     "mode_sticky": ({"mode": 0o1600}, ValueError, ["mode must be between"]),
     "mode_str": ({"mode": "0o600"}, TypeError, ["mode must be an int, not '0o600'"]),
     "mode_true": ({"mode": True}, TypeError, ["mode must be an int, not True"]),
@@ -131,10 +135,10 @@ def test_further_options_are_keyword_only(prefix, extra):
         {"group_expiry": 3e9, "expiry": 3e9},
         {"message_memory": 65536, "group_memory": 65536},
         {"message_memory": 65537},
-        {"mode": 0o644},
+        {"mode": 0o666},
         {"capacity": 10**12},
     ],
-    ids=["long_prefix", "brief", "for_a_century", "small", "odd", "readable", "large_capacity"],
+    ids=["long_prefix", "brief", "for_a_century", "small", "odd", "for_everybody", "large_capacity"],
 )
 def test_options_at_the_limits_work(prefix, options):
     options = {"message_memory": 1 << 20, "group_memory": 1 << 18, **options}

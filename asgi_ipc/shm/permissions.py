@@ -3,7 +3,9 @@ The names and permissions of shared memory objects, and the checks that they can
 
 On Linux, named shared memory appears as files. Elsewhere (macOS) it has no path, and the checks that need one
 are skipped. An object that another user owns, or that more users may write to than was requested, is
-refused: a process that can write to a segment can pass any data to its readers.
+refused: a process that can write to a segment can pass any data to its readers. An object that some users may
+only read is refused, too: such a user could hold locks that look like proofs of life (``file_locks``), or read the
+bytes that notify a waiting process.
 """
 
 from __future__ import annotations
@@ -63,11 +65,13 @@ def create_object(name: str, mode: int) -> int:
     """
     Create an empty shared memory object, and return its descriptor.
 
+    The umask has no effect on ``mode``. It could otherwise leave a group that may read and not write, which
+    ``check_trust`` refuses.
+
     Raises ``posix_ipc.ExistentialError`` if it exists, and ``SegmentRefused`` if this user may not create any.
     """
     try:
-        fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=mode).fd
-        return fd
+        fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600).fd
     except (posix_ipc.PermissionsError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EROFS:
             raise
@@ -76,6 +80,13 @@ def create_object(name: str, mode: int) -> int:
             f"this user may not create it ({error}): {SHM_DIRECTORY or 'shared memory'} must be writable, with mode "
             "1777; in a container or a service, check how it is mounted",
         ) from None
+    try:
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+            os.fchmod(fd, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def removal_hint(segment: str) -> str:
@@ -126,7 +137,10 @@ def discard_name(name: str) -> bool:
 
 def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it") -> None:
     """
-    Raise ``SegmentRefused`` for an object of another user, or one with more write permissions than ``mode``.
+    Raise ``SegmentRefused`` for an object of another user, or one with unsuitable permissions.
+
+    These are more write permissions than ``mode`` has, and a group or other users who may read but not write, or
+    write but not read.
 
     The owner must be this user or root. Where both ``mode`` and the object's mode allow the group (or
     everybody) to write, another member of the group (or any user) may be the owner too. ``segment`` and
@@ -142,8 +156,15 @@ def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it"
                 f"{what} belongs to user {found.st_uid}, and this process is user {me}: remove it, choose another "
                 "prefix, or let both users share a group and pass mode=0o660",
             )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) & ~mode:
-        is_mode = stat.S_IMODE(found.st_mode)
+    is_mode = stat.S_IMODE(found.st_mode)
+    # With the write bits at the place of the read bits, the two must agree.
+    if (is_mode ^ is_mode << 1) & (stat.S_IRGRP | stat.S_IROTH):
+        raise SegmentRefused(
+            segment,
+            f"{what} has mode {is_mode:#o}, so other users may open it but not read and write it; they could make "
+            f"dead processes look alive. Use mode 0o600, 0o660 or 0o666: {removal_hint(segment)}",
+        )
+    if is_mode & (stat.S_IWGRP | stat.S_IWOTH) & ~mode:
         raise SegmentRefused(
             segment,
             f"{what} has mode {is_mode:#o}, so other users may write to it, but mode {mode:#o} was requested: pass "

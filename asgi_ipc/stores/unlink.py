@@ -18,7 +18,8 @@ from typing import List, Tuple
 import posix_ipc
 
 from ..exceptions import SegmentError
-from ..shm.permissions import SHM_DIRECTORY, discard_name
+from ..options import MODES
+from ..shm.permissions import SHM_DIRECTORY, discard_name, object_path
 from ..shm.wakeup_fifo import sweep_fifos
 from .attachment import Attachment, Kind
 
@@ -105,6 +106,10 @@ def _remove_attached(name: str, kind: Kind, found: os.stat_result) -> None:
     """Attach to a segment and remove it with a tombstone, if it can be attached to."""
     with contextlib.suppress(SegmentError, posix_ipc.Error, OSError):
         mode = stat.S_IMODE(found.st_mode) & 0o666
+        path = object_path(name)
+        if mode not in MODES and path is not None:  # it would be refused, and its processes would get no tombstone
+            mode = 0o600
+            os.chmod(path, mode)
         attachment = Attachment.open(name, kind, found.st_size or SMALLEST, mode, PATIENCE)
         try:
             attachment.remove()

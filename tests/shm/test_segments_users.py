@@ -10,6 +10,7 @@ import time
 import pytest
 from helpers.segments import (
     GROUP_SIZE,
+    KINDS,
     OTHER_GROUP,
     OTHER_USER,
     SHARED_GROUP,
@@ -26,15 +27,19 @@ from helpers.segments import (
 )
 
 from asgi_ipc import IPCChannelLayer, SegmentRefused
+from asgi_ipc.cli.unlink import remove
+from asgi_ipc.shm.layout import AT_EPOCH, TOMBSTONE
+from asgi_ipc.shm.permissions import create_object
 
 pytestmark = needs_files
+root_only = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be several users")
 
 
 # -- modes --
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o666], ids=oct)
-@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777], ids=oct)
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666], ids=oct)
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777], ids=oct)
 def test_the_mode_does_not_depend_on_the_umask(prefix, make_layer, umask, mode):
     before = os.umask(umask)
     try:
@@ -54,7 +59,7 @@ def test_the_mode_does_not_depend_on_the_umask(prefix, make_layer, umask, mode):
 
 
 @kinds
-@pytest.mark.parametrize(("asked", "found"), [(0o600, 0o620), (0o600, 0o602), (0o600, 0o666), (0o660, 0o666)], ids=oct)
+@pytest.mark.parametrize(("asked", "found"), [(0o600, 0o660), (0o600, 0o606), (0o600, 0o666), (0o660, 0o666)], ids=oct)
 def test_an_object_that_others_may_write_is_refused(prefix, make_layer, kind, asked, found):
     make_layer(mode=asked).close()
     for name in [name for name in objects(prefix) if kind in name]:  # the segment, the semaphore
@@ -73,11 +78,56 @@ def test_an_object_that_others_may_write_is_refused(prefix, make_layer, kind, as
     assert_works(make_layer(mode=asked))
 
 
-def test_an_object_that_others_may_only_read_is_accepted(prefix, make_layer):
-    make_layer().close()
-    for name in objects(prefix):
-        os.chmod(f"/dev/shm/{name}", 0o644)
-    assert_works(make_layer())
+@kinds
+@pytest.mark.parametrize("asked", [0o600, 0o660, 0o666], ids=oct)
+@pytest.mark.parametrize("found", [0o644, 0o640, 0o604, 0o620, 0o602, 0o664], ids=oct)
+def test_an_object_that_others_may_open_but_not_use_is_refused(prefix, make_layer, kind, asked, found):
+    make_layer(mode=asked).close()
+    for name in [name for name in objects(prefix) if kind in name]:
+        path = f"/dev/shm/{name}"
+        os.chmod(path, found)
+        with pytest.raises(SegmentRefused) as refusal:
+            assert_works(make_layer(mode=asked))
+        assert refusal.value.segment == f"{prefix}-{kind}"
+        subject = f"semaphore {path}" if name.startswith("sem.") else "it"
+        for part in (f"{subject} has mode {found:#o}", "Use mode 0o600, 0o660 or 0o666", f"'asgi-ipc unlink {prefix}'"):
+            assert part in str(refusal.value)
+        os.chmod(path, asked)
+    assert_works(make_layer(mode=asked))
+
+
+def run_unlink(talk, prefix):
+    """Run in a child: remove a layer as the command does, and report what was removed and what was kept."""
+    talk.say(remove(prefix))
+
+
+def test_unlink_removes_a_segment_that_others_may_open_but_not_use(prefix, make_layer, start):
+    """The error recommends this. Processes that use the segment notice it at once, by the tombstone."""
+    layer = make_layer()
+    assert_works(layer)
+    for kind in KINDS:
+        os.chmod(path_of(prefix, kind), 0o644)
+    child = start(run_unlink, prefix)
+    removed, kept = child.hear()
+    child.end()
+    assert kept == []
+    assert {f"segment {prefix}-{kind}" for kind in KINDS} <= set(removed)
+    assert objects(prefix) == []
+    for store in (layer.message_store, layer.group_store):
+        assert store.sections.attachment.segment.words[AT_EPOCH] == TOMBSTONE
+    assert_works(layer)
+    layer.unlink()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o777], ids=oct)
+def test_a_new_segment_never_has_a_mode_that_other_processes_refuse(prefix, umask):
+    """They may open it before its creator goes on. The umask would let the group read and not write."""
+    before = os.umask(umask)
+    try:
+        os.close(create_object(prefix, 0o660))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(f"/dev/shm/{prefix}").st_mode) == 0o660
 
 
 def test_a_layer_with_a_wider_mode_uses_a_segment_with_a_narrow_one(prefix, make_layer):
@@ -86,8 +136,6 @@ def test_a_layer_with_a_wider_mode_uses_a_segment_with_a_narrow_one(prefix, make
 
 
 # -- users --
-
-root_only = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be several users")
 
 
 def become(user, group, groups=()):
