@@ -87,8 +87,7 @@ class Recovery:
         self.rebuild()
         following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
         words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED
-        while not semaphores.create(following):
-            following += 2
+        following = semaphores.create_from(following)
         semaphores.unlink(epoch)  # before the commit, so that a kill in between leaks no semaphore
         cause = min(words[AT_ENDING], SEMAPHORE)
         words[AT_RECOVERIES + cause] = (words[AT_RECOVERIES + cause] + 1) % COUNTED

@@ -65,7 +65,7 @@ from .permissions import (
     removal_hint,
     restore_mode,
 )
-from .semaphores import Semaphores
+from .semaphores import Semaphores, sweep_unfinished
 from .wakeup_fifo import sweep_fifos
 
 R = TypeVar("R")
@@ -236,9 +236,9 @@ class Segment:
         self._remember()
         prepare(self)
         self.semaphores.unlink_lost()  # no other segment has this name now
+        sweep_unfinished()
         sweep_fifos(self.name)
-        self.semaphores.create(FIRST_EPOCH)
-        words[AT_EPOCH] = FIRST_EPOCH
+        words[AT_EPOCH] = self.semaphores.create_from(FIRST_EPOCH)
         words[AT_MAGIC] = MAGIC  # commit
 
     def _lock_file(self) -> tuple[int, int]:
@@ -253,7 +253,7 @@ class Segment:
         self.size = words[AT_SIZE]
         self.geometry = Geometry.of(self.size, self.kind)
         self.key = words[AT_KEY].to_bytes(WORD, "little") + words[AT_KEY + 1].to_bytes(WORD, "little")
-        self.semaphores = Semaphores(self.name, words[AT_NONCE], self.mode, os.fstat(self.fd).st_gid)
+        self.semaphores = Semaphores(self.name, words[AT_NONCE], self.key, self.mode, os.fstat(self.fd).st_gid)
 
     # -- memory -----------------------------------------------------------------------------------------------
 

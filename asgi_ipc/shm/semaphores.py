@@ -1,18 +1,27 @@
 """
-The semaphores of a segment: one for each epoch, named after the segment, its nonce and the epoch.
+The semaphores of a segment: one for each epoch.
 
-Only users who may read the segment can read the nonce, so no other user can occupy the names in advance.
+Their names are visible to every user, because they are files in a directory that everybody may read and write. So the
+name of an epoch is a hash of its number, with the secret key of the segment. Only a user who may read the segment can
+tell the next name. Nobody else can create a file of that name first, which would slow a recovery down or stop it.
+
+No operation looks through all files in that directory, because other users decide how many there are. What
+killed processes left there is searched for among a limited number of files. That is enough wherever nobody fills the
+directory on purpose. ``asgi-ipc unlink`` searches all files.
 """
 
 from __future__ import annotations
 
-__all__ = ["Semaphores"]
+__all__ = ["Semaphores", "lost_semaphore", "sweep_unfinished"]
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
+import secrets
 import stat
+from itertools import islice
 
 import posix_ipc
 
@@ -27,30 +36,62 @@ STICKY_MARK = stat.S_ISVTX if SHM_DIRECTORY else 0
 _UNFINISHED = re.compile(r"sem\.[A-Za-z0-9]{6}", re.ASCII)
 #: Seconds after which a file with such a name is a leftover: ``sem_open`` takes microseconds.
 UNFINISHED_AGE = 5.0
+#: Bytes of a hash in a name. Names are at most 31 characters where shared memory has no path (macOS).
+HASH_BYTES = 12
+#: How many epochs are tried if the names of the next ones are taken.
+TRIES = 8
+#: A further try skips up to this many epochs, so that nobody can take all the names in advance.
+LARGEST_JUMP = 2**40
+#: The most files of the directory that a search for leftovers visits. It takes about 3 ms.
+VISITED = 4096
+
+
+def lost_semaphore(segment: str) -> re.Pattern[str]:
+    """Return a pattern for the file names of all semaphores of all segments that are called ``segment``."""
+    return re.compile(rf"sem\.{re.escape(segment)}\.[0-9a-f]{{{2 * HASH_BYTES}}}", re.ASCII)
 
 
 class Semaphores:
     """
     Creates, opens and removes the semaphores of the segment ``name``.
 
-    ``nonce`` is the segment's nonce, ``mode`` the permissions of the semaphores. They get the segment's
-    ``group``, because the process that recovers the segment can have another primary group than the one that
-    created it.
+    ``nonce`` and ``key`` are the segment's nonce and its secret key, ``mode`` the permissions of the semaphores. They
+    get the segment's ``group``, because the process that recovers the segment can have another primary group than
+    the one that created it.
     """
 
-    def __init__(self, name: str, nonce: int, mode: int, group: int) -> None:
+    def __init__(self, name: str, nonce: int, key: bytes, mode: int, group: int) -> None:
         self.segment = name
         self.nonce = nonce
         self.mode = mode
         self.group = group
+        self._hash = hashlib.blake2b(nonce.to_bytes(8, "little"), digest_size=HASH_BYTES, key=key, person=b"semaphore")
 
     def name(self, epoch: int) -> str:
         """Return the name of an epoch's semaphore, with its leading slash."""
-        # Names are at most 31 characters where shared memory has no path (macOS).
-        return f"/{self.segment}.{self.nonce:x}.{epoch:x}" if SHM_DIRECTORY else f"/{self.nonce:x}.{epoch:x}"
+        hashed = self._hash.copy()
+        hashed.update(epoch.to_bytes(8, "little"))
+        return f"/{self.segment}.{hashed.hexdigest()}" if SHM_DIRECTORY else f"/{hashed.hexdigest()}"
 
     def _path(self, epoch: int) -> str | None:
         return os.path.join(SHM_DIRECTORY, "sem." + self.name(epoch)[1:]) if SHM_DIRECTORY else None
+
+    def create_from(self, epoch: int) -> int:
+        """
+        Create the semaphore of ``epoch``, or of a later epoch if that name is taken. Returns the epoch.
+
+        The number of tries is limited, and only the first one can be known in advance. Raises ``SegmentRefused`` if
+        none succeeds.
+        """
+        for _ in range(TRIES):
+            if self.create(epoch):
+                return epoch
+            epoch += 2 * (1 + secrets.randbelow(LARGEST_JUMP))
+        raise SegmentRefused(
+            self.segment,
+            f"other users have created files with the names of its next semaphores in {SHM_DIRECTORY}: remove "
+            f"sem.{self.segment}.*, and do not share the layer with these users",
+        )
 
     def create(self, epoch: int) -> bool:
         """
@@ -59,7 +100,6 @@ class Semaphores:
         Returns False if there is one that this user may not remove: another user of the group was killed
         before it published that epoch. Raises ``SegmentRefused`` if the file system is full.
         """
-        sweep_unfinished()
         self.unlink(epoch)
         try:
             posix_ipc.Semaphore(self.name(epoch), posix_ipc.O_CREX, mode=0o600 | STICKY_MARK, initial_value=1).close()
@@ -115,16 +155,11 @@ class Semaphores:
         That includes semaphores of a process that was killed while it created or removed a segment, of a
         segment whose file was removed by hand, and of an epoch that another user ended. Call it only while
         creating or removing the segment of that name. Processes that have a semaphore open can go on using
-        it.
+        it. macOS cannot list semaphores: there they stay until the machine restarts.
         """
-        if SHM_DIRECTORY is None:  # macOS cannot list them: they stay until the machine restarts
-            return
-        lost = re.compile(rf"sem\.{re.escape(self.segment)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
-        with os.scandir(SHM_DIRECTORY) as entries:
-            candidates = [entry.path for entry in entries if lost.fullmatch(entry.name)]
-        for path in candidates:
+        for entry in _visit(lost_semaphore(self.segment)):
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                os.unlink(path)
+                os.unlink(entry.path)
 
 
 def sweep_unfinished() -> int:
@@ -134,15 +169,19 @@ def sweep_unfinished() -> int:
     These are files of this user with the sticky bit, older than ``UNFINISHED_AGE``.
     """
     swept = 0
-    if SHM_DIRECTORY is None:
-        return swept
-    with os.scandir(SHM_DIRECTORY) as entries:
-        candidates = [entry for entry in entries if _UNFINISHED.fullmatch(entry.name)]
-    for entry in candidates:
+    for entry in _visit(_UNFINISHED):
         with contextlib.suppress(FileNotFoundError):
             found = entry.stat(follow_symlinks=False)
-            aged = clock.wall() - found.st_mtime > UNFINISHED_AGE
+            aged = abs(clock.wall() - found.st_mtime) > UNFINISHED_AGE
             if found.st_mode & STICKY_MARK and found.st_uid == os.geteuid() and aged:
                 os.unlink(entry.path)
                 swept += 1
     return swept
+
+
+def _visit(names: re.Pattern[str]) -> list[os.DirEntry[str]]:
+    """Return the files with one of these names, among the first ``VISITED`` files of the directory."""
+    if SHM_DIRECTORY is None:
+        return []
+    with os.scandir(SHM_DIRECTORY) as entries:
+        return [entry for entry in islice(entries, VISITED) if names.fullmatch(entry.name)]

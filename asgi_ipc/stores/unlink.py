@@ -11,7 +11,6 @@ __all__ = ["leftovers", "remove_segment"]
 
 import contextlib
 import os
-import re
 import stat
 from typing import List, Tuple
 
@@ -20,6 +19,7 @@ import posix_ipc
 from ..exceptions import SegmentError
 from ..options import MODES
 from ..shm.permissions import SHM_DIRECTORY, discard_name, object_path
+from ..shm.semaphores import lost_semaphore
 from ..shm.wakeup_fifo import sweep_fifos
 from .attachment import Attachment, Kind
 
@@ -67,9 +67,9 @@ def _remove_files(directory: str, name: str, kind: Kind, removed: list[str], kep
     """Remove the objects of a segment, which are files in ``directory``."""
     # List the objects before removing any: a process that notices the tombstone creates a new segment, which must
     # stay.
-    ours = re.compile(rf"(sem\.)?{re.escape(name)}|sem\.{re.escape(name)}\.[0-9a-f]+\.[0-9a-f]+", re.ASCII)
+    of_first_version = f"sem.{name}"
     for found in leftovers(name):  # the segment itself sorts before its semaphores
-        if ours.fullmatch(found):
+        if found in (name, of_first_version) or lost_semaphore(name).fullmatch(found):
             what = f"{'semaphore' if found.startswith('sem.') else 'segment'} {found}"
             try:
                 _remove_file(os.path.join(directory, found), found == name, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
@@ -523,7 +524,7 @@ def test_unlink_removes_broken_segments(
 def test_unlink_removes_semaphores_without_a_segment(
     prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (f"/{prefix}-messages.a1.2", f"/{prefix}-groups"):
+    for name in (f"/{prefix}-messages.{secrets.token_hex(12)}", f"/{prefix}-groups"):
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1).close()
     assert main(["unlink", prefix]) == 0
     assert objects(prefix) == []

@@ -14,7 +14,7 @@ from asgi_ipc import IPCChannelLayer
 from asgi_ipc.shm import layout, wakeup_fifo
 from asgi_ipc.shm.permissions import SHM_DIRECTORY
 from asgi_ipc.shm.segment import ADMIN_LOCK_BYTE
-from asgi_ipc.shm.semaphores import Semaphores
+from asgi_ipc.shm.semaphores import Semaphores, lost_semaphore
 from asgi_ipc.stores.groups import members
 from asgi_ipc.stores.messages import channels, records
 from asgi_ipc.stores.messages.group_send import SEND_SLICE
@@ -106,8 +106,9 @@ def test_names_of_files(prefix: str, make_layer: Callable[..., IPCChannelLayer])
         path = f"{SHM_DIRECTORY}/mysite{store.name.removeprefix(prefix)}"
         for name in ("architecture", "groups", "segment-map"):
             assert path in texts(name)
-    semaphore = "sem." + Semaphores("SEGMENT", 0xA, 0o600, 0).name(0xB)[1:]
-    assert semaphore.replace(".a.", ".NONCE.").replace(".b", ".EPOCH") in texts("segment-map")
+    semaphore = "sem." + Semaphores("SEGMENT", 0xA, b"secret", 0o600, 0).name(0xB)[1:]
+    assert lost_semaphore("SEGMENT").fullmatch(semaphore)
+    assert semaphore.rpartition(".")[0] + ".HASH" in texts("segment-map")
     fifo = Path(wakeup_fifo._path("SEGMENT", 0xA)).name
     assert fifo.removesuffix("a") + "TOKEN" in texts("segment-map")
 

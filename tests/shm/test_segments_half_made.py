@@ -29,7 +29,7 @@ from helpers.segments import (
 
 from asgi_ipc import IPCChannelLayer, SegmentBusy, SegmentRefused
 from asgi_ipc.shm import layout, segment, semaphores
-from asgi_ipc.shm.semaphores import STICKY_MARK, UNFINISHED_AGE
+from asgi_ipc.shm.semaphores import HASH_BYTES, STICKY_MARK, UNFINISHED_AGE
 
 pytestmark = needs_files
 
@@ -80,8 +80,15 @@ def test_a_partly_removed_segment_is_removed_and_recreated(prefix, make_layer, k
 
 def test_creating_a_segment_removes_semaphores_without_a_segment(prefix, make_layer):
     """They remain when a segment's file is removed by hand. Semaphores of other prefixes are kept."""
-    lost = [f"sem.{prefix}-messages.{which}" for which in ("abc123.2", "abc123.4", "f.1a")]
-    others = [f"sem.{prefix}-messages.x.2", f"sem.{prefix}2-messages.abc123.2", f"sem.{prefix}-messages.1.2.3"]
+    hashed = secrets.token_hex(HASH_BYTES)
+    lost = [f"sem.{prefix}-messages.{which}" for which in (hashed, "0" * 2 * HASH_BYTES)]
+    others = [
+        f"sem.{prefix}-messages.{hashed[1:]}",
+        f"sem.{prefix}-messages.{hashed}0",
+        f"sem.{prefix}-messages.{hashed[1:]}x",
+        f"sem.{prefix}2-messages.{hashed}",
+        f"sem.{prefix}-messages.{hashed}-messages.{hashed}",
+    ]
     for name in (*lost, *others):
         write(f"/dev/shm/{name}", bytes(32))
     assert_works(make_layer())

@@ -23,13 +23,16 @@ from helpers.segments import (
     path_of,
     raise_in_critical_sections,
     read,
+    words_of,
     write,
 )
 
 from asgi_ipc import IPCChannelLayer, SegmentRefused
 from asgi_ipc.cli.unlink import remove
-from asgi_ipc.shm.layout import AT_EPOCH, TOMBSTONE
+from asgi_ipc.shm.layout import AT_EPOCH, AT_KEY, AT_NONCE, TOMBSTONE
 from asgi_ipc.shm.permissions import create_object
+from asgi_ipc.shm.segment import FIRST_EPOCH
+from asgi_ipc.shm.semaphores import LARGEST_JUMP, TRIES, Semaphores, lost_semaphore
 
 pytestmark = needs_files
 root_only = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be several users")
@@ -308,20 +311,58 @@ def test_two_users_of_one_group_share_a_layer(prefix, start, group, groups):
         child.end()
 
 
+@root_only
 def test_a_semaphore_of_a_killed_process_that_cannot_be_removed_is_skipped(prefix, start):
-    """Its creator was killed before it published the epoch; ``/dev/shm`` is sticky, so others skip it."""
+    """
+    Its creator was killed before it published the epoch; ``/dev/shm`` is sticky, so others skip it.
+
+    A user who may read the segment could create many such names. Only one of them costs a try.
+    """
     one, other = (start(serve_as_user, prefix, user, SHARED_GROUP, [], 0o660) for user in (OTHER_USER, THIRD_USER))
     for child in (one, other):
         for command in ("open", "work"):
             child.say(command)
             child.hear()
-    current = next(name for name in objects(prefix) if name.startswith(f"sem.{prefix}-messages"))
-    stem, _, epoch = current.rpartition(".")
-    stale = os.path.join("/dev/shm", f"{stem}.{int(epoch, 16) + 2:x}")
-    write(stale, bytes(32))
-    os.chown(stale, OTHER_USER, SHARED_GROUP)
+    semaphores = semaphores_of(prefix)
+    taken = [f"/dev/shm/sem.{semaphores.name(epoch)[1:]}" for epoch in range(FIRST_EPOCH + 2, 400, 2)]
+    for path in taken:
+        write(path, bytes(32))
+        os.chown(path, OTHER_USER, SHARED_GROUP)
     one.say("hold")
     one.hear()
     one.die()
     other.say("work")
     assert other.hear() == THIRD_USER
+    epoch = words_of(path_of(prefix))[AT_EPOCH]
+    assert epoch > 400
+    assert os.stat(f"/dev/shm/sem.{semaphores.name(epoch)[1:]}").st_uid == THIRD_USER
+    assert all(os.path.exists(path) for path in taken)
+
+
+def semaphores_of(prefix):
+    """Return the semaphores of a message segment, as a process that may read it finds their names."""
+    words = words_of(path_of(prefix))
+    return Semaphores(f"{prefix}-messages", words[AT_NONCE], words[AT_KEY : AT_KEY + 2].tobytes(), 0o660, SHARED_GROUP)
+
+
+def test_the_number_of_tries_for_the_next_semaphore_is_limited(prefix, monkeypatch):
+    semaphores = Semaphores(prefix, 1, b"key", 0o600, os.getgid())
+    tried = []
+    monkeypatch.setattr(semaphores, "create", tried.append)
+    with pytest.raises(SegmentRefused, match=f"remove sem.{prefix}"):
+        semaphores.create_from(4)
+    assert tried[0] == 4
+    assert len(tried) == TRIES
+    assert all(epoch % 2 == 0 for epoch in tried)
+    assert all(2 <= later - earlier <= 2 * LARGEST_JUMP for earlier, later in zip(tried, tried[1:]))
+    assert min(later - earlier for earlier, later in zip(tried, tried[1:])) > 400  # nobody can take all of these
+
+
+def test_names_of_semaphores_cannot_be_told_without_the_key(prefix):
+    """Everything else that they depend on can be seen or guessed."""
+    keys = [b"key", b"kez", b""]
+    names = {Semaphores(prefix, 1, key, 0o600, os.getgid()).name(epoch) for key in keys for epoch in range(2, 200, 2)}
+    assert len(names) == len(keys) * 99
+    for name in names:
+        assert lost_semaphore(prefix).fullmatch("sem." + name[1:])
+        assert len(name.rpartition(".")[2]) + 1 <= 31  # all that macOS gets
