@@ -10,7 +10,8 @@ import contextlib
 import gc
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -37,14 +38,23 @@ def objects_of_tests() -> list[str]:
     return sorted(name for name in os.listdir(SHM) if MARK in name) if os.path.isdir(SHM) else []
 
 
+def remove_objects(names: Iterable[str]) -> None:
+    """Remove shared memory objects, also directories with wakeup FIFOs."""
+    for name in names:
+        path = os.path.join(SHM, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves shared memory objects, and remove them, so that the next test can pass."""
     yield
     gc.collect()
     left = objects_of_tests()
-    for name in left:
-        os.unlink(os.path.join(SHM, name))
+    remove_objects(left)
     assert not left, f"left in shared memory: {left}"
 
 
@@ -54,9 +64,7 @@ def prefix() -> Iterator[str]:
     name = f"{MARK}{secrets.token_hex(4)}"
     yield name
     gc.collect()
-    for found in objects_of_tests():
-        if found.startswith((name, f"sem.{name}")):
-            os.unlink(os.path.join(SHM, found))
+    remove_objects(found for found in objects_of_tests() if found.startswith((name, f"sem.{name}")))
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ def test_a_removed_fifo_is_replaced(make_async, prefix, monkeypatch):
         tasks = [asyncio.create_task(layer.receive("a")) for _ in range(3)]
         await until_waiting(layer, "a", 3)
         [fifo] = files_of(prefix)
-        os.unlink(f"/dev/shm/{fifo}")
+        os.unlink(f"/dev/shm/{prefix}-messages.wakeup/{fifo}")
         Notifier.close(store_of(layer).sections.attachment.notifier)
         await layer.send("a", {"n": 1})
         done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)

@@ -175,7 +175,7 @@ def test_a_layer_in_a_reference_cycle_leaves_nothing(prefix):
 @needs_proc
 def test_a_layer_that_could_not_be_made_leaves_nothing(prefix):
     """The message segment is attached before the group segment is refused."""
-    with open(f"/dev/shm/{prefix}-groups", "wb") as file:
+    with open(os.open(f"/dev/shm/{prefix}-groups", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
         file.write(b"x" * 65536)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -198,7 +198,7 @@ def test_unlink_removes_every_object(prefix, make_layer):
     layer = make_layer()
     layer.send("a", {})
     layer.group_add("g", "a")
-    assert len(objects(prefix)) == 4
+    assert len(objects(prefix)) == 5
     layer.unlink()
     assert objects(prefix) == []
 
@@ -292,6 +292,7 @@ def test_unlink_removes_the_successor_of_a_removed_segment(prefix, make_layer):
     with IPCChannelLayer(prefix + "x", **OPTIONS) as other:
         for kind in ("messages", "groups"):
             os.rename(f"/dev/shm/{prefix}x-{kind}", f"/dev/shm/{prefix}-{kind}")
+        os.rmdir(f"/dev/shm/{prefix}x-messages.wakeup")
         layer.unlink()
         assert [name for name in objects(prefix) if not name.startswith("sem.")] == []
         other.close()

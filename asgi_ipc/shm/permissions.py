@@ -165,10 +165,11 @@ def check_trust(found: os.stat_result, mode: int, segment: str, what: str = "it"
             f"dead processes look alive. Use mode 0o600, 0o660 or 0o666: {removal_hint(segment)}",
         )
     if is_mode & (stat.S_IWGRP | stat.S_IWOTH) & ~mode:
+        wider = 0o666 if is_mode & stat.S_IWOTH else 0o660
         raise SegmentRefused(
             segment,
             f"{what} has mode {is_mode:#o}, so other users may write to it, but mode {mode:#o} was requested: pass "
-            f"mode={is_mode:#o} if that is intended, or remove it",
+            f"mode={wider:#o} if that is intended, or remove it",
         )
 
 

@@ -29,6 +29,7 @@ import posix_ipc
 
 from .. import clock
 from ..exceptions import SegmentBusy, SegmentMismatch, SegmentRefused
+from .fifo_directory import prepare_directory, remove_directory
 from .file_locks import ByteLocks
 from .header import flaw_of, has_magic
 from .layout import (
@@ -44,6 +45,7 @@ from .layout import (
     AT_SIZE,
     AT_VERSION,
     HEADER_WORDS,
+    KIND_MESSAGES,
     MAGIC,
     TOMBSTONE,
     VERSION,
@@ -65,8 +67,7 @@ from .permissions import (
     removal_hint,
     restore_mode,
 )
-from .semaphores import Semaphores, sweep_unfinished
-from .wakeup_fifo import sweep_fifos
+from .semaphores import Semaphores
 
 R = TypeVar("R")
 
@@ -236,8 +237,8 @@ class Segment:
         self._remember()
         prepare(self)
         self.semaphores.unlink_lost()  # no other segment has this name now
-        sweep_unfinished()
-        sweep_fifos(self.name)
+        if self.kind == KIND_MESSAGES:
+            prepare_directory(self.name, self.mode, self.semaphores.group)
         words[AT_EPOCH] = self.semaphores.create_from(FIRST_EPOCH)
         words[AT_MAGIC] = MAGIC  # commit
 
@@ -319,7 +320,7 @@ class Segment:
         if self.still_named():
             self.semaphores.unlink_lost()  # before the name: the next segment creates its own
             discard_name(self.name)
-            sweep_fifos(self.name)
+            remove_directory(self.name, self.mode)
         if epoch != TOMBSTONE:
             for candidate in (epoch & ~1, (epoch & ~1) + 2):  # a recovery may have created the next one
                 self.semaphores.unlink(candidate)

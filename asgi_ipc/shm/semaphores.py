@@ -42,8 +42,8 @@ HASH_BYTES = 12
 TRIES = 8
 #: A further try skips up to this many epochs, so that nobody can take all the names in advance.
 LARGEST_JUMP = 2**40
-#: The most files of the directory that a search for leftovers visits. It takes about 3 ms.
-VISITED = 4096
+#: The most files of the directory that a search for leftovers visits. It takes about 1 ms, at worst 3.
+VISITED = 1024
 
 
 def lost_semaphore(segment: str) -> re.Pattern[str]:
@@ -150,7 +150,7 @@ class Semaphores:
 
     def unlink_lost(self) -> None:
         """
-        Remove the semaphores of every segment that had this name.
+        Remove the semaphores of every segment that had this name, and the unfinished ones.
 
         That includes semaphores of a process that was killed while it created or removed a segment, of a
         segment whose file was removed by hand, and of an epoch that another user ended. Call it only while
@@ -160,6 +160,7 @@ class Semaphores:
         for entry in _visit(lost_semaphore(self.segment)):
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 os.unlink(entry.path)
+        sweep_unfinished()
 
 
 def sweep_unfinished() -> int:

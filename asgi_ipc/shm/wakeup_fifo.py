@@ -1,57 +1,55 @@
 """
 Wakeup FIFOs: how a waiting process sleeps, and how another process wakes it.
 
-A wakeup FIFO is a named pipe next to its segment. Its owner, a waiting thread or an event loop, opens it for
-reading and writing (a reader without a writer would spin on end-of-file) and sleeps until it is readable.
-Other processes write a byte into it. The byte is only a hint: a process that wakes reads the notified list in
-shared memory, and a lost byte delays it by no more than the time to its next poll. So a notification never
-waits and never raises.
+A wakeup FIFO is a named pipe in the directory of its segment (``fifo_directory``). Its owner, a waiting thread or
+an event loop, opens it for reading and writing (a reader without a writer would spin on end-of-file) and sleeps
+until it is readable. Other processes write a byte into it. The byte is only a hint: a process that wakes reads the
+notified list in shared memory, and a lost byte delays it by no more than the time to its next poll. So a
+notification never waits and never raises.
 
-A FIFO gets its name only when its owner has it open, so a FIFO that no process has open has lost its owner.
-The names cannot be guessed; the FIFO records in the segment (``stores.messages.waiters``) hold them.
+The FIFO records in the segment (``stores.messages.waiters``) hold the names.
 """
 
 from __future__ import annotations
 
-__all__ = ["WakeupFifo", "Notifier", "live_fifos", "is_open_here", "remove_fifo", "notify_all", "sweep_fifos"]
+__all__ = ["WakeupFifo", "Notifier", "live_fifos", "is_open_here", "notify_all"]
 
 import atexit
 import contextlib
 import errno
 import os
-import re
 import secrets
 import select
 import signal
 import stat
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
-from .. import clock
 from ..exceptions import SegmentRefused
-from .permissions import SHM_DIRECTORY, check_trust
+from .fifo_directory import (
+    PARENT,
+    TO_NOTIFY,
+    check_directory,
+    drop_directory,
+    fifo_files,
+    fifo_path,
+    prepare_directory,
+    remove_fifo,
+)
+from .permissions import check_trust
 
-#: FIFOs are next to the segments, or in the temporary directory if segments have no path (macOS).
-DIRECTORY = SHM_DIRECTORY or tempfile.gettempdir()
 #: How many wakeup FIFOs of other owners a notifier keeps open.
 OPEN_FIFOS = 64
-#: Seconds after which a FIFO that has not got its final name is a leftover.
-UNFINISHED_AGE = 5.0
+#: How often the creation of a FIFO starts again if its directory is removed meanwhile.
+TRIES = 100
 
 _DRAIN = 65536
-_TO_NOTIFY = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 #: The FIFOs of this process by token. Not a set: other threads may add to it during an iteration, and the
 #: references of a dict can be copied in one step.
 _ours: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
 _notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
-
-
-def _path(segment: str, token: int) -> str:
-    return os.path.join(DIRECTORY, f"{segment}.wakeup.{token:x}")
 
 
 def live_fifos(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> list[WakeupFifo]:
@@ -67,7 +65,7 @@ class WakeupFifo:
     an event loop; ``token`` is the number in its name. ``home``, ``record``, ``wait_generation`` and
     ``registration`` belong to ``stores.messages.waiters``: they say where it is registered in a segment.
 
-    Raises ``SegmentRefused`` if the file system is full.
+    Raises ``SegmentRefused`` if the file system is full, or the directory cannot be trusted.
     """
 
     def __init__(self, segment: str, mode: int, group: int) -> None:
@@ -77,30 +75,51 @@ class WakeupFifo:
         self.record = 0
         self.wait_generation = -1
         self.registration = 0
+        self.segment = segment
         self.token = secrets.randbits(62)
-        self.path = _path(segment, self.token)
+        self.path = fifo_path(segment, self.token)
         _ours[self.token] = self
-        unnamed = self.path + "~"
         try:
-            os.mkfifo(unnamed, 0o600)
-            self.fd = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            if os.fstat(self.fd).st_gid != group:
-                with contextlib.suppress(PermissionError):  # not a member: then no other user needs access
-                    os.fchown(self.fd, -1, group)
-            os.fchmod(self.fd, mode)  # regardless of the umask
-            os.rename(unnamed, self.path)
+            self._create(mode, group)
         except OSError as error:
             self.close()
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise SegmentRefused(
                 segment,
-                f"{DIRECTORY} has no room for its wakeup FIFO: enlarge it (Docker: --shm-size), or free space in it",
+                f"{PARENT} has no room for its wakeup FIFO: enlarge it (Docker: --shm-size), or free space in it",
             ) from None
         found = os.fstat(self.fd)
         self._identity = (found.st_dev, found.st_ino)
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
+
+    def _create(self, mode: int, group: int) -> None:
+        """Create the file, open it, and give it its name. The directory exists unless it was removed by hand."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._create_once(mode, group)
+                return
+            except FileNotFoundError:  # in between, another process has removed the segment with its directory
+                fd, self.fd = self.fd, -1
+                if fd >= 0:
+                    os.close(fd)
+                if not left:
+                    raise
+
+    def _create_once(self, mode: int, group: int) -> None:
+        try:
+            check_directory(self.segment, mode)
+        except FileNotFoundError:
+            prepare_directory(self.segment, mode, group)
+        unnamed = self.path + "~"
+        os.mkfifo(unnamed, 0o600)
+        self.fd = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if os.fstat(self.fd).st_gid != group:
+            with contextlib.suppress(PermissionError):  # not a member: then no other user needs access
+                os.fchown(self.fd, -1, group)
+        os.fchmod(self.fd, mode)  # regardless of the umask
+        os.rename(unnamed, self.path)
 
     def wait(self, seconds: float) -> bool:
         """Sleep until notified (True), or for ``seconds`` (False). Signal handlers run, and may raise."""
@@ -117,7 +136,7 @@ class WakeupFifo:
     def notify(self) -> None:
         """Wake its own sleeper, from any thread. Opens it by name: the sleeper may be closing ``fd``."""
         with contextlib.suppress(OSError):
-            fd = os.open(self.path, _TO_NOTIFY)
+            fd = os.open(self.path, TO_NOTIFY)
             try:
                 _write(fd)
             finally:
@@ -145,6 +164,7 @@ class WakeupFifo:
             for path in (self.path, self.path + "~"):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+            drop_directory(self.segment)
 
     def __del__(self) -> None:
         self.close()
@@ -208,7 +228,7 @@ class Notifier:
     def _open_fifo(self, token: int) -> tuple[int | None, bool]:
         """Return (descriptor to write to, or None; whether a process may have the FIFO open)."""
         try:
-            fd = os.open(_path(self.segment, token), _TO_NOTIFY)
+            fd = os.open(fifo_path(self.segment, token), TO_NOTIFY)
         except OSError as error:
             return None, error.errno != errno.ENXIO  # other errors: removed, or not allowed; its owner polls
         found = os.fstat(fd)
@@ -269,59 +289,17 @@ def _write_shielded(fd: int) -> bool:
 # -- all wakeup FIFOs of a segment ---------------------------------------------------------------------------------
 
 
-def _files(segment: str) -> Iterator[tuple[str, str]]:
-    """Yield (path, token in hexadecimal) of each wakeup FIFO; the token of an unfinished one ends in "~"."""
-    pattern = re.compile(rf"{re.escape(segment)}\.wakeup\.([0-9a-f]+~?)", re.ASCII)
-    with os.scandir(DIRECTORY) as entries:
-        for entry in entries:
-            match = pattern.fullmatch(entry.name)
-            if match:
-                yield entry.path, match.group(1)
-
-
 def notify_all(notifier: Notifier) -> None:
-    """Notify every wakeup FIFO of a segment, and remove those that no process has open. Never raises."""
-    try:
-        fifos = list(_files(notifier.segment))
-    except OSError:  # such as no descriptor left: the waiters poll
-        return
-    for path, token in fifos:
-        if not token.endswith("~") and not notifier.notify(int(token, 16)):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-
-
-def remove_fifo(segment: str, token: int) -> None:
-    """Remove the wakeup FIFO of an owner that is proven dead."""
-    with contextlib.suppress(OSError):
-        os.unlink(_path(segment, token))
+    """Notify every wakeup FIFO of a segment, and remove those that no process has open. Never raises ``OSError``."""
+    for name in fifo_files(notifier.segment, notifier.mode):
+        if not name.endswith("~") and not notifier.notify(int(name, 16)):
+            remove_fifo(notifier.segment, int(name, 16))
 
 
 def is_open_here(token: int) -> bool:
     """True if the wakeup FIFO with this token belongs to this process and is not closed."""
     fifo = _ours.get(token)
     return fifo is not None and fifo.fd >= 0
-
-
-def sweep_fifos(segment: str) -> list[str]:
-    """Remove the wakeup FIFOs that no process has open, and return their names. Their segment may be gone."""
-    return [os.path.basename(path) for path, token in list(_files(segment)) if _is_swept(path, token.endswith("~"))]
-
-
-def _is_swept(path: str, is_unfinished: bool) -> bool:
-    with contextlib.suppress(OSError):
-        if clock.wall() - os.lstat(path).st_mtime > UNFINISHED_AGE if is_unfinished else _is_abandoned(path):
-            os.unlink(path)
-            return True
-    return False
-
-
-def _is_abandoned(path: str) -> bool:
-    try:
-        os.close(os.open(path, _TO_NOTIFY))
-    except OSError as error:
-        return error.errno == errno.ENXIO
-    return False
 
 
 # -- fork and exit ----------------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@ Remove the shared memory of one segment, even if it is damaged or belongs to ano
 
 A segment that can be attached to first gets its tombstone, so that the processes that use it notice at once;
 of any other segment only the names are removed.  Objects of another user are never changed.
+
+This is done by hand, and it is thorough: here, unlike anywhere else in the package, the time depends on how many
+files of other users there are in ``/dev/shm``.
 """
 
 from __future__ import annotations
@@ -18,15 +21,17 @@ import posix_ipc
 
 from ..exceptions import SegmentError
 from ..options import MODES
+from ..shm.fifo_directory import fifo_directory, remove_directory
 from ..shm.permissions import SHM_DIRECTORY, discard_name, object_path
 from ..shm.semaphores import lost_semaphore
-from ..shm.wakeup_fifo import sweep_fifos
 from .attachment import Attachment, Kind
 
 #: Seconds to wait for a process that is creating, recovering or removing the segment.
 PATIENCE = 2.0
 #: The size for a segment that has none yet. It is removed at once.
 SMALLEST = 64 * 1024
+#: The most semaphores that are named, of those that could not be removed.
+NAMED = 10
 
 #: What was removed, and what was not and why: lines to print.
 Removal = Tuple[List[str], List[str]]
@@ -54,12 +59,13 @@ def remove_segment(name: str, kind: Kind) -> Removal:
     """
     removed: list[str] = []
     kept: list[str] = []
+    has_directory = os.path.lexists(fifo_directory(name))
     if SHM_DIRECTORY is None:
         _remove_unseen(name, kind, removed, kept)
     else:
         _remove_files(SHM_DIRECTORY, name, kind, removed, kept)
-    # Processes that still had theirs when the segment was removed, and were killed later, leave them.
-    removed += [f"wakeup FIFO {fifo}" for fifo in sweep_fifos(name)]
+    if has_directory:
+        _remove_fifos(name, removed, kept)
     return removed, kept
 
 
@@ -67,18 +73,38 @@ def _remove_files(directory: str, name: str, kind: Kind, removed: list[str], kep
     """Remove the objects of a segment, which are files in ``directory``."""
     # List the objects before removing any: a process that notices the tombstone creates a new segment, which must
     # stay.
-    of_first_version = f"sem.{name}"
+    of_first_version, semaphores = f"sem.{name}", lost_semaphore(name)
+    foreign = 0
     for found in leftovers(name):  # the segment itself sorts before its semaphores
-        if found in (name, of_first_version) or lost_semaphore(name).fullmatch(found):
+        if found in (name, of_first_version) or semaphores.fullmatch(found):
             what = f"{'semaphore' if found.startswith('sem.') else 'segment'} {found}"
             try:
                 _remove_file(os.path.join(directory, found), found == name, kind)
             except OSError as error:
-                kept.append(f"{what}: {error.strerror or error}")
+                foreign += found != name
+                if foreign <= NAMED:
+                    kept.append(f"{what}: {error.strerror or error}")
                 if found == name:  # then its semaphores are still in use
                     break
             else:
                 removed.append(what)
+    if foreign > NAMED:  # nobody else has a use for such names: somebody has created them on purpose
+        kept.append(f"{foreign - NAMED} more files with names of its semaphores")
+
+
+def _remove_fifos(name: str, removed: list[str], kept: list[str]) -> None:
+    """Remove the wakeup FIFOs of dead processes, and their directory. A live process that still waits removes both."""
+    path = fifo_directory(name)
+    directory = os.path.basename(path)
+    try:
+        _check_owner(os.lstat(path).st_uid)
+        removed += [f"wakeup FIFO {directory}/{fifo}" for fifo in remove_directory(name, 0o666)]
+    except FileNotFoundError:  # removed with its segment
+        pass
+    except OSError as error:
+        kept.append(f"directory {directory}: {error.strerror or error}")
+    if not os.path.lexists(path):
+        removed.append(f"directory {directory}")
 
 
 def _remove_file(path: str, is_segment: bool, kind: Kind) -> None:

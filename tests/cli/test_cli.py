@@ -392,9 +392,10 @@ def test_unlink_removes_all_objects_and_running_layers_notice(
     done = run("unlink", prefix)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert [line.split()[-1] for line in done.stdout.splitlines()] == sorted(
-        before, key=lambda name: "-groups" in name
-    )
+    messages, groups = ([name for name in before if f"-{kind}" in name] for kind in ("messages", "groups"))
+    directory = f"{prefix}-messages.wakeup"
+    messages.sort(key=directory.__eq__)  # last
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == messages + groups
     assert objects(prefix) == []
     assert layer.receive(["channel"]) == (None, None)
     assert layer.group_channels("group") == []
@@ -418,15 +419,20 @@ def test_unlink_removes_the_fifo_of_a_process_that_died_after_the_segment_was_re
     child = start(wait_for_a_message, prefix)
     assert child.hear() == "waits"
     deadline = time.monotonic() + LIMIT
-    while not any(".wakeup." in name for name in objects(prefix)):
+    directory = Path(SHM, f"{prefix}-messages.wakeup")
+    while not list(directory.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     child.kill(signal.SIGSTOP)  # so that it does not attach to a new segment
     assert run("unlink", prefix).returncode == 0
-    (fifo,) = objects(prefix)
+    assert objects(prefix) == [directory.name]
+    (fifo,) = directory.iterdir()
     child.die()
     done = run("unlink", prefix)
-    assert (done.returncode, done.stdout) == (0, f"removed wakeup FIFO {fifo}\n")
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        [f"removed wakeup FIFO {directory.name}/{fifo.name}", f"removed directory {directory.name}"],
+    )
     assert objects(prefix) == []
 
 
@@ -590,8 +596,8 @@ def test_unlink_keeps_a_segment_that_a_running_process_creates_meanwhile(
     old = make_layer()
     before = objects(prefix)
     assert main(["unlink", prefix]) == 0
-    assert len(objects(prefix)) == 2
-    assert set(objects(prefix)) & set(before) == {f"{prefix}-messages"}
+    assert len(objects(prefix)) == 3
+    assert set(objects(prefix)) & set(before) == {f"{prefix}-messages", f"{prefix}-messages.wakeup"}
     assert make_layer().receive(["channel"]) == ("channel", {"text": "in the new one"})
     old.unlink()
 

@@ -203,7 +203,7 @@ class Project:
         """Start a command that keeps running, wait until it serves or receives, and return its log."""
         self._started += 1
         log = self.directory / f"started-{self._started}.log"
-        waiting = len(list(SHM.glob("*.wakeup.*")))
+        waiting = len(list(SHM.glob("*.wakeup/*")))
         _, printed = self.shell.run(f"{command} >{log} 2>&1 & echo $!")
         pid = int(printed)
 
@@ -211,7 +211,7 @@ class Project:
             assert is_alive(pid), f"{command} has ended:\n{log.read_text()}"
             if command.startswith(SERVERS):
                 return is_listening()
-            return len(list(SHM.glob("*.wakeup.*"))) > waiting  # it waits for a message
+            return len(list(SHM.glob("*.wakeup/*"))) > waiting  # it waits for a message
 
         wait_until(is_up, f"{command} to start")
         return log

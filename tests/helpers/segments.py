@@ -29,8 +29,13 @@ def path_of(prefix: str, kind: str = "messages") -> str:
 
 
 def objects(prefix: str) -> list[str]:
-    """Return the names of a prefix's shared memory objects: two segments and two semaphores."""
+    """Return the names of a prefix's objects: two segments, two semaphores, and the directory of wakeup FIFOs."""
     return [name for name in objects_of_tests() if prefix in name]
+
+
+def memory_objects(prefix: str, kind: str = "") -> list[str]:
+    """Return the same without the directory, perhaps only those of one kind: its segment, then its semaphore."""
+    return [name for name in objects(prefix) if kind in name and not name.endswith(".wakeup")]
 
 
 def read(path: str) -> tuple[bytes, int]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union
 
 from asgi_ipc import AsyncIPCChannelLayer, IPCChannelLayer
 from asgi_ipc.check import check_stores
+from asgi_ipc.shm.fifo_directory import fifo_directory
 from asgi_ipc.shm.layout import AT_FIFOS
 from asgi_ipc.stores.messages.channels import WAITING
 from asgi_ipc.stores.messages.store import MessageStore
@@ -71,7 +72,10 @@ def assert_sound(layer: AnyLayer) -> None:
 
 def files_of(prefix: str) -> list[str]:
     """Return the file names of a prefix's wakeup FIFOs."""
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}-messages.wakeup.")]
+    try:
+        return os.listdir(fifo_directory(f"{prefix}-messages"))
+    except FileNotFoundError:  # it is removed with the segment
+        return []
 
 
 def until(condition: Callable[[], bool]) -> None:

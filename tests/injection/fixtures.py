@@ -13,7 +13,7 @@ import pytest
 from asgi_ipc.check import heap as heap_check
 from asgi_ipc.check import stores as store_check
 from asgi_ipc.locking import contention, mutex, recovery
-from asgi_ipc.shm import wakeup_fifo
+from asgi_ipc.shm import fifo_directory
 from asgi_ipc.stores.messages import group_send, ownership, queues, waiters, wakeups
 from asgi_ipc.structures import heap, slab
 from asgi_ipc.waiting import hub
@@ -53,7 +53,7 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiters, "UNREGISTER_SLICE", SLICE)
     for module in (waiters, wakeups, hub):
         monkeypatch.setattr(module, "POLL_SLICE", SLICE)
-    monkeypatch.setattr(wakeup_fifo, "UNFINISHED_AGE", -1.0)
+    monkeypatch.setattr(fifo_directory, "UNFINISHED_AGE", -1.0)
     rng, random_bits = random.Random(1), secrets.randbits
     # The hash has the same key each time, so that the same records share a bucket. Names are still random.
     monkeypatch.setattr(

@@ -105,7 +105,8 @@ class LifecycleTrial:
             return []
         left = [name for name in os.listdir(SHM_DIRECTORY) if self.prefix in name]
         for name in left:
-            os.unlink(os.path.join(SHM_DIRECTORY, name))
+            path = os.path.join(SHM_DIRECTORY, name)
+            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
         return left
 
     def _operate(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["recovery"]
 
-from asgi_ipc.shm.wakeup_fifo import sweep_fifos
+from asgi_ipc.shm.fifo_directory import sweep_fifos
 
 from .cases import PAGE_RECORDS, Act, case, first, only_new
 from .group_cases import add, discard, members
@@ -24,7 +24,7 @@ def recovery(kind: str, name: str, prepare: Act, operate: Act, at: int) -> None:
         postpone_sweeps(world)
         garble(world, name)
         die_inside(world, operate, at)
-        sweep_fifos(world.store.name)  # remove the dead process's FIFO files, as every creation does
+        sweep_fifos(world.store.name, 0o600)  # remove the dead process's FIFO files, as every creation does
 
     case(kind, f"recovery of {name}", die, snapshot, fresh=True, allowed=only_new, dead=True)
 

@@ -18,7 +18,8 @@ from helpers.segments import OTHER_USER, needs_files
 
 from asgi_ipc import SegmentRefused
 from asgi_ipc.shm import wakeup_fifo
-from asgi_ipc.shm.wakeup_fifo import OPEN_FIFOS, UNFINISHED_AGE, Notifier, WakeupFifo, notify_all, sweep_fifos
+from asgi_ipc.shm.fifo_directory import UNFINISHED_AGE, drop_directory, fifo_directory, fifo_path, sweep_fifos
+from asgi_ipc.shm.wakeup_fifo import OPEN_FIFOS, Notifier, WakeupFifo, notify_all
 
 pytestmark = needs_files
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
@@ -56,13 +57,18 @@ def was_notified(fifo):
 
 def make_fifo_without_owner(prefix, token=77):
     """Make a FIFO that no process has open, as a killed owner leaves it; return its path."""
-    path = f"/dev/shm/{prefix}.wakeup.{token:x}"
+    path = fifo_path(prefix, token)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(fifo_directory(prefix), 0o700)
     os.mkfifo(path, 0o600)
     return path
 
 
 def files(prefix):
-    return sorted(name for name in os.listdir("/dev/shm") if name.startswith(f"{prefix}.wakeup."))
+    try:
+        return sorted(os.listdir(fifo_directory(prefix)))
+    except FileNotFoundError:
+        return []
 
 
 # -- notifications -------------------------------------------------------------------------------------------
@@ -171,7 +177,8 @@ def test_a_fifo_detects_that_it_was_unlinked(fifo):
 def test_a_file_that_is_not_a_fifo_is_not_written_to(prefix, notifier, tmp_path):
     target = tmp_path / "target"
     target.write_bytes(b"mine")
-    link, plain = f"/dev/shm/{prefix}.wakeup.1", f"/dev/shm/{prefix}.wakeup.2"
+    link, plain = fifo_path(prefix, 1), fifo_path(prefix, 2)
+    os.mkdir(fifo_directory(prefix), 0o700)
     os.symlink(target, link)
     with open(os.open(plain, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
         file.write(b"mine")
@@ -196,6 +203,14 @@ def test_a_fifo_that_others_may_write_to_is_notified_only_if_the_mode_allows_it(
     assert asked.notify(fifo.token)
     assert was_notified(fifo)
     asked.close()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644], ids=oct)
+def test_a_fifo_that_others_may_read_is_not_notified(fifo, notifier, mode):
+    """They could read the bytes that are to wake its owner."""
+    os.chmod(fifo.path, mode)
+    assert notifier.notify(fifo.token)
+    assert not was_notified(fifo)
 
 
 def test_the_mode_does_not_depend_on_the_umask(make_fifo):
@@ -320,11 +335,12 @@ def test_sweep_fifos_removes_fifos_without_owner(fifo, prefix):
     for path in (unfinished_young, unfinished_old):
         os.mkfifo(path)
     os.utime(unfinished_old, (0, time.time() - 2 * UNFINISHED_AGE))
-    sweep_fifos(prefix)
-    assert {f"/dev/shm/{name}" for name in files(prefix)} == {fifo.path, unfinished_young}
+    assert sorted(sweep_fifos(prefix, 0o600)) == sorted(os.path.basename(path) for path in (dead, unfinished_old))
+    assert {fifo_directory(prefix) + "/" + name for name in files(prefix)} == {fifo.path, unfinished_young}
     assert os.path.exists(of_other_segment)
     os.unlink(unfinished_young)
     os.unlink(of_other_segment)
+    drop_directory(f"{prefix}-other")
 
 
 def test_notify_all_removes_fifos_without_owner(make_fifo, notifier, prefix):

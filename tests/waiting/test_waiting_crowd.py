@@ -18,9 +18,10 @@ from helpers.sleepers import Crowd, Sleeper, sleeps
 from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.shm import wakeup_fifo
+from asgi_ipc.shm import fifo_directory
+from asgi_ipc.shm.fifo_directory import sweep_fifos
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS, SLOTS
-from asgi_ipc.shm.wakeup_fifo import WakeupFifo, sweep_fifos
+from asgi_ipc.shm.wakeup_fifo import WakeupFifo
 from asgi_ipc.stores.messages.wakeups import Wakeups
 
 LONG = {"block_timeout": 3600}
@@ -182,7 +183,7 @@ def test_a_waiter_whose_fifo_was_removed_makes_another_one(make_layer, prefix):
     sleeper = Sleeper(layer, ["a"])
     until_waiting(layer, "a", 1)
     (name,) = files_of(prefix)
-    os.unlink(f"/dev/shm/{name}")
+    os.unlink(f"/dev/shm/{prefix}-messages.wakeup/{name}")
     until(lambda: files_of(prefix) != [] and waiters(layer, "a") == 1)
     assert fifos(layer) == 1
     assert files_of(prefix) != [name]
@@ -305,8 +306,8 @@ def test_no_message_is_left_while_waiters_are_killed_and_stopped(make_layer, pre
     # A process killed after it made its FIFO and before it registered it leaves a file. The next creation of
     # the segment removes it, at once or, if it had no name yet, when it is surely not being made any more.
     assert len(files_of(prefix)) <= 2
-    monkeypatch.setattr(wakeup_fifo, "UNFINISHED_AGE", -1.0)
-    sweep_fifos(layer.message_store.name)
+    monkeypatch.setattr(fifo_directory, "UNFINISHED_AGE", -1.0)
+    sweep_fifos(layer.message_store.name, 0o600)
     assert files_of(prefix) == []
     assert_sound(layer)
 

@@ -32,9 +32,10 @@ __all__ = ["Waiters"]
 from collections.abc import Iterable, Sequence
 
 from ...locking.liveness import NOBODY, Liveness
+from ...shm.fifo_directory import remove_fifo
 from ...shm.layout import AT_FIFOS, AT_WAIT_GENERATION
 from ...shm.segment import Segment
-from ...shm.wakeup_fifo import WakeupFifo, remove_fifo
+from ...shm.wakeup_fifo import WakeupFifo
 from ...structures import ring
 from ...structures.heap import Heap
 from .channels import HEAD, INBOX, READY, WAITERS, WAITING, Channels
