@@ -31,7 +31,7 @@ walking the truth. A recovery checks the truth and cuts off what is damaged, but
     counters  only grow, so that no value is used twice: TAG, GENERATION, WAIT_GENERATION, CHANGES, the second
               word of a slot. Statistics, which a recovery keeps, although they may lack the change during
               which a process was killed: TAKEN, REFUSED, GONE_SENT, GONE_REFUSED, RECOVERIES
-    derived   header      PAGES, FREE_WORDS, SWEEP_CURSOR, SWEEP_DUE, FULL_SWEEP, FIFOS
+    derived   header      PAGES, FREE_WORDS, SWEEP_CURSOR, SWEEP_DUE, FULL_SWEEP, FILE_SWEEP, FIFOS
               heap        headers of blocks, free lists, quick lists, bitmaps
               messages    TAIL, SENT, EARLIEST_EXPIRY, INBOX, READY, AFTER, BEFORE, LOCALS, IDLE, WAITERS and
                           WAITING of a channel; REFERENCES of a shared body; headers of pages; FIFOs and waiters
@@ -93,6 +93,7 @@ AT_RECOVERIES = 37  # four words: how many recoveries there were, by cause
 AT_STARVING = 41  # ns: when the wait of the process began that others let in first; 0 if there is none
 AT_STARVING_UNTIL = 42  # ns: until when they do
 AT_DIED = 43  # SEQ when a process last got the slot of one that had died with an intent
+AT_FILE_SWEEP = 48  # ns: when a process last searched for files that dead processes left
 AT_SCRATCH = 63  # stands in for the slot word of a process that has no slot yet
 HEADER_WORDS = 64
 

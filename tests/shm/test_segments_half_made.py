@@ -20,6 +20,7 @@ from helpers.segments import (
     assert_mismatch,
     assert_works,
     kinds,
+    memory_objects,
     needs_files,
     objects,
     path_of,
@@ -30,6 +31,7 @@ from helpers.segments import (
 from asgi_ipc import IPCChannelLayer, SegmentBusy, SegmentRefused
 from asgi_ipc.shm import layout, segment, semaphores
 from asgi_ipc.shm.semaphores import HASH_BYTES, STICKY_MARK, UNFINISHED_AGE
+from asgi_ipc.stores.messages.sweep import FILE_SWEEP_PAUSE
 
 pytestmark = needs_files
 
@@ -73,7 +75,7 @@ def test_a_partly_removed_segment_is_removed_and_recreated(prefix, make_layer, k
     assert_works(layer)
     assert state(layer)[KINDS.index(kind)] == {}
     assert os.stat(path_of(prefix, kind)).st_ino != before
-    assert len(objects(prefix)) == 4  # the semaphore of the old segment was removed too
+    assert len(objects(prefix)) == 5  # the semaphore of the old segment was removed too
     layer.unlink()
     assert objects(prefix) == []
 
@@ -130,6 +132,16 @@ def test_unfinished_semaphores_are_removed_and_nothing_else(make_layer, make_unf
     assert [path for path in others if os.path.exists(path)] == others
 
 
+def test_a_sweep_removes_unfinished_semaphores(make_layer, make_unfinished):
+    """A process can be killed in ``sem_open`` during a recovery, and the segment goes on for months."""
+    layer = make_layer()
+    assert_works(layer)
+    path = make_unfinished()
+    store = layer.message_store
+    store._sweep(store.sections.clock() + FILE_SWEEP_PAUSE)
+    assert not os.path.exists(path)
+
+
 def test_every_semaphore_is_created_with_the_sticky_bit_and_loses_it(prefix, make_layer, monkeypatch):
     """Otherwise the sweep would remove a semaphore in use that happens to have such a name."""
     created_modes = []
@@ -144,7 +156,7 @@ def test_every_semaphore_is_created_with_the_sticky_bit_and_loses_it(prefix, mak
     raise_in_critical_sections(make_layer())
     assert len(created_modes) == 4
     assert all(mode & STICKY_MARK for mode in created_modes)
-    assert [name for name in objects(prefix) if os.stat(f"/dev/shm/{name}").st_mode & STICKY_MARK] == []
+    assert [name for name in memory_objects(prefix) if os.stat(f"/dev/shm/{name}").st_mode & STICKY_MARK] == []
 
 
 # -- locks in a separate file --
@@ -197,7 +209,7 @@ def test_lock_files_prove_liveness(prefix, make_layer, start, lock_directory):
     child.kill()
     assert_works(layer)
     assert sorted(os.listdir(lock_directory)) == [f"asgi_ipc-{prefix}-{kind}.lock" for kind in sorted(KINDS)]
-    assert len(objects(prefix)) == 4
+    assert len(objects(prefix)) == 5
 
 
 @pytest.mark.parametrize("how", ["close", "unlink"])

@@ -4,7 +4,7 @@ What the critical sections of the queues return, and the data that they need whi
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "Again", "Enqueued", "Full", "InboxBatch"]
+__all__ = ["AGAIN", "NOTHING_LEFT", "Again", "Enqueued", "Full", "InboxBatch", "Swept"]
 
 from typing import NamedTuple
 
@@ -14,6 +14,21 @@ class Again:
 
 
 AGAIN = Again()
+
+
+class Swept(NamedTuple):
+    """
+    What is left to do after a sweep, outside the mutex.
+
+    ``fifo`` is the owner and the token of one FIFO, which is unregistered if the owner is dead. ``files`` is True if
+    files that dead processes left must be searched for.
+    """
+
+    fifo: tuple[int, int] | None
+    files: bool
+
+
+NOTHING_LEFT = Swept(None, False)
 
 
 class Full(NamedTuple):

@@ -14,6 +14,7 @@ from ...locking.liveness import Liveness
 from ...names import non_local_name, valid_channel_name
 from ...shm.layout import (
     AT_FIFOS,
+    AT_FILE_SWEEP,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
@@ -96,7 +97,7 @@ class MessageRecovery:
         self._fill_inboxes(records)
         self.heap.rebuild(live_blocks.live)
         self.channels.slab.rebuild(pages)
-        for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_FULL_SWEEP):
+        for at in (AT_SWEEP_CURSOR, AT_SWEEP_DUE, AT_FULL_SWEEP, AT_FILE_SWEEP):
             words[at] = 0
         for at in (AT_GONE_SENT, AT_GONE_REFUSED):
             if words[at] >= COUNTED:

@@ -20,7 +20,7 @@ from ...locking.mutex import BusyError
 from ...locking.recovery import recoveries
 from ...locking.reentrancy import NOT_INSIDE
 from ...shm.layout import AT_EPOCH, AT_SEQ, KIND_MESSAGES, WORD
-from ...shm.wakeup_fifo import WakeupFifo, is_open_here
+from ...shm.wakeup_fifo import WakeupFifo
 from ...statistics import Figures
 from ..attachment import Kind
 from ..base import CriticalSections
@@ -246,17 +246,7 @@ class MessageStore:
 
     def _sweep(self, now: int) -> None:
         self._sweep_due = now + SWEEP_PERIOD
-        fifo = self.sections.run(Sweep.step, now)
-        if fifo is not None and self._is_dead_fifo(*fifo):
-            self.wakeups.unregister_dead(fifo[1])
-
-    def _is_dead_fifo(self, owner: int, token: int) -> bool:
-        """
-        True if the owner of a FIFO is dead, or if it is this process (NOBODY) and has closed the FIFO.
-
-        When a layer is garbage-collected, its FIFOs are closed but stay registered: finalisers do not enter the mutex.
-        """
-        return bool(self.sections.opened().dead_processes([owner])) if owner else not is_open_here(token)
+        self.wakeups.sweep(self.sections.run(Sweep.step, now))
 
     def _sweep_everything(self, now: int) -> bool:
         """Sweep every bucket, in slices that let other processes in; False if this was done less than a second ago."""

@@ -12,6 +12,7 @@ __all__ = ["Sweep"]
 
 from ...shm.layout import (
     AT_FIFOS,
+    AT_FILE_SWEEP,
     AT_FLUSHING,
     AT_FULL_SWEEP,
     AT_GENERATION,
@@ -23,6 +24,7 @@ from ...shm.layout import (
     COUNTED,
 )
 from .channels import EARLIEST_EXPIRY, HEAD, SENT, TAKEN
+from .outcomes import NOTHING_LEFT, Swept
 from .queues import Queues
 
 #: Buckets swept for each millisecond that has passed, and the most that one operation sweeps.
@@ -34,6 +36,8 @@ SWEEP_HEADS = 32
 SWEEP_QUEUE = 256
 #: ns that must pass between two sweeps of everything.
 FULL_SWEEP_PAUSE = 1_000_000_000
+#: ns that must pass between two searches for files that dead processes left.
+FILE_SWEEP_PAUSE = 60_000_000_000
 
 
 class Sweep:
@@ -46,16 +50,16 @@ class Sweep:
         self.channels = queues.channels
         self.table = queues.channels.table
 
-    def step(self, now: int) -> tuple[int, int] | None:
+    def step(self, now: int) -> Swept:
         """
         Sweep a number of buckets that depends on the time since the last sweep.
 
-        Returns the owner and the token of one FIFO. The caller checks outside the mutex whether the owner is dead.
+        Returns what the caller must do outside the mutex.
         """
         words, table = self.words, self.table
         elapsed = now - words[AT_SWEEP_DUE]
         if -SWEEP_PERIOD <= elapsed < 0:  # another process has just swept
-            return None
+            return NOTHING_LEFT
         cursor = words[AT_SWEEP_CURSOR]
         for _ in range(min(SWEEP_RATE * (1 + abs(elapsed) // SWEEP_PERIOD), SWEEP_MOST)):
             cursor = (cursor + 1) % table.buckets
@@ -63,7 +67,15 @@ class Sweep:
                 self._sweep_record(record, now)
         words[AT_SWEEP_CURSOR] = cursor
         words[AT_SWEEP_DUE] = now + SWEEP_PERIOD
-        return self.queues.waiters.next_fifo()
+        return Swept(self.queues.waiters.next_fifo(), self._begin_file_sweep(now))
+
+    def _begin_file_sweep(self, now: int) -> bool:
+        """True if this process must look for files of dead processes: one process does it, once a minute."""
+        words = self.words
+        if words[AT_FILE_SWEEP] <= now < words[AT_FILE_SWEEP] + FILE_SWEEP_PAUSE:
+            return False
+        words[AT_FILE_SWEEP] = now
+        return True
 
     def _sweep_record(self, record: int, now: int) -> None:
         words = self.words
@@ -104,7 +116,7 @@ class Sweep:
         self.table.clear()
         self.queues.heap.rebuild([])
         self.channels.slab.rebuild({})
-        for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_FULL_SWEEP):
+        for at in (AT_GONE_SENT, AT_GONE_REFUSED, AT_SWEEP_DUE, AT_FULL_SWEEP, AT_FILE_SWEEP):
             words[at] = 0
         words[AT_FIFOS] = 0
         words[AT_WAIT_GENERATION] = (words[AT_WAIT_GENERATION] + 1) % COUNTED

@@ -18,10 +18,12 @@ from collections.abc import Iterable, Sequence
 
 from ...clock import Quickest
 from ...exceptions import SegmentError
-from ...shm.wakeup_fifo import WakeupFifo, live_fifos, notify_all
+from ...shm.fifo_directory import CHECKED, sweep_fifos
+from ...shm.semaphores import sweep_unfinished
+from ...shm.wakeup_fifo import WakeupFifo, is_open_here, live_fifos, notify_all
 from ..base import STORE_ERRORS, CriticalSections, is_store_error
 from .channels import READY
-from .outcomes import Again
+from .outcomes import Again, Swept
 from .parts import MessageParts
 from .receiving import Receiving, Registered, Taken
 from .waiters import NOTIFIED_SLICE, POLL_SLICE, Waiters
@@ -166,6 +168,34 @@ class Wakeups:
             tokens, done = self._sections.run(Waiters.unregister_dead, token)
             found += tokens
         return found
+
+    # -- sweeping ---------------------------------------------------------------------------------------------
+
+    def sweep(self, swept: Swept) -> None:
+        """Do what a sweep has left to do outside the mutex."""
+        if swept.fifo is not None and self._is_dead_fifo(*swept.fifo):
+            self.unregister_dead(swept.fifo[1])
+        if swept.files:
+            self.sweep_files()
+
+    def _is_dead_fifo(self, owner: int, token: int) -> bool:
+        """
+        True if the owner of a FIFO is dead, or if it is this process (NOBODY) and has closed the FIFO.
+
+        When a layer is garbage-collected, its FIFOs are closed but stay registered: finalisers do not enter the mutex.
+        """
+        return bool(self._sections.opened().dead_processes([owner])) if owner else not is_open_here(token)
+
+    def sweep_files(self) -> None:
+        """
+        Remove files that dead processes left and that are registered nowhere. Checks a limited number.
+
+        The process was killed before it registered its FIFO, or while it created a semaphore; or its FIFO could not be
+        notified when a recovery dropped the registrations.
+        """
+        segment = self._sections.opened().segment
+        sweep_fifos(segment.name, segment.mode, CHECKED)
+        sweep_unfinished()
 
     # -- waiting ----------------------------------------------------------------------------------------------
 
