@@ -206,7 +206,7 @@ def test_lock_files_prove_liveness(prefix, make_layer, start, lock_directory):
     with pytest.raises(SegmentBusy) as busy:
         layer.send("a", {})
     assert busy.value.pid == pid
-    child.kill()
+    child.die()
     assert_works(layer)
     assert sorted(os.listdir(lock_directory)) == [f"asgi_ipc-{prefix}-{kind}.lock" for kind in sorted(KINDS)]
     assert len(objects(prefix)) == 5
