@@ -159,7 +159,7 @@ def words_by_class() -> dict[str, set[str]]:
         found[kind.removesuffix("s")] = set(re.findall(r"\b[A-Z_]{2,}\b", text))
     unchanged = {name for name, at in header_words().items() if at <= layout.AT_CHECKSUM}
     found["fixed"] |= unchanged
-    found["mutex"] = {"EPOCH", "SEQ", "NAPS", "SCRATCH", "INTERRUPTED", "ENDING", "STARVING", "STARVING_UNTIL"}
+    found["mutex"] = {"EPOCH", "SEQ", "NAPS", "SCRATCH", "INTERRUPTED", "ENDING", "STARVING", "STARVING_UNTIL", "DIED"}
     return found
 
 
