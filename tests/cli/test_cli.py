@@ -563,7 +563,7 @@ def test_unlink_does_not_wait_indefinitely_for_a_stopped_process(
     holder = (
         "import sys, time, asgi_ipc\n"
         "layer = asgi_ipc.IPCChannelLayer(sys.argv[1])\n"
-        "layer.message_store.sections.attachment.segment.take_admin_lock()\n"
+        "layer.message_store.sections.attachment.segment.take_admin_lock(1.0)\n"
         "print('holding', flush=True)\n"
         "time.sleep(600)\n"
     )
