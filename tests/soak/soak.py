@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from helpers.processes import Children
+from helpers.waiting import files_of
 from stress.crew import Crew
 from stress.relays import Relay, ServerRelay
 from stress.workers import Inbox, Receiver, Sender, Server, Worker
@@ -189,7 +190,8 @@ class Soak:
         sample: Sample = {
             ("memory in use for messages", "KiB"): figures.memory_in_use(layer.message_store) / 1024,
             ("memory in use for groups", "KiB"): figures.memory_in_use(layer.group_store) / 1024,
-            ("files in /dev/shm", ""): len(leftovers(self._prefix)),
+            ("shared memory objects", ""): len(leftovers(self._prefix)),
+            ("wakeup FIFOs", ""): len(files_of(self._prefix)),
         }
         for label, pid in self._steady.items():
             sample[f"memory of {label}", "MiB"], sample[f"descriptors of {label}", ""] = figures.of_process(pid)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from helpers.accounts import Accounts
-from helpers.layers import assert_sound, recoveries
+from helpers.layers import Clock, assert_sound, recoveries
 from helpers.processes import LIMIT, Children, Talk, is_alive
 from helpers.waiting import files_of
 
@@ -26,6 +26,8 @@ from .workers import GROUP, OPTIONS, RETRY, TASKS, Worker
 LONGEST = 20.0
 #: Seconds between two kills.
 BETWEEN_KILLS = 0.05, 0.4
+#: Seconds after which the layer looks again for files that dead processes have left.
+MINUTE = 61.0
 #: The last message of every receiver.
 LAST = {"last": True}
 
@@ -156,9 +158,11 @@ class Crew:
         self._until(lambda: self.accounts.ended >= names, "the workers to end")
 
     def _assert_no_files_of_dead(self) -> None:
-        """Assert that the FIFOs of killed workers go, as the layer is used."""
+        """Assert that the FIFOs of killed workers go within minutes, as the layer is used."""
+        clock = Clock(self.layer)
 
         def nothing_left() -> bool:
+            clock.forward(MINUTE)
             self.layer.receive(["nothing"])
             return not files_of(self.prefix)
 
