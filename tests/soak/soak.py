@@ -32,6 +32,9 @@ SENDERS = 2
 PAUSE, BETWEEN, SOME_FROZEN = (0.01, 0.05), (0.3, 1.5), (0.05, 0.4)
 #: Seconds for which everything is frozen once a minute, longer than ``PATIENCE``.
 ALL_FROZEN = PATIENCE + 0.5
+#: Seconds after which messages that nobody has received are dropped: those of killed processes, which would fill the
+#: memory. No other message waits that long.
+EXPIRY = 300.0
 #: Tasks that may be lost with a ``runworker`` process: Channels receives messages before it handles them.
 TASKS_OF_A_WORKER = 10
 #: The workers that are killed, and what the table calls them.
@@ -84,7 +87,7 @@ class Soak:
     def _start(self) -> None:
         journals = self._directory / "journals"
         journals.mkdir()
-        self._crew = Crew(self._children, self._prefix, str(journals), patience=PATIENCE)
+        self._crew = Crew(self._children, self._prefix, str(journals), patience=PATIENCE, expiry=EXPIRY)
         self._ports = [free_port(), free_port()]
         self._server = self._add(serve(self._prefix, self._log("steady"), self._ports[0], 1))
         self._killed = self._add(serve(self._prefix, self._log("killed"), self._ports[1], 2))
@@ -226,6 +229,9 @@ class Soak:
         for program in self._programs:
             program.kill()
         self._done["forks"] = self._crew.accounts.forks
+        lost, kills = self._done["of clients: lost"], self._done["kills of runworker"]
+        if lost > TASKS_OF_A_WORKER * kills:
+            self._wrong.append(f"{lost} tasks are lost, but only {kills} runworker processes were killed")
         say(str(dict(self._done)))
         for log in sorted(self._directory.glob("*.log")):
             if log.stat().st_size:
