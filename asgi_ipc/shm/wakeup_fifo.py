@@ -18,9 +18,8 @@ import atexit
 import contextlib
 import errno
 import os
+import posix
 import secrets
-import select
-import signal
 import stat
 import threading
 import weakref
@@ -38,6 +37,7 @@ from .fifo_directory import (
     prepare_directory,
     remove_fifo,
 )
+from .fifo_io import discard, wait_readable, write_byte
 from .permissions import check_trust
 
 #: How many wakeup FIFOs of other owners a notifier keeps open.
@@ -45,7 +45,6 @@ OPEN_FIFOS = 64
 #: How often the creation of a FIFO starts again if its directory is removed meanwhile.
 TRIES = 100
 
-_DRAIN = 65536
 #: The FIFOs of this process by token. Not a set: other threads may add to it during an iteration, and the
 #: references of a dict can be copied in one step.
 _ours: weakref.WeakValueDictionary[int, WakeupFifo] = weakref.WeakValueDictionary()
@@ -91,8 +90,6 @@ class WakeupFifo:
             ) from None
         found = os.fstat(self.fd)
         self._identity = (found.st_dev, found.st_ino)
-        self._poll = select.poll()
-        self._poll.register(self.fd, select.POLLIN)
 
     def _create(self, mode: int, group: int) -> None:
         """Create the file, open it, and give it its name. The directory exists unless it was removed by hand."""
@@ -123,27 +120,33 @@ class WakeupFifo:
 
     def wait(self, seconds: float) -> bool:
         """Sleep until notified (True), or for ``seconds`` (False). Signal handlers run, and may raise."""
-        if self._poll.poll(max(0.0, seconds) * 1000):
-            self.drain()
-            return True
-        return False
+        is_readable = self.fd >= 0 and wait_readable(self.fd, max(0.0, seconds))
+        if not is_readable or self.fd < 0:  # closed in a child that was forked meanwhile
+            return False
+        self.drain()
+        return True
 
     def drain(self) -> None:
         """Discard the bytes in it. Call it before the notified list is read, never after."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, _DRAIN)
+        discard(self.fd)
 
     def notify(self) -> None:
         """Wake its own sleeper, from any thread. Opens it by name: the sleeper may be closing ``fd``."""
         with contextlib.suppress(OSError):
-            fd = os.open(self.path, TO_NOTIFY)
+            fd = posix.open(self.path, TO_NOTIFY)
             try:
-                _write(fd)
+                write_byte(fd)
             finally:
-                os.close(fd)
+                posix.close(fd)
 
     def is_unlinked(self) -> bool:
-        """True if its file was removed or replaced, so that it can no longer be notified."""
+        """
+        True if its file was removed or replaced, so that it can no longer be notified.
+
+        Also True in a forked child, where it is closed. (Greenlets survive a fork, so a child can ask.)
+        """
+        if self.fd < 0:
+            return True
         try:
             found = os.stat(self.path)
         except OSError:
@@ -156,7 +159,7 @@ class WakeupFifo:
         self.remove_name()
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            os.close(fd)  # gevent's, if it is there: its event loop has watched this descriptor
 
     def remove_name(self) -> None:
         """Remove its file, unless this is a forked child: the file belongs to the parent."""
@@ -181,8 +184,8 @@ class Notifier:
 
     def _forget(self) -> None:
         self._closed = False
-        #: Held while a descriptor is in use, so that no other thread closes it. Re-entrant only for signal
-        #: handlers.
+        #: Held while a descriptor is in use, so that no other thread closes it. It may let in a signal handler or
+        #: another greenlet of this thread: they see ``_busy``.
         self._lock = threading.RLock()
         self._busy = False
         self._open: OrderedDict[int, int] = OrderedDict()
@@ -199,11 +202,13 @@ class Notifier:
                 return self._notify(token)
             finally:
                 self._busy = False
+                if self._closed:
+                    self._close_all()
 
     def _notify(self, token: int) -> bool:
         fd = self._open.get(token)
         if fd is not None:
-            if _write(fd):
+            if write_byte(fd):
                 self._open.move_to_end(token)
                 return True
             # No process has it open, or the program has closed our descriptor: opening it again shows which.
@@ -214,76 +219,49 @@ class Notifier:
         self._open[token] = fd
         if len(self._open) > OPEN_FIFOS:
             self._drop(self._open.popitem(last=False)[1])
-        return _write(fd)
+        return write_byte(fd)
 
     def _notify_once(self, token: int) -> bool:
         fd, there = self._open_fifo(token)
         if fd is None:
             return there
         try:
-            return _write(fd)
+            return write_byte(fd)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def _open_fifo(self, token: int) -> tuple[int | None, bool]:
         """Return (descriptor to write to, or None; whether a process may have the FIFO open)."""
         try:
-            fd = os.open(fifo_path(self.segment, token), TO_NOTIFY)
+            fd = posix.open(fifo_path(self.segment, token), TO_NOTIFY)
         except OSError as error:
             return None, error.errno != errno.ENXIO  # other errors: removed, or not allowed; its owner polls
         found = os.fstat(fd)
         try:
             check_trust(found, self.mode, self.segment)
         except SegmentRefused:
-            os.close(fd)
+            posix.close(fd)
             return None, True
         if not stat.S_ISFIFO(found.st_mode):
-            os.close(fd)
+            posix.close(fd)
             return None, True
         return fd, True
 
     def close(self) -> None:
-        """Close the FIFOs that are kept open."""
+        """Close the FIFOs that are kept open. If this has interrupted ``notify``, that closes them at its end."""
         with self._lock:
             self._closed = True
-            while self._open:
-                self._drop(self._open.popitem()[1])
+            if not self._busy:
+                self._close_all()
+
+    def _close_all(self) -> None:
+        while self._open:
+            self._drop(self._open.popitem()[1])
 
     @staticmethod
     def _drop(fd: int) -> None:
         with contextlib.suppress(OSError):  # a program that becomes a daemon closes every descriptor it has
-            os.close(fd)
-
-
-def _write(fd: int) -> bool:
-    """Write one byte; False if no process can read it. A full pipe is a pending notification already."""
-    if signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
-        return _write_shielded(fd)
-    try:
-        os.write(fd, b"\0")
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _write_shielded(fd: int) -> bool:
-    """Like ``_write``, in a program that has restored the default action of SIGPIPE, which would end it."""
-    sigpipe = {signal.SIGPIPE}
-    already = signal.SIGPIPE in signal.sigpending()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, sigpipe)
-    try:
-        os.write(fd, b"\0")
-    except BlockingIOError:
-        return True
-    except OSError:
-        if not already and signal.SIGPIPE in signal.sigpending():
-            signal.sigwait(sigpipe)
-        return False
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return True
+            posix.close(fd)
 
 
 # -- all wakeup FIFOs of a segment ---------------------------------------------------------------------------------

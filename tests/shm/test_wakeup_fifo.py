@@ -252,7 +252,7 @@ def test_any_other_error_is_passed_on_and_leaves_nothing(prefix, monkeypatch):
 
 def test_a_signal_handler_that_interrupts_notify_may_notify(make_fifo, notifier, monkeypatch):
     first, second = make_fifo(), make_fifo()
-    write = wakeup_fifo._write
+    write = wakeup_fifo.write_byte
     interruptions, handled = [1], []
 
     def interrupted(fd):
@@ -261,12 +261,38 @@ def test_a_signal_handler_that_interrupts_notify_may_notify(make_fifo, notifier,
             handled.append(notifier.notify(second.token))
         return write(fd)
 
-    monkeypatch.setattr(wakeup_fifo, "_write", interrupted)
+    monkeypatch.setattr(wakeup_fifo, "write_byte", interrupted)
     assert notifier.notify(first.token)
     assert handled == [True]
     assert was_notified(first)
     assert was_notified(second)
     assert notifier.notify(second.token)
+
+
+def test_a_call_that_interrupts_notify_may_close_the_notifier(make_fifo, notifier, monkeypatch):
+    """Its descriptors are closed at the end of ``notify``, which may be using one of them."""
+    fifo = make_fifo()
+    opened = os.listdir("/proc/self/fd")
+    write = wakeup_fifo.write_byte
+    written = []
+
+    def interrupted(fd):
+        notifier.close()
+        written.append(write(fd))
+        return written[-1]
+
+    monkeypatch.setattr(wakeup_fifo, "write_byte", interrupted)
+    assert notifier.notify(fifo.token)
+    assert written == [True]
+    assert os.listdir("/proc/self/fd") == opened
+
+
+def test_a_forked_child_does_not_wait_on_a_fifo_of_its_parent(fifo):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if fifo.is_unlinked() and not fifo.wait(0.01) else 1)
+    assert reap(child) == 0
+    assert not fifo.is_unlinked()
 
 
 def test_many_threads_share_one_notifier(make_fifo, notifier, monkeypatch):
