@@ -23,7 +23,7 @@ ROWS = [
     ["names", "capacity", "codec", "statistics"],
     ["options"],
     # shm: objects of the operating system
-    ["shm", "shm.permissions", "shm.layout", "shm.file_locks"],
+    ["shm", "shm.permissions", "shm.layout", "shm.file_locks", "shm.fifo_io"],
     ["shm.header", "shm.fifo_directory"],
     ["shm.semaphores", "shm.wakeup_fifo"],
     ["shm.segment"],
@@ -32,7 +32,7 @@ ROWS = [
     ["structures.live_blocks"],
     ["structures.slab", "structures.hashtable"],
     # locking: exclusive access to a segment, and which processes live
-    ["locking", "locking.reentrancy", "locking.liveness", "locking.token", "locking.turns"],
+    ["locking", "locking.reentrancy", "locking.threads", "locking.liveness", "locking.token", "locking.turns"],
     ["locking.recovery"],
     ["locking.contention"],
     ["locking.mutex"],

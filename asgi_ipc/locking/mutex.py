@@ -27,7 +27,6 @@ __all__ = ["BusyError", "RobustMutex"]
 
 import os
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -49,7 +48,8 @@ from ..shm.segment import Segment
 from .contention import Contender, WouldBlock
 from .liveness import Liveness
 from .recovery import EXCEPTION, Recovery
-from .reentrancy import NOT_INSIDE, Entry, acquire_surely, holds, is_nested, is_ours, is_owned
+from .reentrancy import NOT_INSIDE, Entry, acquire_surely, is_nested, is_ours, is_owned, refuse_nested
+from .threads import ThreadLock
 from .token import BusyError, Token, no_post, no_token
 from .turns import Turns
 
@@ -85,7 +85,8 @@ class RobustMutex:
 
     def _forget(self) -> None:
         """Reset: this is a new object, or a forked child, which inherits neither locks nor threads."""
-        self.lock = threading.RLock()
+        self.threads = ThreadLock()
+        self.lock = self.threads.lock  # for the hot path
         #: The mark of every call of this mutex, in turn. New in a forked child: frames of the parent keep theirs.
         self.entry = Entry()
         #: That mark while a call is inside. An RLock cannot tell "free" from "held further up this stack".
@@ -307,14 +308,11 @@ class RobustMutex:
         """
         Raise ``RuntimeError`` if a call further up this stack is inside: a signal handler has interrupted it.
 
-        This thread holds the lock, so otherwise the mark is that of a call whose ``abandon`` a second exception has
-        interrupted. Its frame no longer exists, and entering recovers the store.
+        This thread holds the lock. If that keeps all threads apart, the mark is otherwise that of a call whose
+        ``abandon`` a second exception has interrupted. Its frame no longer exists, and entering recovers the store.
         """
-        if holds(sys._getframe(1), self.inside):
-            raise RuntimeError(
-                f"this thread is already using {self.segment.name}: a signal handler or a finaliser must not call "
-                "the layer; let it set a flag, or pass the work to another thread"
-            )
+        self.threads.checked()
+        refuse_nested(sys._getframe(1), self.inside, self.segment.name, self.threads.is_native)
 
     # -- the end ----------------------------------------------------------------------------------------------
 

@@ -12,9 +12,11 @@ frame cannot: the interpreter removes it, however the call ends.
 
 from __future__ import annotations
 
-__all__ = ["NOT_INSIDE", "Entry", "acquire_surely", "holds", "is_nested", "is_ours", "is_owned"]
+__all__ = ["NOT_INSIDE", "Entry", "acquire_surely", "holds", "is_nested", "is_ours", "is_owned", "refuse_nested"]
 
+import gc
 import inspect
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -54,6 +56,29 @@ def _locals(frame: FrameType | None) -> Iterator[Any]:
 def holds(frame: FrameType, entry: Entry | None) -> bool:
     """True if ``frame`` or one that called it, directly or not, is inside with this entry."""
     return any(value is entry for value in _locals(frame))
+
+
+def refuse_nested(frame: FrameType, entry: Entry | None, name: str, is_native: bool) -> None:
+    """
+    Raise ``RuntimeError`` if the call with this entry is inside the segment ``name`` and is further up in this stack.
+
+    If the lock ``is_native`` and so does not keep greenlets apart, also if the call is in a greenlet that does not run
+    now. To find that out is slow, because the greenlets are found among all objects.
+    """
+    if holds(frame, entry):
+        raise RuntimeError(
+            f"this thread is already using {name}: a signal handler or a finaliser must not call "
+            "the layer; let it set a flag, or pass the work to another thread"
+        )
+    if not is_native or "greenlet" not in sys.modules:
+        return
+    kind = sys.modules["greenlet"].greenlet
+    paused = [each.gr_frame for each in gc.get_objects() if issubclass(type(each), kind)]
+    if any(each is not None and holds(each, entry) for each in paused):
+        raise RuntimeError(
+            f"another greenlet of this thread is using {name}, and the lock of this process does not keep greenlets "
+            "apart: gevent.monkey.patch_all() or eventlet.monkey_patch() must replace threads, too"
+        )
 
 
 def is_nested(frame: FrameType) -> bool:

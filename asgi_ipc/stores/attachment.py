@@ -12,7 +12,6 @@ __all__ = ["Attachment", "Kind"]
 
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from ..locking.liveness import Liveness
 from ..locking.mutex import RobustMutex
 from ..locking.reentrancy import is_owned
+from ..locking.threads import ThreadLock
 from ..shm.layout import AT_EPOCH, TOMBSTONE
 from ..shm.segment import Segment
 from ..shm.wakeup_fifo import Notifier
@@ -40,7 +40,7 @@ class Attachment:
 
     _open: dict[str, Attachment] = {}
     #: Re-entrant only because that lock knows its owner: a signal handler that interrupts the owner must not wait.
-    _lock = threading.RLock()
+    _lock = ThreadLock()
     #: Attachments whose users were garbage-collected: a finaliser can run anywhere, so it may not wait for the lock.
     _dropped: deque[Attachment] = deque()
 
@@ -61,7 +61,7 @@ class Attachment:
         what ``Segment.attach`` raises, and ``RuntimeError`` in a signal handler that has interrupted this class.
         """
         cls._check_handler(f"opening {name}")
-        with cls._lock:
+        with cls._lock.checked():
             cls._close_dropped()
             attachment = cls._open.get(name)
             if attachment is None or attachment.is_gone():
@@ -82,11 +82,19 @@ class Attachment:
     @classmethod
     def _check_handler(cls, doing: str) -> None:
         """Raise ``RuntimeError`` in a signal handler or finaliser that has interrupted this thread in this class."""
-        if is_owned(cls._lock):
+        if is_owned(cls._lock.choose()):
             raise RuntimeError(
                 f"{doing}: this thread is already opening, closing or removing shared memory; a signal handler or a "
                 "finaliser must not create, close or unlink a layer; let it set a flag instead"
             )
+
+    def check_threads(self) -> None:
+        """
+        Choose the in-process lock at the first use in this process; later check that it keeps threads apart.
+
+        Raises ``RuntimeError`` if threads have been replaced in between (``locking.threads``).
+        """
+        self.mutex.lock = self.mutex.threads.checked()
 
     def dead_processes(self, processes: Iterable[int]) -> set[int]:
         """
@@ -95,7 +103,7 @@ class Attachment:
         The in-process lock prevents other threads from closing the segment during the call. The descriptor could
         then refer to another file, and a query there would look like proof of death.
         """
-        with self.mutex.lock:
+        with self.mutex.threads.choose():
             if self.segment.fd < 0:  # closed by another thread: unknown means alive
                 return set()
             return {process for process in processes if self.liveness.is_dead(process)}
@@ -107,7 +115,7 @@ class Attachment:
         No thread of this process attaches during the call: file locks do not exclude threads of one process.
         """
         self._check_handler(f"removing {self.segment.name}")
-        with self._lock:
+        with self._lock.checked():
             self.mutex.remove(waits)
 
     def is_gone(self) -> bool:
@@ -126,12 +134,13 @@ class Attachment:
         an attachment at this time, that thread or a later one does the work.
         """
         self._dropped.append(self)
+        lock = self._lock.choose()
         # Checked again after the lock was released: another thread may have dropped an attachment in between.
-        while self._dropped and not is_owned(self._lock) and self._lock.acquire(False):
+        while self._dropped and not is_owned(lock) and lock.acquire(False):
             try:
                 self._close_dropped()
             finally:
-                self._lock.release()
+                lock.release()
 
     def _release(self) -> None:
         self.users -= 1
@@ -146,9 +155,5 @@ class Attachment:
         while cls._dropped:
             cls._dropped.popleft()._release()
 
-    @classmethod
-    def _after_fork_in_child(cls) -> None:
-        cls._lock = threading.RLock()
 
-
-os.register_at_fork(after_in_child=Attachment._after_fork_in_child)
+os.register_at_fork(after_in_child=Attachment._lock.forget)

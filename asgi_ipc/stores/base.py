@@ -11,7 +11,6 @@ __all__ = ["STORE_ERRORS", "CriticalSections", "Parts", "is_store_error"]
 
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from types import FunctionType
@@ -22,6 +21,7 @@ from ..exceptions import SegmentBusy, SegmentError, SegmentGone
 from ..locking.contention import WouldBlock
 from ..locking.mutex import RobustMutex
 from ..locking.reentrancy import is_ours
+from ..locking.threads import ThreadLock
 from ..shm.permissions import named_identity
 from .attachment import Attachment, Kind
 
@@ -39,6 +39,8 @@ STORE_ERRORS = (SegmentError, RuntimeError, OSError)
 #: ns between two checks that the segment's name still refers to the segment.
 CHECK_PERIOD = 1_000_000_000
 LONG_AGO = -(2**63)
+
+_all: weakref.WeakSet[CriticalSections[Any]] = weakref.WeakSet()
 
 
 def is_store_error(error: BaseException) -> bool:
@@ -72,7 +74,7 @@ class CriticalSections(Generic[PartsT]):
     """
 
     #: Held while any store attaches again: several threads may notice at once that their segment was removed.
-    _attaching = threading.RLock()
+    _attaching = ThreadLock()
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class CriticalSections(Generic[PartsT]):
         self._build, self._attached = build, attached
         self.waits = waits
         self.check_due = clock() + CHECK_PERIOD
+        _all.add(self)
         #: None after ``close``.
         self.attachment: Attachment | None = None
         #: The segment was removed and released, and attaching to another one has not succeeded yet.
@@ -119,6 +122,7 @@ class CriticalSections(Generic[PartsT]):
             try:
                 parts = self._build(attachment)
                 self.bound = attachment.mutex, parts, _part_of_each_section(parts)
+                attachment.check_threads()
                 attachment.mutex.run(_nothing, waits=waits)  # acquires a slot, or raises TooManyProcesses here
                 self._attached()
             except BaseException as error:
@@ -162,6 +166,7 @@ class CriticalSections(Generic[PartsT]):
 
     def exclusively(self, function: Callable[..., R], *args: Any) -> R:
         """Run any function as a critical section: for checks and tests, which read the segment's words themselves."""
+        self.opened().check_threads()
         return self.bound[0].run(function, *args)
 
     def run_behind(self, work: Callable[[], None]) -> None:
@@ -192,8 +197,13 @@ class CriticalSections(Generic[PartsT]):
         return attachment
 
     def check_name(self) -> None:
-        """Check that the name still refers to this segment, which is due once a second; if not, attach again."""
+        """
+        Check that the name still refers to this segment, which is due once a second; if not, attach again.
+
+        Raises ``RuntimeError`` if threads have been replaced. The check is then due in the next operation, too.
+        """
         attachment = self.opened()
+        attachment.check_threads()
         self.check_due = self.clock() + CHECK_PERIOD
         attachment.mutex.choose_try()
         if self._lost or attachment.is_gone():
@@ -201,7 +211,7 @@ class CriticalSections(Generic[PartsT]):
 
     def attach_anew(self) -> None:
         """Attach to the segment that now has the name, or to a new one, unless another thread has done it."""
-        with self._attaching:
+        with self._attaching.checked():
             if not self._lost and not self.opened().is_gone():
                 return
             if not self._lost:
@@ -214,13 +224,14 @@ class CriticalSections(Generic[PartsT]):
     def unlink(self) -> None:
         """Remove the segment for every process. Those that continue to use the store create a new one."""
         attachment = self.opened()
+        attachment.check_threads()
         if self._lost or (attachment.is_gone() and named_identity(self.name) is not None):
             self.attach_anew()  # to the segment that has replaced it: that is the one to remove
         self.opened().remove(self.waits)
 
     def close(self) -> None:
         """Release what this process holds for the store. May be called twice; any other use is then an error."""
-        with self._attaching:
+        with self._attaching.choose():
             if self.attachment is not None:
                 self.attachment = None
                 self.check_due = LONG_AGO  # so that every operation checks first, and finds that this is closed
@@ -243,7 +254,9 @@ def _nothing() -> None:
 
 
 def _after_fork_in_child() -> None:
-    CriticalSections._attaching = threading.RLock()
+    CriticalSections._attaching.forget()
+    for sections in list(_all):
+        sections.check_due = LONG_AGO  # the first operation of this process chooses the lock (locking.threads)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

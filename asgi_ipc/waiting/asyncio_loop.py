@@ -68,7 +68,7 @@ def hub_of(hubs: Hubs, loop: asyncio.AbstractEventLoop) -> AsyncioHub:
     hub = hubs.by_loop.get(id(loop))
     if isinstance(hub, AsyncioHub) and hub.is_of(loop):
         return hub
-    with hubs.lock:
+    with hubs.lock.checked():
         for key, other in list(hubs.by_loop.items()):
             if isinstance(other, AsyncioHub) and other.is_closed():
                 del hubs.by_loop[key]

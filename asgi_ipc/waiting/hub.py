@@ -12,13 +12,13 @@ from __future__ import annotations
 __all__ = ["Hub", "Hubs", "PendingReceive", "Wake"]
 
 import os
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from ..exceptions import SegmentError
+from ..locking.threads import ThreadLock
 from ..shm.wakeup_fifo import WakeupFifo
 from ..stores.messages.receiving import Registered, Taken
 from ..stores.messages.store import MessageStore
@@ -46,7 +46,7 @@ class Hubs:
         """Have no hubs: this is a new object, or a forked child, whose parent runs the loops."""
         #: The hubs by a key that identifies an event loop.
         self.by_loop: dict[Any, Hub] = {}
-        self.lock = threading.RLock()
+        self.lock = ThreadLock()
         #: Many receives are pending: then one critical section should take a message or register a waiter.
         self.crowded = False
 
