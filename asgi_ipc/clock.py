@@ -6,12 +6,16 @@ time-machine changes the functions themselves, wherever they are held: ``time.ti
 ``time.clock_gettime`` always, ``time.monotonic`` in its versions 2.13 to 2.19.  With such a clock a wait would never
 end, and times in shared memory would not agree with those of other processes.  So the package reads the clocks here,
 and only these.  No loop relies on a clock alone all the same: it also counts its pauses or its turns.
+
+gevent and eventlet replace ``time.sleep`` by a function that lets other greenlets run.  A caller that waits wants that,
+and uses ``time.sleep``.  A recovery does not, and uses ``sleep``.
 """
 
 from __future__ import annotations
 
-__all__ = ["Quickest", "monotonic", "monotonic_ns", "tries", "wall"]
+__all__ = ["Quickest", "monotonic", "monotonic_ns", "sleep", "tries", "wall"]
 
+import importlib.util
 import math
 import sys
 import time
@@ -66,6 +70,21 @@ class Quickest:
     """``monotonic_ns`` for the hot path. It is in a class because freezegun would replace it in a module."""
 
     monotonic_ns = staticmethod(_quickest())
+
+
+def _sleep_of_the_system() -> Callable[[float], None]:
+    """Return ``time.sleep`` of a new module ``time``: that of the old one may have been replaced already."""
+    spec = importlib.util.find_spec("time")
+    if spec is None or spec.loader is None:
+        return time.sleep
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[float], None] = module.sleep
+    return found
+
+
+#: Sleep for some seconds, with the whole thread. Signal handlers run, and may raise.
+sleep = _sleep_of_the_system()
 
 
 def tries(seconds: float, pause: float) -> Iterator[None]:

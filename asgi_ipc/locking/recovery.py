@@ -2,6 +2,9 @@
 Ending an epoch whose token is lost: recover the store, and open the next epoch.
 
 A recovery can be interrupted at any point.  It leaves an odd epoch, and the next step of any waiter continues it.
+
+It sleeps for some milliseconds with the in-process lock, so that no greenlet can run in the critical section of another
+one of its thread (``clock.sleep``).
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ from __future__ import annotations
 __all__ = ["CAUSES", "DEATH", "EXCEPTION", "SEMAPHORE", "SILENCE", "Recovery", "recoveries"]
 
 import logging
-import time
 from collections.abc import Callable
 
+from ..clock import sleep
 from ..shm.layout import AT_ENDING, AT_EPOCH, AT_INTERRUPTED, AT_RECOVERIES, AT_SEQ, COUNTED
 from ..shm.segment import ADMIN_LOCK_BYTE, FIRST_EPOCH, Segment
 from .liveness import Liveness
@@ -80,10 +83,10 @@ class Recovery:
         if words[AT_EPOCH] == epoch:
             words[AT_ENDING] = self._actual_cause(epoch, cause)
             words[AT_EPOCH] = epoch | 1
-        time.sleep(VISIBILITY)  # then the slot of any process that checked before that store is visible
+        sleep(VISIBILITY)  # then the slot of any process that checked before that store is visible
         if not self._is_left(epoch):
             return  # it may be stopped: a waiter comes back, and gives up after its patience
-        time.sleep(VISIBILITY)  # then the last stores of the last holder are visible
+        sleep(VISIBILITY)  # then the last stores of the last holder are visible
         self.rebuild()
         following = epoch + 2 if epoch < LAST_EPOCH else FIRST_EPOCH
         words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED
@@ -104,7 +107,7 @@ class Recovery:
         """Wait a short time until no live process is inside."""
         for check in range(HOLDER_CHECKS):
             if check:
-                time.sleep(VISIBILITY / 2)
+                sleep(VISIBILITY / 2)
             if self.liveness.live_holder(epoch) is None:
                 return True
         return False
