@@ -27,6 +27,7 @@ __all__ = [
 import contextlib
 import errno
 import os
+import posix
 import re
 import secrets
 import stat
@@ -158,7 +159,7 @@ def _is_outdated(path: str) -> bool:
 
 def _is_abandoned(path: str) -> bool:
     try:
-        os.close(os.open(path, TO_NOTIFY))
+        posix.close(posix.open(path, TO_NOTIFY))  # see fifo_io
     except OSError as error:
         return error.errno == errno.ENXIO
     return False
