@@ -110,7 +110,7 @@ TARGETS = (
     Target("first pair after a kill, 10,000 messages in 1 channel", recovery(10_000, 1), 100, "ms"),
     Target("the same, 10,000 messages in 10,000 channels", recovery(10_000, 10_000), 100, "ms"),
     Target("the same, 100,000 messages in 1,000 channels", recovery(100_000, 1000), 100, "ms"),
-    Target("recoveries beside busy threads, none of which died", busy("recoveries"), 0, "in 60 s"),
+    Target("recoveries beside busy threads, though nothing died", busy("recoveries"), 0, "in 60 s"),
     Target(
         "p99 of pairs beside busy threads that send, over the same without",
         lambda look: busy("p99")(look) / busy("p99 without")(look),
