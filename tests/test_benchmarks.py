@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,22 +218,33 @@ def test_the_recovery_after_a_kill_is_found_in_the_counts_and_in_the_log() -> No
         maker.remove()
 
 
-def test_the_time_of_a_pair_counts_from_when_it_was_due() -> None:
+def test_the_time_of_a_pair_counts_from_when_it_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        """Each sleep is half a millisecond too long, which is not the delay of a pair."""
+
+        now = 0
+
+        def perf_counter_ns(self) -> int:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += round(seconds * 1e9) + 500_000
+
     class Slow(Peer):
-        calls = 0
+        """The first pair takes 20 ms."""
 
         def timed_pairs(self, times: int, message: Message) -> list[int]:
-            self.calls += 1
-            if self.calls == 1:
-                time.sleep(0.02)
-                return [20_000_000]
-            return [1000]
+            took = 1000 if clock.now else 20_000_000
+            clock.now += took
+            return [took]
 
+    clock = Clock()
+    monkeypatch.setattr(busy, "time", clock)
     taken = busy.paced_pairs(Slow(Place("", "")), 0.03, {})
-    late = [each for each in taken if each > 1000]
-    assert len(late) >= 19, taken  # all that were due during the slow one
-    assert sorted(late, reverse=True) == late
-    assert taken[-1] == 1000, "a late start must not delay all that follow"
+    # Those that were due after 1, 2, 3 ... ms begin as soon as the first one has ended, one after the other.
+    late = [20_000_000 - number * 1_000_000 + number * 1000 for number in range(1, 21)]
+    assert taken[:21] == [20_000_000, *late]
+    assert set(taken[21:]) == {1000}, "a late start must not delay all that follow"
 
 
 def test_slower_than_allowed_is_a_failure() -> None:
