@@ -58,10 +58,12 @@ class Contender:
     def __init__(self, recovery: Recovery, open_epoch: Callable[[int], bool], patience: float) -> None:
         self._recovery, self._open_epoch, self._patience = recovery, open_epoch, patience
         self._segment, self._words, self._liveness = recovery.segment, recovery.words, recovery.liveness
+        #: The seconds of silence after which it gives up. A caller that joins a wait in progress gets more.
+        self.limit = patience
         self.epoch = self.seq = -1
         self.nap = FIRST_NAP
         self._asked_at, self._paused = monotonic_ns(), 0.0
-        self._queue = Queue(self._words)
+        self._queue = Queue(self._words, self._asked_at)
         #: A try has failed since SEQ was sampled. Without one, the token may be free: the others may all give way.
         self._has_failed = False
         #: Seconds of silence so far, and at the last check of the slots.
@@ -74,7 +76,7 @@ class Contender:
         """
         Do one step: look for progress, check the slots if there was none for long, recover if nobody has the token.
 
-        Returns the seconds to pause before the next try. Raises ``SegmentBusy`` after ``patience`` seconds of silence
+        Returns the seconds to pause before the next try. Raises ``SegmentBusy`` after ``limit`` seconds of silence
         and ``SegmentGone``. The caller holds the in-process lock, and the process's slot word is 0.
         """
         words = self._words
@@ -84,12 +86,12 @@ class Contender:
         now = monotonic_ns()
         # At least the last pause: a clock that a program has stopped must not make this wait endless.
         self.silence += min(max((now - self._asked_at) / 1e9, self._paused), COUNTED_PAUSE)
-        self._asked_at = now
+        self._asked_at, self._paused = now, 0.0
         self._has_failed = self._has_failed or not self.gives_way
         begins = words[AT_SEQ] != self.seq or epoch & ~1 != self.epoch
         if begins:
             self._start_again(epoch & ~1)
-        elif self.silence > self._patience:
+        elif self.silence > self.limit:
             self._give_up()
         if epoch & 1:
             self._recovery.run(self.epoch, None, SILENCE)  # it goes on, with the cause that it began with
@@ -107,6 +109,16 @@ class Contender:
     def gives_way(self) -> bool:
         """True if another process should get in first, so that this one should not try now."""
         return self._queue.gives_way
+
+    @property
+    def began(self) -> int:
+        """When the caller began to wait, in ns."""
+        return self._queue.began
+
+    def continue_for(self, began: int) -> None:
+        """Go on for another caller, which began to wait at this time (ns)."""
+        self._queue.leave()
+        self._queue = Queue(self._words, began)
 
     def finish(self) -> None:
         """End the wait: the process is inside, or has given up."""

@@ -95,8 +95,8 @@ class RobustMutex:
         self.slot_at = AT_SCRATCH
         self._close_nothing()
         self.turns = Turns(self.words)
-        #: How many event loops of this process have operations that wait for their turn.
-        self.queueing = 0
+        #: For each event loop of this process that waits for this mutex: when the first of its waits began (ns).
+        self.queueing: set[int] = set()
 
     def _close_nothing(self) -> None:
         """Have no epoch open."""
@@ -153,7 +153,7 @@ class RobustMutex:
 
         The caller holds the in-process lock. Without ``waits``, raises ``WouldBlock`` soon.
         """
-        if not self.words[AT_STARVING] and self._try_enter():  # nearly always
+        if ((first := self.words[AT_STARVING]) == 0 or first in self.queueing) and self._try_enter():  # nearly always
             return
         contender, naps = self.contender(), 0
         while True:

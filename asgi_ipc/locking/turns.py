@@ -73,15 +73,16 @@ class Queue:
     After a while, the wait that began first has its beginning in AT_STARVING, and the others do not try.
     """
 
-    def __init__(self, words: memoryview) -> None:
+    def __init__(self, words: memoryview, began: int) -> None:
         self._words = words
-        self._began = monotonic_ns()
+        #: When the wait began, in ns.
+        self.began = began
         #: Another process has waited for so long that this one should not try now.
         self.gives_way = False
 
     def pause(self, now: int, nap: float) -> float:
         """Decide whether to try now. Returns the seconds to pause after that: ``nap``, or what the turn requires."""
-        words, began = self._words, self._began
+        words, began = self._words, self.began
         first, until = words[AT_STARVING], words[AT_STARVING_UNTIL]
         is_valid = first != 0 and now <= until <= now + STARVING_FOR
         self.gives_way = is_valid and first < began
@@ -95,7 +96,7 @@ class Queue:
         return nap
 
     def leave(self) -> None:
-        """End the wait."""
+        """End the wait. May be called by finalisers."""
         with contextlib.suppress(ValueError, IndexError):  # another thread has closed the segment
-            if self._words[AT_STARVING] == self._began:
+            if self._words[AT_STARVING] == self.began:
                 self._words[AT_STARVING] = 0

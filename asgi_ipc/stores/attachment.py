@@ -53,19 +53,22 @@ class Attachment:
         self.users = 0
 
     @classmethod
-    def open(cls, name: str, kind: Kind, size: int, mode: int, patience: float) -> Attachment:
+    def open(cls, name: str, kind: Kind, size: int, mode: int, patience: float, waits: bool = True) -> Attachment:
         """
         Return the attachment of the segment ``name``, which is created with ``size`` bytes if it does not exist.
 
         An existing segment keeps its size, and a warning gives both. Call ``release`` for each call of ``open``. Raises
-        what ``Segment.attach`` raises, and ``RuntimeError`` in a signal handler that has interrupted this class.
+        what ``Segment.attach`` raises (without ``waits``, ``SegmentBusy`` at once), and ``RuntimeError`` in a signal
+        handler that has interrupted this class.
         """
         cls._check_handler(f"opening {name}")
         with cls._lock.checked():
             cls._close_dropped()
             attachment = cls._open.get(name)
             if attachment is None or attachment.is_gone():
-                segment = Segment.attach(name, kind.number, size, mode, patience, lambda new: Heap(new).rebuild([]))
+                segment = Segment.attach(
+                    name, kind.number, size, mode, patience if waits else 0.0, lambda new: Heap(new).rebuild([])
+                )
                 attachment = cls._open[name] = cls(segment, kind, patience)
             attachment.users += 1
         if attachment.segment.size != size:

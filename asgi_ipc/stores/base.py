@@ -70,7 +70,7 @@ class CriticalSections(Generic[PartsT]):
     ``build`` makes the parts whose methods are the critical sections; ``attached`` is called after that.
 
     Without ``waits``, it is for event loops: a call that would wait for another process raises ``WouldBlock``. It can
-    be repeated then, since it has committed nothing. (The constructor waits in any case.)
+    be repeated then, since it has committed nothing. (The constructor waits, unless the process has the segment open.)
     """
 
     #: Held while any store attaches again: several threads may notice at once that their segment was removed.
@@ -123,7 +123,8 @@ class CriticalSections(Generic[PartsT]):
                 parts = self._build(attachment)
                 self.bound = attachment.mutex, parts, _part_of_each_section(parts)
                 attachment.check_threads()
-                attachment.mutex.run(_nothing, waits=waits)  # acquires a slot, or raises TooManyProcesses here
+                if attachment.users == 1:
+                    attachment.mutex.run(_nothing, waits=waits)  # acquires a slot, or raises TooManyProcesses here
                 self._attached()
             except BaseException as error:
                 self._finalizer()
@@ -137,7 +138,7 @@ class CriticalSections(Generic[PartsT]):
         if waits:
             return Attachment.open(self.name, self._kind, self._size, self._mode, self._patience)
         try:
-            attachment = Attachment.open(self.name, self._kind, self._size, self._mode, 0.0)
+            attachment = Attachment.open(self.name, self._kind, self._size, self._mode, self._patience, False)
         except SegmentBusy as busy:
             now = monotonic()
             self._blocked_since = self._blocked_since or now
