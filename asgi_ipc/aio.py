@@ -1,8 +1,8 @@
 """
 ``AsyncIPCChannelLayer``: the asynchronous channel layer for Channels 2 and later.
 
-Only ``receive`` waits (``waiting.asyncio_loop``).  The other methods run to completion in the event loop, without
-waiting for messages (``layer``).
+No method blocks the thread of the event loop for longer than some milliseconds for another process's sake.  Each one
+tries; if it cannot have the mutex, it waits in the event loop while other tasks run (``waiting.asyncio_loop``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Any
 
 from . import codec, exceptions, names
 from .layer import Layer, Message, corrupt_error
+from .locking.contention import WouldBlock
+from .locking.liveness import NO_OWNER
 from .memo import Memo
 from .options import MIB
 from .waiting import asyncio_loop
+from .waiting.loop_turns import LoopTurns
 
 #: Names whose check a layer remembers.
 REMEMBERED = 16384
@@ -92,6 +95,7 @@ class AsyncIPCChannelLayer:
     ) -> None:
         _join_channels()
         self._layer = Layer(
+            waits=False,
             prefix=prefix,
             expiry=expiry,
             group_expiry=group_expiry,
@@ -108,6 +112,12 @@ class AsyncIPCChannelLayer:
         self.group_expiry = group_expiry
         self.capacity = capacity
         self.channel_capacity = self._layer.channel_capacity
+        self._messages = self._layer.message_store
+        self._group_turns = LoopTurns(self._layer.group_store.name, patience)
+        self._hubs = self._layer.open_hubs()
+        self._message_turns = self._hubs.turns
+        self._waiting = self._message_turns.waiting
+        self._find_capacity = self._layer.find_capacity
         self._receivable: Memo[str, None] = Memo(REMEMBERED)
 
     def __repr__(self) -> str:
@@ -134,7 +144,18 @@ class AsyncIPCChannelLayer:
             TypeError: The name is not valid, or the message contains a value that cannot be sent. The error says
                 where in the message the value is.
         """
-        self._layer.send(channel, message)
+        # What ``Layer.send`` and ``asyncio_loop.call`` do, without the calls.
+        body = codec.encode(message)
+        capacity = self._find_capacity(channel) if type(channel) is str else None
+        if capacity is None:
+            capacity = self._layer.remember_capacity(channel)
+        try:
+            if not self._waiting:
+                self._messages.append(channel, capacity, body)
+                return
+        except WouldBlock:
+            pass
+        await asyncio_loop.call_in_turn(self._message_turns, self._messages.append, channel, capacity, body)
 
     async def receive(self, channel: str) -> Message:
         """
@@ -160,14 +181,18 @@ class AsyncIPCChannelLayer:
         if not known:
             names.check_full_name(channel)
             self._receivable.remember(channel, None)
-        hubs, channels = self._layer.hubs, (channel,)
-        taken = None if hubs.crowded else hubs.store.pop(channels)
+        hubs, channels, taken = self._hubs, (channel,), None
+        if not (hubs.crowded or self._waiting):
+            try:  # noqa: SIM105  it is quicker
+                taken = self._messages.pop(channels)
+            except WouldBlock:
+                pass
         if taken is None:
-            taken = await asyncio_loop.wait(hubs, channels)
+            taken = await asyncio_loop.receive(hubs, channels)
         try:  # what ``Layer.decode`` does, without the call
             return codec.decode(taken[1])
         except ValueError as error:
-            raise corrupt_error(hubs.store.name, channel, error) from error
+            raise corrupt_error(self._messages.name, channel, error) from error
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """
@@ -186,7 +211,7 @@ class AsyncIPCChannelLayer:
         """
         names.check_local_prefix(prefix)
         inbox = f"{prefix}.{names.process_part()}!"
-        self._layer.message_store.own_inbox(inbox)
+        await asyncio_loop.call(self._message_turns, self._messages.own_inbox, inbox)
         return inbox + names.random_local_part()
 
     # -- groups -----------------------------------------------------------------------------------------------
@@ -206,7 +231,12 @@ class AsyncIPCChannelLayer:
             GroupStoreFull: There is no memory left for the membership. This is a subclass of ``ChannelFull``.
             TypeError: A name is not valid.
         """
-        self._layer.group_add(group, channel)
+        names.valid_group_name(group)
+        names.valid_channel_name(channel)
+        owner, call = NO_OWNER, asyncio_loop.call
+        if "!" in channel:  # as in ``Layer.group_add``
+            owner = await call(self._message_turns, self._messages.owner_of, channel)
+        await call(self._group_turns, self._layer.group_store.add, group, channel, owner)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """
@@ -219,7 +249,9 @@ class AsyncIPCChannelLayer:
         Raises:
             TypeError: A name is not valid.
         """
-        self._layer.group_discard(group, channel)
+        names.valid_group_name(group)
+        names.valid_channel_name(channel)
+        await asyncio_loop.call(self._group_turns, self._layer.group_store.discard, group, channel)
 
     async def group_channels(self, group: str) -> list[str]:
         """
@@ -234,7 +266,8 @@ class AsyncIPCChannelLayer:
         Raises:
             TypeError: The name is not valid.
         """
-        return self._layer.group_channels(group)
+        names.valid_group_name(group)
+        return await asyncio_loop.call(self._group_turns, self._layer.group_store.channels, group)
 
     async def group_send(self, group: str, message: Message) -> None:
         """
@@ -251,13 +284,22 @@ class AsyncIPCChannelLayer:
             MessageTooLarge: The encoded message is larger than ``message_limit``.
             TypeError: The name is not valid, or the message contains a value that cannot be sent.
         """
-        self._layer.send_group(group, message)
+        names.valid_group_name(group)
+        body = codec.encode(message)
+        channels = await asyncio_loop.call(self._group_turns, self._layer.group_store.channels, group)
+        sending = self._messages.begin_each(self._layer.with_capacities(channels), body)
+        try:
+            await asyncio_loop.call(self._message_turns, sending.go_on)
+        finally:  # if an error or a cancellation ends it, for the slices that are done
+            sending.notify()
+        self._layer.log_missed(group, len(sending.missed), len(channels))
 
     # -- the layer as a whole ---------------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Drop all messages and group memberships, for every process with this prefix (Channels specification)."""
-        self._layer.flush()
+        await asyncio_loop.call(self._message_turns, self._messages.flush)
+        await asyncio_loop.call(self._group_turns, self._layer.group_store.flush)
 
     async def close(self) -> None:
         """
@@ -277,7 +319,8 @@ class AsyncIPCChannelLayer:
         Raises:
             SegmentRefused: The shared memory belongs to another user.
         """
-        self._layer.unlink()
+        await asyncio_loop.call(self._message_turns, self._messages.unlink)
+        await asyncio_loop.call(self._group_turns, self._layer.group_store.unlink)
 
     async def __aenter__(self) -> AsyncIPCChannelLayer:
         return self

@@ -1,7 +1,7 @@
 """
 ``IPCChannelLayer``: the synchronous channel layer of the ASGI draft, compatible with asgi_ipc 1.x.
 
-``layer`` has the operations that do not wait, ``waiting`` those that do.
+``layer`` has the operations that do not wait for a message, ``waiting`` those that do.
 """
 
 from __future__ import annotations
@@ -155,9 +155,10 @@ class IPCChannelLayer(Layer):
         checked = self.check_names(channels)
         if not checked:
             return None, None
-        taken = None if self.hubs.crowded else self.message_store.pop(checked)
+        hubs = self.hubs or self.open_hubs()
+        taken = hubs.try_pop(checked)
         if taken is None:
-            taken = await asyncio_loop.wait(self.hubs, checked)
+            taken = await asyncio_loop.receive(hubs, checked)
         return self.decode(taken)
 
     def receive_twisted(self, channels: Iterable[str]) -> Any:
@@ -183,7 +184,7 @@ class IPCChannelLayer(Layer):
         checked = self.check_names(channels)
         if not checked:
             return twisted_reactor.nothing()
-        return twisted_reactor.receive(self.hubs, checked).addCallback(self.decode)
+        return twisted_reactor.receive(self.hubs or self.open_hubs(), checked).addCallback(self.decode)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, Message | None]:
         """Call ``receive`` with the same arguments, and emit a ``DeprecationWarning``: use ``receive`` instead."""

@@ -1,8 +1,9 @@
 """
-The operations of both front ends that do not wait: they check names, encode and decode messages, and call the stores.
+What both front ends share: they check names, encode and decode messages, and have two stores.
 
-The front ends (``core``, ``aio``) only add the waiting, so that no logic is duplicated.  No call here holds the mutexes
-of both stores at once: an operation on both stores is atomic in each of them.
+The synchronous front end (``core``) also calls the stores here.  The asynchronous one (``aio``) has stores that do not
+wait, and calls them so that its event loop can wait (``waiting.asyncio_loop``).  No call holds the mutexes of both
+stores at once: an operation on both stores is atomic in each of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ __all__ = ["Layer", "Message", "corrupt_error"]
 import logging
 import random
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Dict
 
 from . import capacity as capacities
@@ -22,7 +24,8 @@ from .options import check_options
 from .stores.groups.store import GroupStore
 from .stores.messages.receiving import Taken
 from .stores.messages.store import MessageStore
-from .waiting.hub import Hubs
+from .waiting.hubs import Hubs
+from .waiting.loop_turns import LoopTurns
 
 logger = logging.getLogger("asgi_ipc")
 
@@ -43,16 +46,20 @@ def corrupt_error(store: str, channel: str, error: ValueError) -> exceptions.Seg
 class Layer:
     """
     A channel layer that never waits for a message. It takes the options that ``check_options`` checks.
+
+    Without ``waits``, its stores are those of event loops: they raise ``WouldBlock``.
     """
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, waits: bool = True, **given: Any) -> None:
         options = check_options(**given)
         self.prefix = options.prefix
         self.expiry: float = given["expiry"]
         self.group_expiry: float = given["group_expiry"]
         self.capacity = options.capacity
         self.channel_capacity = options.capacities
-        self.message_store = MessageStore(
+        self._patience = options.patience
+        self._open_messages = partial(
+            MessageStore,
             options.prefix,
             options.message_memory,
             options.expiry,
@@ -60,6 +67,7 @@ class Layer:
             options.patience,
             options.message_limit,
         )
+        self.message_store = self._open_messages(waits=waits)
         self.group_store = GroupStore(
             options.prefix,
             self.message_store,
@@ -67,12 +75,14 @@ class Layer:
             options.group_expiry,
             options.mode,
             options.patience,
+            waits=waits,
         )
-        self.hubs = Hubs(self.message_store)
+        #: What waits for messages in event loops (``open_hubs``).
+        self.hubs: Hubs | None = None
         self._capacities: Memo[str, int] = Memo(REMEMBERED)
         #: For each valid name to receive from: what ``check_names`` returns for a list of only that name.
         self._receivable: Memo[str, tuple[str]] = Memo(REMEMBERED)
-        self._find_capacity, self._find_receivable = self._capacities.get, self._receivable.get
+        self.find_capacity, self._find_receivable = self._capacities.get, self._receivable.get
         self._draw = random.Random().random  # its own generator: does not disturb one that the program has seeded
         self._logged: Memo[str, float] = Memo(REMEMBERED)
 
@@ -87,6 +97,25 @@ class Layer:
             The capacity for the first pattern in ``channel_capacity`` that matches the name, or ``capacity``.
         """
         return capacities.get_capacity(self.channel_capacity, self.capacity, channel)
+
+    def open_hubs(self) -> Hubs:
+        """
+        Set and return ``hubs``.
+
+        A store that waits would block the threads of event loops, so then they get another one. Both use the same
+        attachment, so opening it needs no mutex.
+        """
+        store = self.message_store
+        store.sections.opened()
+        if store.sections.waits:
+            store = self._open_messages(waits=False)
+        hubs = Hubs(store, LoopTurns(store.name, self._patience))
+        self.hubs = self.__dict__.setdefault("_first_hubs", hubs)  # another thread may do the same
+        if self.hubs is not hubs:
+            store.close()
+        if self.message_store.sections.attachment is None:  # another thread has closed the layer meanwhile
+            self.close()
+        return self.hubs
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(prefix={self.prefix!r})"
@@ -114,14 +143,14 @@ class Layer:
         """
         body = codec.encode(message)
         try:
-            capacity = self._find_capacity(channel)
+            capacity = self.find_capacity(channel)
         except TypeError:  # it cannot be looked up: the check below raises the error
             capacity = None
         if capacity is None:
-            capacity = self._remember(channel)
+            capacity = self.remember_capacity(channel)
         self.message_store.append(channel, capacity, body)
 
-    def _remember(self, channel: str) -> int:
+    def remember_capacity(self, channel: str) -> int:
         """Check the name of a channel to send to, and return its capacity."""
         names.valid_channel_name(channel)
         return self._capacities.remember(channel, self.get_capacity(channel))
@@ -236,15 +265,22 @@ class Layer:
         """
         names.valid_group_name(group)
         body = codec.encode(message)
-        targets = []
-        for channel in self.group_store.channels(group):
-            capacity = self._capacities.get(channel)
-            targets.append((channel, self._remember(channel) if capacity is None else capacity))
+        targets = self.with_capacities(self.group_store.channels(group))
         missed = self.message_store.append_each(targets, body)
-        if missed:
-            self._log_missed(group, len(missed), len(targets))
+        self.log_missed(group, len(missed), len(targets))
 
-    def _log_missed(self, group: str, missed: int, members: int) -> None:
+    def with_capacities(self, channels: Iterable[str]) -> list[tuple[str, int]]:
+        """Return pairs of a channel and its capacity."""
+        targets = []
+        for channel in channels:
+            capacity = self._capacities.get(channel)
+            targets.append((channel, self.remember_capacity(channel) if capacity is None else capacity))
+        return targets
+
+    def log_missed(self, group: str, missed: int, members: int) -> None:
+        """Log how many members did not get a message, but not too often."""
+        if not missed:
+            return
         now = clock.monotonic()
         if now - self._logged.get(group, -LOG_PERIOD) >= LOG_PERIOD:
             self._logged.remember(group, now)
@@ -266,6 +302,8 @@ class Layer:
         """
         self.message_store.close()
         self.group_store.close()
+        if self.hubs is not None:
+            self.hubs.store.close()
 
     def unlink(self) -> None:
         """

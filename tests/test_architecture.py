@@ -41,7 +41,7 @@ ROWS = [
     ["stores.unlink", "stores.base"],
     ["stores.messages", "stores.messages.channels", "stores.groups", "stores.groups.members"],
     ["stores.messages.records", "stores.groups.dead_members"],
-    ["stores.messages.waiters", "stores.messages.ownership"],
+    ["stores.messages.waiters", "stores.messages.ownership", "stores.messages.own_fifo"],
     ["stores.messages.outcomes"],
     ["stores.messages.queues"],
     ["stores.messages.sweep", "stores.messages.inspect", "stores.messages.receiving"],
@@ -55,8 +55,10 @@ ROWS = [
     ["check.stores"],
     ["check"],
     # waiting: blocking receives in threads and event loops
-    ["waiting", "waiting.thread"],
+    ["waiting", "waiting.thread", "waiting.event_loop", "waiting.pending"],
+    ["waiting.loop_turns"],
     ["waiting.hub"],
+    ["waiting.hubs"],
     ["waiting.asyncio_loop", "waiting.twisted_reactor"],
     # front ends: the public classes
     ["layer"],

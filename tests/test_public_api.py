@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 TYPING_API = Path(__file__).with_name("typing_api.py")
 
 #: Methods that the two front ends share and that programs do not call.
-FOR_FRONT_ENDS = {"check_names", "decode"}
+FOR_FRONT_ENDS = {"check_names", "decode", "log_missed", "open_hubs", "remember_capacity", "with_capacities"}
 
 OPTIONS = [
     ("prefix", "asgi"),

@@ -14,7 +14,11 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python import failure, log
 from zope.interface import implementer
 
-from .hub import Hub, Hubs, PendingReceive
+from ..locking.contention import WouldBlock
+from .event_loop import EventLoop
+from .hubs import Hubs
+from .loop_turns import Turn
+from .pending import PendingReceive
 
 
 @implementer(IReadDescriptor)
@@ -35,49 +39,81 @@ class _Descriptor:
         return "asgi_ipc"
 
 
-class TwistedHub(Hub):
-    """The hub of the reactor of this process."""
+class ReactorLoop(EventLoop):
+    """The reactor of this process."""
 
-    def __init__(self, hubs: Hubs) -> None:
-        super().__init__(hubs)
-        self._descriptor: _Descriptor | None = None
+    key = "reactor"
 
-    def watch(self, fd: int) -> None:
-        self._descriptor = _Descriptor(fd, self.on_notified)
-        reactor.addReader(self._descriptor)
+    def is_same(self, other: EventLoop) -> bool:
+        return other is self
+
+    def is_closed(self) -> bool:
+        return False
+
+    def time(self) -> float:
+        return float(reactor.seconds())
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        reactor.addReader(_Descriptor(fd, callback))
 
     def unwatch(self, fd: int) -> None:
-        if self._descriptor is not None:
-            reactor.removeReader(self._descriptor)
+        for reader in reactor.getReaders():
+            if isinstance(reader, _Descriptor) and reader.fileno() == fd:
+                reactor.removeReader(reader)
 
-    def call_later(self, seconds: float) -> None:
-        reactor.callLater(seconds, self.on_poll)
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        reactor.callLater(seconds, callback)
 
-    def call_soon(self, reset: Callable[[], None]) -> bool:
-        reactor.callFromThread(reset)
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> bool:
+        reactor.callFromThread(callback)
         return True
+
+
+LOOP = ReactorLoop()
 
 
 class _Receive:
     """One call of ``receive``, until it has a message. It can take several notifications."""
 
-    def __init__(self, channels: Sequence[str], hub: Hub) -> None:
-        self.channels, self.hub = channels, hub
+    def __init__(self, channels: Sequence[str], hubs: Hubs) -> None:
+        self.channels, self.turns, self.hub = channels, hubs.turns, hubs.hub_of(LOOP)
+        #: Registered; or woken, until it has taken a message or is registered again.
         self.pending: PendingReceive | None = None
+        #: While it waits for the mutex, or for its turn to do so.
+        self.turn: Turn | None = None
         self.deferred: defer.Deferred[Any] = defer.Deferred(self._cancel)
 
-    def go_on(self, error: BaseException | None = None) -> None:
-        """Take a message or wait for the next notification."""
+    def begin(self) -> None:
+        """Try for the first time, or after a notification: at once, or in its turn."""
+        if self.turns.waiting:
+            self.turn = self.turns.join(LOOP, self._wake_for_turn)
+            if not self.turn.is_first():
+                return
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Take a message, or register to be notified, or wait for the mutex."""
         if self.deferred.called:
             return
-        was, self.pending = self.pending, None
         try:
-            if error is not None:
-                raise error
-            outcome = self.hub.pop_or_wait(self.channels, self._wake)
+            try:
+                outcome = self.hub.pop_or_wait(self.channels, self._wake)
+            except WouldBlock as error:
+                blocked = error
+            else:
+                self._succeed(outcome)
+                return
+            if self.turn is None:
+                self.turn = self.turns.join(LOOP, self._wake_for_turn)
+            if self.turn.is_first():
+                self.turn.pause(blocked)
         except Exception:
+            self._give_up()
             self.deferred.errback(failure.Failure())
-            return
+
+    def _succeed(self, outcome: Any) -> None:
+        self._leave()
+        was, self.pending = self.pending, None
         if isinstance(outcome, PendingReceive):
             self.pending = outcome
             return
@@ -85,11 +121,30 @@ class _Receive:
             self.hub.pass_on(was, outcome[0])
         self.deferred.callback(outcome)
 
-    def _wake(self, error: BaseException | None) -> None:
-        # In a separate step: a notification wakes several receives, and what one of them does can affect the others.
-        reactor.callLater(0, self.go_on, error)
+    # In separate steps: a notification wakes several receives, and what one of them does can affect the others.
 
-    def _cancel(self, _: Any) -> None:
+    def _wake(self, error: BaseException | None) -> None:
+        reactor.callLater(0, self._on_notified, error)
+
+    def _on_notified(self, error: BaseException | None) -> None:
+        if self.deferred.called:
+            return
+        if error is None:
+            self.begin()
+        else:
+            self.deferred.errback(failure.Failure(error))
+
+    def _wake_for_turn(self) -> None:
+        reactor.callLater(0, self.go_on)
+
+    def _leave(self) -> None:
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.leave()
+
+    def _give_up(self) -> None:
+        """Leave the queue, and pass on the notifications."""
+        self._leave()
         pending, self.pending = self.pending, None
         if pending is not None:
             try:
@@ -97,14 +152,14 @@ class _Receive:
             except Exception:
                 log.err(None, "asgi_ipc: cancelling a receive failed")
 
+    def _cancel(self, _: Any) -> None:
+        self._give_up()
+
 
 def receive(hubs: Hubs, channels: Sequence[str]) -> defer.Deferred[Any]:
     """Return a Deferred that fires with a message from one of the channels. Call it in the reactor's thread."""
-    hub = hubs.by_loop.get("reactor")
-    if hub is None:
-        hub = hubs.by_loop["reactor"] = TwistedHub(hubs)
-    call = _Receive(channels, hub)
-    call.go_on()
+    call = _Receive(channels, hubs)
+    call.begin()
     return call.deferred
 
 

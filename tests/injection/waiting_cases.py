@@ -105,7 +105,9 @@ def cancel_notified(world: World) -> None:
 
 
 def take_notified(world: World) -> None:
-    assert world.messages.wakeups.take_notified(world.fifos[0]) == world.registered[0].waiters
+    notified: list[int] = []
+    assert world.messages.wakeups.take_notified(world.fifos[0], notified)
+    assert notified == world.registered[0].waiters
 
 
 def poll(number: int) -> Act:
@@ -113,7 +115,9 @@ def poll(number: int) -> Act:
 
     def act(world: World) -> None:
         waiters = world.registered[number].waiters
-        assert world.messages.wakeups.poll(world.fifos[number], len(waiters)) == waiters[:1]
+        notified: list[int] = []
+        assert world.messages.wakeups.poll(world.fifos[number], len(waiters), notified)
+        assert notified == waiters[:1]
 
     return act
 

@@ -375,8 +375,8 @@ class Bench:
         steps: list[Callable[[], Any]] = [
             lambda: store.wakeups.pop_again(awaited, fifo),
             lambda: store.wakeups.pop_or_register(awaited, fifo),
-            lambda: store.wakeups.take_notified(fifo),
-            lambda: store.wakeups.poll(fifo, len(awaited)),
+            lambda: store.wakeups.take_notified(fifo, []),
+            lambda: store.wakeups.poll(fifo, len(awaited), []),
             lambda: store.wakeups.unregister_all(fifo),
             lambda: store.wakeups.cancel(fifo, fifo.registration, [], awaited),
             lambda: store.wakeups.unregister_dead(fifo.token),

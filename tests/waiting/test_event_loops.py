@@ -137,7 +137,8 @@ def test_async_to_sync_from_many_threads(make_async, pool):
     for done in [pool.submit(work, number) for number in range(8)]:
         done.result(LIMIT)
     receive_in_vain(layer)  # the first receive in a new loop closes the FIFOs of closed loops
-    assert len(files_of(layer.prefix)) == fifos(layer) == 1
+    gc.collect()
+    assert files_of(layer.prefix) == []
     assert open_files() <= before + OPEN_FIFOS + 10  # a notifier keeps up to OPEN_FIFOS of other waiters open
     assert_sound(layer)
 
@@ -187,10 +188,10 @@ def test_message_goes_past_the_waiters_of_a_closed_loop(
         until(lambda: waiters(other, "a") == 1)  # the waiters of the closed loop are unregistered
     elif receiver == "thread":
         received = pool.submit(lambda: other.receive(["a"], block=True)[1])
-        until(lambda: waiters(other, "a") == dead + 1)
+        until(lambda: waiters(other, "a") in (1, dead + 1))  # 1: a sweep has found the dead ones
     else:
         received = pool.submit(start(gives, prefix).hear)
-        until(lambda: waiters(other, "a") == dead + 1)
+        until(lambda: waiters(other, "a") in (1, dead + 1))
     other.send("a", {"n": 1})
     assert received.result(LIMIT) == {"n": 1}
     assert asyncio.run(asyncio.wait_for(layer.send("b", {}), LIMIT)) is None
@@ -206,7 +207,9 @@ def test_closed_loop_leaves_no_waiter_and_no_fifo(make_async, prefix, new_loop):
     gc.collect()
     receive_in_vain(layer, new_loop)
     assert waiters(layer, "a") == 0
-    assert len(files_of(prefix)) == fifos(layer) == 1
+    gc.collect()
+    assert files_of(prefix) == []
+    assert fifos(layer) <= 1, "the record of a FIFO without waiters stays until a sweep finds it"
     assert_sound(layer)
 
 

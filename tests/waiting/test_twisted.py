@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import signal
+import time
 
 import pytest
+from helpers.stopped import LONGEST_GAP, STOPPED, stopped_inside
 from helpers.waiting import OPTIONS, assert_sound, fifos, files_of, never_poll, until, waiters
 
 from asgi_ipc import IPCChannelLayer
@@ -24,12 +26,12 @@ def in_reactor(main):
     ``main`` is a generator of Deferreds, as ``inlineCallbacks`` expects it.
     """
 
-    def child(talk, prefix, poll=False, **options):
+    def child(talk, prefix, poll=False, patience=10):
         from twisted.internet import defer, reactor
 
         if not poll:
             never_poll()
-        layer = IPCChannelLayer(prefix, **{**OPTIONS, **options})
+        layer = IPCChannelLayer(prefix, patience=patience, **OPTIONS)
         failures = []
 
         def stop(failure):
@@ -173,11 +175,97 @@ def is_dropped(reactor, talk, layer):
     talk.say(len(reactor.getReaders()))
 
 
+def beats(reactor, longest):
+    """Measure how long the reactor stands still; return a function that stops it."""
+    from twisted.internet import task
+
+    last = [time.monotonic()]
+
+    def beat():
+        now = time.monotonic()
+        longest.append(now - last[0])
+        last[0] = now
+
+    call = task.LoopingCall(beat)
+    call.start(0.005)
+
+    def stop():
+        beat()
+        call.stop()
+
+    return stop
+
+
+def waits_for_a_stopped_holder(reactor, talk, layer):
+    """Receives while another process is stopped inside: some find a message, some register, two are cancelled."""
+    from twisted.internet import defer, threads
+
+    (yield layer.receive_twisted(["first"]))
+    pending = layer.receive_twisted(["later"])
+    talk.say("register")
+    yield threads.deferToThread(talk.hear)
+    longest = []
+    stop = beats(reactor, longest)
+    waiting = [layer.receive_twisted(["full"]) for _ in range(10)]
+    for cancelled in (waiting.pop(0), waiting.pop(3)):
+        cancelled.addErrback(lambda failure: failure.trap(defer.CancelledError))
+        cancelled.cancel()
+    talk.say([each.called for each in waiting])
+    late = []
+
+    def receive_again(taken):
+        """Call ``receive_twisted`` while the other receives still wait for their turn."""
+        late.append(layer.receive_twisted(["full"]))
+        return taken
+
+    waiting[0].addCallback(receive_again)
+    yield threads.deferToThread(talk.hear)
+    got = []
+    for each in waiting:
+        got.append((yield each)[1]["n"])
+    got.append((yield late[0])[1]["n"])
+    got.append((yield pending)[1]["n"])
+    stop()
+    talk.say([got, max(longest), len(longest)])
+
+
+def gives_up(reactor, talk, layer):
+    """A receive that needs the mutex fails after ``patience``; one that is pending lives on."""
+    from twisted.internet import threads
+
+    from asgi_ipc import SegmentBusy
+
+    pending = layer.receive_twisted(["later"])
+    talk.say("registered")
+    yield threads.deferToThread(talk.hear)
+    longest = []
+    stop = beats(reactor, longest)
+    before = time.monotonic()
+    try:
+        yield layer.receive_twisted(["full"])
+    except SegmentBusy as busy:
+        talk.say([busy.pid, time.monotonic() - before])
+    yield pause(reactor, 1.5)  # its polls meet the stopped holder, too
+    talk.say([pending.called, max(longest)])
+    stop()
+    talk.say((yield pending))
+
+
 class REACTORS:
     """The functions of the children, by name."""
 
 
-for each in (receives, cancels, shares, polls_and_closes, is_refused, waits_for_many, is_dropped):
+for each in (
+    receives,
+    cancels,
+    shares,
+    polls_and_closes,
+    is_refused,
+    waits_for_many,
+    is_dropped,
+    waits_for_a_stopped_holder,
+    gives_up,
+):
     setattr(REACTORS, each.__name__, staticmethod(in_reactor(each)))
 
 
@@ -262,3 +350,65 @@ def test_killed_reactor_leaves_no_waiter_and_no_fifo(layer, prefix, start):
     assert layer.receive(["a"]) == ("a", {"n": 1})
     assert waiters(layer, "a") == 0
     assert files_of(prefix) == []
+
+
+def test_reactor_goes_on_while_receives_wait_for_a_stopped_holder(layer, prefix, start):
+    """In the order of the calls; a cancelled Deferred takes no message."""
+    for number in range(9):
+        layer.send("full", {"n": number})
+    child = start(REACTORS.waits_for_a_stopped_holder, prefix)
+    layer.send("first", {})
+    assert child.hear() == "register"
+    until(lambda: waiters(layer, "later") == 1)
+    holder = stopped_inside(start, prefix)
+    child.say()
+    assert child.hear() == [False] * 8
+    time.sleep(STOPPED)
+    holder.resume()
+    child.say()
+    layer.send("later", {"n": 9})
+    got, longest, beats = child.hear()
+    assert got == list(range(10))
+    assert longest < LONGEST_GAP, "the reactor stood still"
+    assert beats > 10
+    assert child.hear() == "done"
+    child.end()
+    assert_sound(layer)
+
+
+def test_busy_error_reaches_only_the_receive_that_needed_the_mutex(layer, prefix, start):
+    layer.send("full", {"n": 0})
+    child = start(REACTORS.gives_up, prefix, True, 0.6)
+    assert child.hear() == "registered"
+    holder = stopped_inside(start, prefix)
+    child.say()
+    pid, seconds = child.hear()
+    assert pid == holder.pid
+    assert seconds > 0.5
+    called, longest = child.hear()
+    assert not called
+    assert longest < LONGEST_GAP, "the reactor stood still"
+    holder.resume()
+    layer.send("later", {"n": 1})
+    assert child.hear() == ["later", {"n": 1}]
+    assert child.hear() == "done"
+    child.end()
+
+
+def test_reactor_recovers_from_a_killed_holder_while_a_receive_waits(layer, prefix, start):
+    for number in range(9):
+        layer.send("full", {"n": number})
+    child = start(REACTORS.waits_for_a_stopped_holder, prefix)
+    layer.send("first", {})
+    assert child.hear() == "register"
+    until(lambda: waiters(layer, "later") == 1)
+    holder = stopped_inside(start, prefix)
+    child.say()
+    child.hear()
+    holder.child.die()
+    child.say()
+    layer.send("later", {"n": 9})
+    assert child.hear()[0] == list(range(10))
+    assert child.hear() == "done"
+    child.end()
+    assert_sound(layer)

@@ -150,7 +150,7 @@ def record_of(layer, channel):
 @pytest.mark.parametrize("point", ["pop_or_register", "take_notified", "cancel"])
 def test_an_interrupt_just_after_a_critical_section_of_a_hub_loses_no_wakeup(layer, monkeypatch, point):
     """``KeyboardInterrupt`` comes before the hub has noted the outcome; the loop is run again later."""
-    store = layer.message_store.wakeups
+    store = layer.open_hubs().store.wakeups
     loop = asyncio.new_event_loop()
     tasks = []
     real = getattr(store, point)
@@ -410,7 +410,8 @@ def test_thousands_of_notified_waiters_are_taken_in_slices(make_layer, monkeypat
 
     store.sections.bound[2][counted] = store.sections.parts.waiters
     monkeypatch.setattr(waiters.Waiters, "take_notified", counted)
-    notified = store.wakeups.take_notified(fifo)
+    notified = []
+    assert store.wakeups.take_notified(fifo, notified)
     assert sorted(notified) == sorted(registered.waiters)
     assert max(visits) == waiters.NOTIFIED_SLICE
     assert_sound(layer)

@@ -96,6 +96,13 @@ class Waiters:
         fifo.registration += 1
         return True
 
+    def has_waiters(self, fifo: WakeupFifo) -> bool:
+        """True if a FIFO most likely has waiters. This needs no mutex and never raises: it is for finalisers."""
+        try:
+            return self.is_fifo_registered(fifo) and bool(self.words[fifo.record + OF_FIFO])
+        except (ValueError, IndexError):  # the segment was closed
+            return False
+
     def next_fifo(self) -> tuple[int, int] | None:
         """Return the owner (NOBODY: this process) and token of one FIFO, each time the next one; None without FIFOs."""
         words = self.words

@@ -14,16 +14,19 @@ import contextlib
 import logging
 import os
 import weakref
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from ...clock import Quickest
 from ...exceptions import SegmentError
+from ...locking.contention import WouldBlock
 from ...shm.fifo_directory import CHECKED, sweep_fifos
 from ...shm.semaphores import sweep_unfinished
 from ...shm.wakeup_fifo import WakeupFifo, is_open_here, live_fifos, notify_all
 from ..base import STORE_ERRORS, CriticalSections, is_store_error
 from .channels import READY
 from .outcomes import Again, Swept
+from .own_fifo import OwnFifo, remove_dropped
 from .parts import MessageParts
 from .receiving import Receiving, Registered, Taken
 from .waiters import NOTIFIED_SLICE, POLL_SLICE, Waiters
@@ -64,22 +67,25 @@ class Wakeups:
 
     def _forget(self) -> None:
         """Have no FIFOs: this is a new object, or a forked child, whose parent waits on them."""
-        self._idle: list[WakeupFifo] = []
+        self._idle: list[OwnFifo] = []
         #: How many receives will skip spinning, and how many have already skipped it.
         self._skip = self._skipped = 0
         self._fifos.clear()
+        #: The tokens of FIFOs that were garbage-collected with waiters, such as those of event loops that were dropped.
+        self._dropped: deque[int] = deque()
 
     # -- FIFOs of this process --------------------------------------------------------------------------------
 
-    def new_fifo(self) -> WakeupFifo:
+    def new_fifo(self) -> OwnFifo:
         """Return a new FIFO, for ``give_back`` or ``dismiss`` to release. Raises ``SegmentRefused`` and ``OSError``."""
         segment = self._sections.opened().segment
-        fifo = WakeupFifo(segment.name, segment.mode, segment.semaphores.group)
+        fifo = OwnFifo(segment.name, segment.mode, segment.semaphores.group, self._dropped)
         self._fifos[fifo.token] = fifo
         return fifo
 
-    def take_fifo(self) -> WakeupFifo:
+    def take_fifo(self) -> OwnFifo:
         """Return a FIFO that was given back, or a new one."""
+        self.unregister_dropped()
         while self._idle:
             try:
                 fifo = self._idle.pop()
@@ -90,7 +96,7 @@ class Wakeups:
             self.dismiss(fifo)
         return self.new_fifo()
 
-    def give_back(self, fifo: WakeupFifo, is_registered: bool) -> None:
+    def give_back(self, fifo: OwnFifo, is_registered: bool) -> None:
         """
         Give back a FIFO; ``is_registered`` if it may have waiters.
 
@@ -101,7 +107,7 @@ class Wakeups:
             try:
                 self.unregister_all(fifo)
             except STORE_ERRORS as error:
-                fifo.close()
+                fifo.drop()
                 if not is_store_error(error):
                     raise
         if fifo.fd < 0 or len(self._idle) >= IDLE_FIFOS:
@@ -111,12 +117,38 @@ class Wakeups:
         if self._sections.attachment is None:
             self._close_idle()
 
-    def dismiss(self, fifo: WakeupFifo) -> None:
-        """Close a FIFO permanently, and unregister its waiters. Never raises ``SegmentError``."""
-        fifo.close()
-        if self._sections.attachment is not None:
-            with contextlib.suppress(SegmentError, RuntimeError):  # then a sender that notifies it unregisters them
-                self.unregister_dead(fifo.token)
+    def dismiss(self, fifo: OwnFifo) -> None:
+        """Close a FIFO permanently, and unregister its waiters. Never raises ``SegmentError`` or ``WouldBlock``."""
+        fifo.drop()
+        if self._sections.attachment is None:
+            return
+        try:
+            self.unregister_dead(fifo.token)
+        except (SegmentError, RuntimeError, WouldBlock):  # then ``unregister_dropped`` or a sender does it
+            return
+        with contextlib.suppress(ValueError):
+            self._dropped.remove(fifo.token)
+        remove_dropped(fifo.token)
+
+    def unregister_dropped(self) -> None:
+        """
+        Unregister the waiters of FIFOs that were closed without that.
+
+        If this is not possible now, it is done later, here or by a sender that finds that no process has the FIFO open.
+        """
+        while self._dropped:
+            try:
+                token = self._dropped.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                self.unregister_dead(token)
+            except BaseException as error:
+                self._dropped.appendleft(token)
+                if not isinstance(error, WouldBlock):
+                    raise
+                return
+            remove_dropped(token)
 
     def close(self) -> None:
         """Wake the receivers that still wait. They raise an error, because the layer is closed."""
@@ -143,7 +175,9 @@ class Wakeups:
             attachment, token = self._sections.attachment, pending.pop()
             if attachment is not None and not attachment.notifier.notify(token):
                 try:
-                    pending += self._unregister_dead(token)
+                    self._unregister_dead(token, pending)
+                except WouldBlock:
+                    pass
                 except STORE_ERRORS as error:
                     if not is_store_error(error):
                         raise
@@ -159,15 +193,18 @@ class Wakeups:
 
     def unregister_dead(self, token: int) -> None:
         """Unregister a FIFO that no process has open, and pass on the notifications of its waiters."""
-        self.notify(self._unregister_dead(token))
-
-    def _unregister_dead(self, token: int) -> list[int]:
         found: list[int] = []
+        try:
+            self._unregister_dead(token, found)
+        finally:
+            self.notify(found)
+
+    def _unregister_dead(self, token: int, found: list[int]) -> None:
+        """Do the same, but only add to ``found`` the tokens of the FIFOs to notify."""
         done = False
         while not done:
             tokens, done = self._sections.run(Waiters.unregister_dead, token)
             found += tokens
-        return found
 
     # -- sweeping ---------------------------------------------------------------------------------------------
 
@@ -230,7 +267,7 @@ class Wakeups:
             return
         self._skip, self._skipped = min(2 * self._skip + 1, MOST_SKIPPED), 0
 
-    def pop_or_register(self, channels: Sequence[str], fifo: WakeupFifo) -> Taken | Registered:
+    def pop_or_register(self, channels: Sequence[str], fifo: OwnFifo) -> Taken | Registered:
         """Take a message from one of the channels, or register a waiter for each of them with a FIFO."""
         sections = self._sections
         while True:
@@ -238,7 +275,7 @@ class Wakeups:
             if not isinstance(outcome, Again):
                 return outcome
 
-    def pop_again(self, channels: Sequence[str], fifo: WakeupFifo) -> Taken | Registered:
+    def pop_again(self, channels: Sequence[str], fifo: OwnFifo) -> Taken | Registered:
         """
         Take a message from one of the channels, or register waiters for exactly these channels.
 
@@ -251,46 +288,49 @@ class Wakeups:
             if not isinstance(outcome, Again):
                 return outcome
 
-    def unregister_all(self, fifo: WakeupFifo) -> None:
+    def unregister_all(self, fifo: OwnFifo) -> None:
         """Unregister all waiters of a FIFO, and pass on their notifications."""
         self.notify(self._sections.run(Waiters.unregister_all, fifo))
 
     def cancel(
-        self, fifo: WakeupFifo, registration: int, waiters: Sequence[int], notified_for: Sequence[str] = ()
+        self, fifo: OwnFifo, registration: int, waiters: Sequence[int], notified_for: Sequence[str] = ()
     ) -> None:
         """Unregister waiters of this registration of a FIFO, and pass on the notifications of these channels."""
         self.notify(self._sections.run(Receiving.cancel, fifo, registration, waiters, notified_for))
 
-    def take_notified(self, fifo: WakeupFifo) -> list[int] | None:
+    def take_notified(self, fifo: OwnFifo, notified: list[int]) -> bool:
         """
-        Remove and return the notified waiters of a FIFO, in the order of notification. None: it is not registered.
+        Move the notified waiters of a FIFO to ``notified``, in the order of notification.
 
-        This is done in slices, so that thousands of waiters do not keep other processes out.
+        Returns False if the FIFO is not registered. This is done in slices, so that thousands of waiters do not keep
+        other processes out. If an error ends it, those of the completed slices are in ``notified``.
         """
-        notified: list[int] = []
-        while True:
-            more = self._sections.run(Waiters.take_notified, fifo)
-            if more is None:
-                return None
-            notified += more
-            if len(more) < NOTIFIED_SLICE:
-                notified.reverse()
-                return notified
+        first = len(notified)
+        try:
+            while True:
+                more = self._sections.run(Waiters.take_notified, fifo)
+                if more is None:
+                    return False
+                notified += more
+                if len(more) < NOTIFIED_SLICE:
+                    return True
+        finally:
+            notified[first:] = reversed(notified[first:])
 
-    def poll(self, fifo: WakeupFifo, waiters: int) -> list[int] | None:
+    def poll(self, fifo: OwnFifo, waiters: int, notified: list[int]) -> bool:
         """
-        Do the same, and also return waiters of contended channels that have messages.
+        Do the same, and also move waiters of contended channels that have messages.
 
         Called once a second, this detects every lost notification. ``waiters`` is how many are registered with the
         FIFO.
         """
-        notified = self.take_notified(fifo)
-        if notified is None or not self._sections.run(Waiters.is_contended, fifo):
-            return notified
+        if not self.take_notified(fifo, notified):
+            return False
+        if not self._sections.run(Waiters.is_contended, fifo):
+            return True
         for first in range(0, waiters, POLL_SLICE):
             self._sections.run(Waiters.poll, fifo, first == 0, min(POLL_SLICE, waiters - first))
-        more = self.take_notified(fifo)
-        return None if more is None else notified + more
+        return self.take_notified(fifo, notified)
 
 
 def _after_fork_in_child() -> None:
