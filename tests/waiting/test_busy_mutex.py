@@ -478,6 +478,24 @@ def test_each_call_waits_for_one_patience_from_its_own_beginning(make_async, pre
     asyncio.run(main())
 
 
+def test_loop_keeps_its_patience_on_a_segment_that_replaced_a_removed_one(make_async, prefix, start):
+    """The layer attaches to it in the loop, without waiting."""
+    layer = make_async(**OPTIONS)
+
+    async def main():
+        await layer.unlink()
+        await layer.send("a", {"n": 1})
+        holder = stopped_inside(start, prefix)
+        task = send(layer, 2)
+        await asyncio.sleep(STOPPED / 4)
+        assert not task.done()
+        holder.resume()
+        await within(task)
+        assert await numbers(layer) == [1, 2]
+
+    asyncio.run(main())
+
+
 # -- dead holders --------------------------------------------------------------------------------------------
 
 
