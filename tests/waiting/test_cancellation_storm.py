@@ -119,11 +119,13 @@ class Senders:
         for child in self.children.values():
             child.hear()
         self.own = names[2]
-        self.thread = pool.submit(send_until, layer._layer, channel, self.own, self.stopped.is_set)
+        self.in_thread = IPCChannelLayer(layer.prefix, **OPTIONS)
+        self.thread = pool.submit(send_until, self.in_thread, channel, self.own, self.stopped.is_set)
         self.sent = pool.submit(self._count)
 
     def _count(self):
         sent = {self.own: self.thread.result(LIMIT)}
+        self.in_thread.close()
         for sender, child in self.children.items():
             child.say()
             sent[sender] = child.hear()
