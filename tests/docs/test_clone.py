@@ -22,12 +22,14 @@ CHAT_README = ROOT / "examples" / "chat" / "README.rst"
 CONTRIBUTING = ROOT / "CONTRIBUTING.rst"
 CHAT = "examples/chat/run.py"
 COMPARE = ".venv/bin/python -m benchmarks compare main ."
+SOAK = "PYTHONPATH=tests .venv/bin/python -m soak --minutes 60"
 BENCHMARKS = ".venv/bin/python -m benchmarks --quick"
 CASES = ROOT / "tests" / "injection" / "message_cases.py"
 #: Commands of the guide for contributors that something else runs or must run, and what this test runs instead. What
 #: pytest is told here is only to collect: the tests of a clone would include this one.
 INSTEAD = {
     ".venv/bin/python tests/model/run.py --all": ".venv/bin/python tests/model/run.py --all --list",  # takes minutes
+    SOAK: f"{SOAK} --help",  # takes an hour
     COMPARE: f"{COMPARE} pair --rounds 1 --starts 1",  # takes minutes
     ".venv/bin/ruff check .": ".venv/bin/ruff --version",  # tox -e lint
     ".venv/bin/mypy": ".venv/bin/mypy --version",  # tox -e types

@@ -3,7 +3,7 @@ A soak: a small site runs for an hour, with servers, workers and scripts that ar
 
 It is run by hand, in an environment with what ``tests/channels4/requirements.txt`` names::
 
-    cd tests && python -m soak --minutes 60
+    PYTHONPATH=tests python -m soak --minutes 60
 
 Everything uses one layer:
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m soak --minutes 60``, in the folder ``tests``."""
+"""The command line: ``PYTHONPATH=tests python -m soak --minutes 60``, at the top of a checkout."""
 
 from __future__ import annotations
 
