@@ -31,7 +31,7 @@ __all__ = ["Members"]
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ...locking.liveness import Owner
+from ...locking.liveness import NOBODY, Owner
 from ...memo import Memo
 from ...names import valid_channel_name
 from ...shm.layout import AT_CHANGES, AT_FLUSHING, AT_GENERATION, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
@@ -125,8 +125,10 @@ class Members:
             # Memberships added by another layer may last longer than ours: a renewal can make one end earlier.
             words[record + EARLIEST_EXPIRY] = min(words[record + EARLIEST_EXPIRY], expires)
             self._changed()
-            # A kill between the two stores is harmless: an owner is valid only together with its nonce.
-            words[member + NONCE] = owner.nonce
+            # An owner is valid only together with its nonce, so a kill between the stores leaves none.
+            if words[member + NONCE] != owner.nonce:
+                words[member + OWNER] = NOBODY
+                words[member + NONCE] = owner.nonce
             words[member + OWNER] = owner.process
             words[member + EXPIRES] = expires  # commit
             return None

@@ -15,7 +15,7 @@ import os
 import weakref
 from collections.abc import Iterable
 
-from ...locking.liveness import NOBODY, SEVERAL, Liveness, OwnedInbox
+from ...locking.liveness import NO_OWNER, NOBODY, SEVERAL, Liveness, OwnedInbox, Owner
 from ...names import non_local_name
 from ...structures.slab import TAG
 from .channels import HEAD, INDIVIDUAL, OWNER, READY, SENT, TAKEN, WAITERS, WAITING, Channels
@@ -37,13 +37,18 @@ class Ownership:
         self.channels = channels
         self.records = records
         self.liveness = liveness
+        self.nonce: int = liveness.segment.semaphores.nonce
         #: Inboxes that this process receives from, by tag, and the tags of those marked as INDIVIDUAL.
         self.owned: dict[int, int] = {}
         self.individual: set[int] = set()
         _all.add(self)
 
     def forget(self) -> None:
-        """Forget which inboxes this process owns: the generation has changed, or this is a forked child."""
+        """
+        Forget which inboxes this process owns.
+
+        The generation has changed, this is a forked child, or others may have taken this process for dead.
+        """
         self.owned.clear()
         self.individual.clear()
 
@@ -124,17 +129,23 @@ class Ownership:
         inbox = self.channels.make(prefix)
         return not inbox or self.own(inbox, True)
 
-    def owner_of(self, channel: str) -> int:
-        """Return the only process that is known to receive from a process-local channel, or NOBODY."""
+    def owner_of(self, channel: str) -> Owner:
+        """Return the only process that is known to receive from a process-local channel, or NO_OWNER."""
         inbox = self.channels.find(non_local_name(channel))
-        owner = self.words[inbox + OWNER] if inbox else NOBODY
-        return NOBODY if owner == SEVERAL else int(owner)
+        process = self.words[inbox + OWNER] if inbox else NOBODY
+        return NO_OWNER if process in (NOBODY, SEVERAL) else Owner(process, self.nonce)
 
     def unshared(self, suspects: Iterable[OwnedInbox]) -> set[OwnedInbox]:
-        """Of inboxes with dead owners, return those that no other process receives from."""
-        words = self.words
+        """
+        Of inboxes with dead owners, return those that no other process receives from.
+
+        Nothing is known about owners in another segment: their numbers can be those of live processes here.
+        """
+        words, nonce = self.words, self.nonce
         found = set()
         for suspect in suspects:
+            if suspect.owner.nonce != nonce:
+                continue
             inbox = self.channels.find(suspect.prefix)
             if not inbox or words[inbox + OWNER] in (suspect.owner.process, NOBODY):
                 found.add(suspect)

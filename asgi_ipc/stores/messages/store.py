@@ -15,7 +15,7 @@ from functools import partial
 
 from ...clock import Quickest
 from ...exceptions import ChannelFull, MemoryFull, MessageTooLarge, SegmentCorrupt, SegmentGone
-from ...locking.liveness import NO_OWNER, OwnedInbox, Owner
+from ...locking.liveness import OwnedInbox, Owner
 from ...locking.mutex import BusyError
 from ...locking.recovery import recoveries
 from ...locking.reentrancy import NOT_INSIDE
@@ -272,9 +272,7 @@ class MessageStore:
 
     def owner_of(self, channel: str) -> Owner:
         """Return the process that receives from a process-local channel; NO_OWNER if none or several are known."""
-        attachment = self.sections.opened()
-        process = self.sections.run(Ownership.owner_of, channel)
-        return Owner(process, attachment.segment.semaphores.nonce) if process else NO_OWNER
+        return self.sections.run(Ownership.owner_of, channel)
 
     def dead_owners(self, owners: Iterable[Owner]) -> set[Owner]:
         """Return the owners that are proven dead. Nothing can be proven about an owner in another segment."""

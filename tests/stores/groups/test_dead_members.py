@@ -9,7 +9,7 @@ import pytest
 
 from asgi_ipc import SegmentBusy
 from asgi_ipc.locking.liveness import OwnedInbox, Owner
-from asgi_ipc.stores.groups.members import Members
+from asgi_ipc.stores.groups.members import EXPIRES, NONCE, OWNER, Members
 from asgi_ipc.stores.groups.store import GroupStore
 
 OLD_SEGMENT, SEGMENT = 5, 6
@@ -73,3 +73,37 @@ def test_a_sweep_that_fails_does_not_deny_what_was_done(
         groups.discard("group", "kept")
     assert swept
     assert groups.channels("group") == (["kept", "new"] if operation == "add" else [])
+
+
+def killed_at(word: int, members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``members`` raise in place of the next store to the field ``word`` of a member."""
+    words = members.words
+
+    class Words:
+        def __getitem__(self, at: Any) -> Any:
+            return words[at]
+
+        def __setitem__(self, at: int, value: int) -> None:
+            if at == members_at[0] + word and value:
+                raise KeyboardInterrupt
+            words[at] = value
+
+    members_at = [member for record in members.groups_in(range(1 << 20)) for member in members.walk(record)]
+    monkeypatch.setattr(members, "words", Words())
+
+
+@pytest.mark.parametrize("word", [NONCE, OWNER, EXPIRES], ids=["nonce", "owner", "expires"])
+def test_a_kill_in_a_renewal_mixes_no_owner_with_the_segment_of_another(
+    groups: GroupStore, deaths: Deaths, monkeypatch: pytest.MonkeyPatch, word: int
+) -> None:
+    """The message segment was replaced. Process 7 of the new one is dead, and is not the owner."""
+    groups.add("group", "inbox!a", Owner(7, OLD_SEGMENT))
+    deaths.dead.add(7)
+    with monkeypatch.context() as patch:
+        killed_at(word, groups.sections.parts.members, patch)
+        with pytest.raises(KeyboardInterrupt):
+            groups.add("group", "inbox!a", Owner(8, SEGMENT))
+    assert groups.channels("group") == ["inbox!a"]
+    deaths.dead.add(8)
+    groups.add("group", "inbox!a", Owner(8, SEGMENT))
+    assert groups.channels("group") == []

@@ -21,8 +21,9 @@ from helpers.segments import raise_in_critical_sections
 from helpers.waiting import OPTIONS, until
 
 from asgi_ipc import AsyncIPCChannelLayer, ChannelFull, IPCChannelLayer
-from asgi_ipc.locking.liveness import ALIVE_FOR
+from asgi_ipc.locking.liveness import ALIVE_FOR, OwnedInbox
 from asgi_ipc.shm.layout import AT_SLOTS, SLOT_WORDS
+from asgi_ipc.stores.base import LONG_AGO
 from asgi_ipc.stores.messages.ownership import MAX_OWNED
 from asgi_ipc.structures.slab import TAG
 
@@ -473,3 +474,32 @@ def test_channels_of_an_inbox_count_together_until_names_are_made_in_it(make_lay
         with pytest.raises(ChannelFull):
             layer.send(f"{inbox}{number}", {})
     assert_sound(layer)
+
+
+# -- a new message segment ------------------------------------------------------------------------------------
+
+
+def test_the_dead_of_a_removed_segment_are_not_taken_for_the_living_of_the_next(layer):
+    """The segment is replaced after its dead owners were found. Numbers of processes begin again in the new one."""
+    store = layer.message_store
+    layer.receive(["p!"])
+    before = store.owner_of("p!a")
+    layer.unlink()
+    layer.receive(["p!"])
+    after = store.owner_of("p!a")
+    assert after.process == before.process  # another process had that number in the old segment
+    assert after.nonce != before.nonce
+    assert store.unshared_inboxes({OwnedInbox("p!", before), OwnedInbox("q!", before)}) == set()
+    assert store.unshared_inboxes({OwnedInbox("p!", after)}) == {OwnedInbox("p!", after)}
+
+
+def test_an_owner_belongs_to_the_segment_in_which_it_was_found(layer, make_layer, prefix):
+    """The question itself detects that the segment was replaced."""
+    layer.receive(["p!"])
+    os.unlink(f"/dev/shm/{prefix}-messages")
+    other = make_layer()
+    other.receive(["p!"])
+    layer.message_store.sections.check_due = LONG_AGO
+    found = layer.message_store.owner_of("p!a")
+    assert found.process
+    assert found == other.message_store.owner_of("p!a")
