@@ -223,7 +223,8 @@ class SegmentRefused(SegmentError):
     """
     A segment, or one of its semaphores or FIFOs, cannot be trusted or used. It is not changed.
 
-    It belongs to another user, other users may write to it, or the file system has no room for it.
+    It belongs to another user, other users may write to it, the file system has no room for it, or another copy of the
+    package in this process uses it.
 
     Attributes:
         segment: The name of the segment.

@@ -24,7 +24,7 @@ ROWS = [
     ["options"],
     # shm: objects of the operating system
     ["shm", "shm.permissions", "shm.layout", "shm.file_locks", "shm.fifo_io"],
-    ["shm.header", "shm.fifo_directory"],
+    ["shm.header", "shm.fifo_directory", "shm.copies"],
     ["shm.semaphores", "shm.wakeup_fifo"],
     ["shm.segment"],
     # structures: the division of a segment

@@ -7,8 +7,7 @@ that opens it initialises it from the start. A removed segment has a tombstone i
 processes that still map it notice.
 
 The kernel drops a byte lock when its process closes any descriptor of the file (``file_locks``), and ``mmap``
-holds a descriptor too. So a process maps a segment once, and a second descriptor that it opened in a race
-stays open as long as the first.
+holds a descriptor too. So a process maps a segment once, and ``copies`` decides when a descriptor is closed.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ import posix_ipc
 
 from .. import clock
 from ..exceptions import SegmentBusy, SegmentMismatch, SegmentRefused
+from . import copies
 from .fifo_directory import prepare_directory, remove_directory
 from .file_locks import ByteLocks
 from .header import flaw_of, has_magic
@@ -88,10 +88,6 @@ class Segment:
     ``size``, ``geometry`` and ``key`` are checked at attach and never read from memory again.
     """
 
-    #: The segments that this process has mapped, by the file that has their locks. Any other descriptor of
-    #: that file must stay open as long as the segment is mapped.
-    _mapped: dict[Identity, Segment] = {}
-
     words: memoryview
     data: mmap.mmap
     locks: ByteLocks
@@ -108,7 +104,6 @@ class Segment:
         self.fd = -1
         self.identity: Identity = (0, 0)
         self.locked: Identity = (0, 0)
-        self._others: list[int] = []
 
     @classmethod
     def attach(
@@ -119,14 +114,14 @@ class Segment:
 
         ``prepare(segment)`` initialises what follows the header of a new segment before it is published;
         ``mode`` are the permissions. Raises ``SegmentRefused`` (owner, permissions, no room for the fixed
-        parts), ``SegmentMismatch`` (not a segment of this package, or of another version) and ``SegmentBusy``
-        (another process has been creating or removing it for ``patience`` seconds).
+        parts, another copy of the package in this process), ``SegmentMismatch`` (not a segment of this
+        package, or of another version) and ``SegmentBusy`` (another process has been creating or removing it
+        for ``patience`` seconds).
         """
         for _ in clock.tries(patience, ADMIN_LOCK_PAUSE):
             segment = cls(name, kind, mode, patience)
             try:
-                if segment._open() and segment._finish(size, prepare):
-                    cls._mapped[segment.locked] = segment
+                if segment._open() and segment._finish_alone(size, prepare):
                     return segment
             except BaseException:
                 segment.close()
@@ -137,10 +132,13 @@ class Segment:
     def _open(self) -> bool:
         """Open a descriptor; False if the name appeared or disappeared in between: the caller tries again."""
         check_kind(self.name)
+        named = named_identity(self.name)
+        copies.check_alone(named, self.name)  # before there is a descriptor that could not be closed
         # Where fs.protected_regular is set, O_CREAT fails on an existing file of another user. So the first
         # try is without it.
         try:
-            self.fd = posix_ipc.SharedMemory("/" + self.name).fd
+            kept = copies.kept(named)
+            self.fd = posix_ipc.SharedMemory("/" + self.name).fd if kept is None else kept
         except posix_ipc.ExistentialError:
             try:
                 self.fd = create_object(self.name, self.mode)
@@ -155,10 +153,11 @@ class Segment:
                 "mode=0o660 on both sides",
             ) from None
         found = os.fstat(self.fd)
-        self.identity = (found.st_dev, found.st_ino)
+        self.identity = self.locked = (found.st_dev, found.st_ino)
         check_trust(found, self.mode, self.name)
         self.locks = ByteLocks(self._open_lock_file() if LOCKS_IN_FILE else self.fd)
-        self.locked = self._lock_file() if LOCKS_IN_FILE else self.identity
+        if LOCKS_IN_FILE:
+            self.locked = self._lock_file()
         return True
 
     def _open_lock_file(self) -> int:
@@ -172,8 +171,16 @@ class Segment:
 
     # -- creating and checking --------------------------------------------------------------------------------
 
+    def _finish_alone(self, size: int, prepare: Callable[[Segment], None]) -> bool:
+        """Map the segment if no other copy in this process has. False if it was removed: the caller tries again."""
+        with copies.alone(self.locks, self.locked, self.name, self.patience):
+            if not self._finish(size, prepare):
+                return False
+            copies.use(self.locked, self)
+            return True
+
     def _finish(self, size: int, prepare: Callable[[Segment], None]) -> bool:
-        """Map the segment, creating it if unfinished. False if it was removed: the caller tries again."""
+        """Map the segment, creating it if unfinished. False if it was removed."""
         if not self._map_finished() and not self._with_admin_lock(self.patience, self._map_or_create, size, prepare):
             return False
         self._check_header()
@@ -262,12 +269,6 @@ class Segment:
         self.data = mmap.mmap(self.fd, size)
         self.words = memoryview(self.data).cast("Q")
 
-    def _unmap(self) -> None:
-        if hasattr(self, "words"):
-            self.words.release()
-            self.data.close()
-            del self.words, self.data
-
     def reserve(self, first: int, last: int) -> bool:
         """
         Reserve memory for words ``first`` to ``last`` (exclusive) before they are used.
@@ -329,18 +330,16 @@ class Segment:
         """
         Unmap the segment and close its descriptors. That drops every byte lock of this process on it.
 
-        If the same file is mapped by another ``Segment``, the descriptors stay open until that one is closed.
+        If the same file is mapped by another ``Segment``, both are done when that one is closed.
         """
-        self._unmap()
-        mapped = self._mapped.get(self.locked)
-        fds = {self.fd, *self._others} - {-1}
+        mapping = None
+        if hasattr(self, "data"):
+            mapping = copies.Mapping(getattr(self, "words", None), self.data)
+        fds = {self.fd}
         if LOCKS_IN_FILE and hasattr(self, "locks"):
             fds.add(self.locks.fd)
-        if mapped is None or mapped is self:
-            self._mapped.pop(self.locked, None)
-            for fd in fds:
-                os.close(fd)
-        else:  # closing them now would drop the locks of the mapped segment
-            mapped._others.extend(fds)
+        copies.let_go(self.locked, self, mapping, fds)  # first: a signal handler may interrupt the rest
         self.fd = -1
-        self._others = []
+        self.__dict__.pop("words", None)
+        self.__dict__.pop("data", None)
+        copies.close_unused(self.locked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -39,9 +40,13 @@ def memory_objects(prefix: str, kind: str = "") -> list[str]:
 
 
 def read(path: str) -> tuple[bytes, int]:
-    """Return the content and the inode number of a file."""
-    with open(path, "rb") as file:
-        return file.read(), os.fstat(file.fileno()).st_ino
+    """
+    Return the content and the inode number of a file.
+
+    Another process reads it: closing it here would drop the proof of life of layers in this process.
+    """
+    content = subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True).stdout
+    return content, os.stat(path).st_ino
 
 
 def write(path: str, content: bytes) -> None:

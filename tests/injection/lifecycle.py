@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple
 
+from asgi_ipc.shm import copies
 from asgi_ipc.shm.permissions import SHM_DIRECTORY
-from asgi_ipc.shm.segment import Segment
 from asgi_ipc.stores.attachment import Attachment
 
 from .children import PATIENCE, die, reap, run_interrupted, side_by_side, spawn, throw
@@ -82,9 +82,11 @@ class LifecycleTrial:
     # -- setting up ------------------------------------------------------------------------------------------
 
     def newcomer(self) -> World:
-        """Return a world for a process that has not used the segment yet."""
+        """Return a world for a process that has not used the segment yet: without what the parent has mapped."""
         Attachment._open.clear()
-        Segment._mapped.clear()
+        for used in list(copies._uses.values()):
+            used.user.close()
+        self.world = None
         return World(self.prefix, self.kind, self.clock)
 
     def _set_up(self) -> None:
