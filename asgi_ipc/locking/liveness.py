@@ -2,7 +2,8 @@
 Slots and owners: which processes use a segment, and the proof that one of them is dead.
 
 A process has one slot of the segment as long as it uses the segment.  The byte lock of the slot proves that the process
-is alive: the kernel drops it when the process ends for any reason.  An *owner* is a process in one use of its slot,
+is alive: the kernel drops it when the process ends for any reason, but also when the process closes another descriptor
+of the file, so ``renew`` takes it again.  An *owner* is a process in one use of its slot,
 ``incarnation << SLOT_BITS | slot``, in one word.  It is dead when the byte lock of its slot is free, or when another
 process has got the slot, which increments the incarnation.  Death is permanent.  Nothing else proves it: unknown means
 alive.
@@ -10,8 +11,10 @@ alive.
 
 from __future__ import annotations
 
-__all__ = ["NOBODY", "NO_OWNER", "SEVERAL", "Liveness", "OwnedInbox", "Owner"]
+__all__ = ["NOBODY", "NO_OWNER", "SEVERAL", "Liveness", "OwnedInbox", "Owner", "Proof"]
 
+import os
+from enum import Enum
 from typing import NamedTuple
 
 from ..exceptions import TooManyProcesses
@@ -37,6 +40,19 @@ class Owner(NamedTuple):
     nonce: int
 
 
+class Proof(Enum):
+    """What has become of this process's proof of life."""
+
+    #: It was never lost.
+    KEPT = "kept"
+    #: It was lost, and taken again before another process had the slot.
+    RETAKEN = "retaken"
+    #: It was lost, and another process has had the slot since then.
+    LOST = "lost"
+    #: It belongs to the parent: this process was forked by a program that does not call Python's hooks for that.
+    OF_PARENT = "of parent"
+
+
 class OwnedInbox(NamedTuple):
     """An inbox, ``prefix!``, and a process that owns or owned it."""
 
@@ -60,6 +76,9 @@ class Liveness:
         self.segment = segment
         self.words = segment.words
         self.slot = -1
+        #: The process that acquired the slot, its incarnation, and the slot that this process has lost, or -1.
+        self._pid = self._mine = 0
+        self._lost_slot = -1
         self._alive_until: Memo[int, int] = Memo(REMEMBERED)
 
     def lock_slot(self) -> int:
@@ -74,17 +93,43 @@ class Liveness:
             slot_at = AT_SLOTS + slot * SLOT_WORDS
             # Skip the slot of a process that is inside, or died there: an exception between locking its byte and
             # clearing its word would leave a live process that seems to hold the token.
-            if words[slot_at] != epoch and self.segment.locks.lock(1 + slot):
+            if words[slot_at] != epoch and slot != self._lost_slot and self.segment.locks.lock(1 + slot):
                 if words[slot_at] == epoch | 1:  # it may have had the token: the recovery shall find out
                     words[AT_DIED] = words[AT_SEQ]
                 words[slot_at] = 0
                 words[slot_at + 1] = (words[slot_at + 1] + 1) % COUNTED
+                self._pid, self._mine = os.getpid(), self._incarnation(slot)
                 return slot
         raise TooManyProcesses(self.segment.name, SLOTS)
 
     def release_slot(self) -> None:
         """Give up the slot: the segment is being closed, or this is a forked child."""
         self.slot = -1
+
+    def renew(self) -> Proof:
+        """
+        Take the lock of this process's slot again if the kernel has dropped it.
+
+        After ``LOST`` and ``OF_PARENT``, this process must acquire another slot. No thread of it may be inside the
+        critical section.
+        """
+        slot, locks = self.slot, self.segment.locks
+        if slot < 0:
+            return Proof.KEPT
+        if self._pid != os.getpid():
+            return Proof.OF_PARENT
+        if self._incarnation(slot) == self._mine:
+            ours = locks.is_ours(1 + slot)
+            if ours:
+                return Proof.KEPT
+            # Compare again: a process may have had the slot until just before. Where the system cannot tell whether
+            # the lock was lost (None), taking it again is all that can be done.
+            if locks.lock(1 + slot):
+                if self._incarnation(slot) == self._mine:
+                    return Proof.KEPT if ours is None else Proof.RETAKEN
+                locks.unlock(1 + slot)
+        self._lost_slot = slot
+        return Proof.LOST
 
     def live_holder(self, epoch: int) -> int | None:
         """Return the pid (0: in another PID namespace) of another live process that is inside, or None."""
@@ -119,7 +164,7 @@ class Liveness:
 
     def me(self) -> int:
         """Return this process as an owner. It must have a slot."""
-        return self._incarnation(self.slot) << SLOT_BITS | self.slot
+        return self._mine << SLOT_BITS | self.slot
 
     def is_dead(self, owner: int) -> bool:
         """True if it is proven that ``owner`` is dead."""

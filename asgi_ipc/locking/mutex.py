@@ -268,8 +268,7 @@ class RobustMutex:
         """
         Clean up after a call of ``run`` that ended with an exception; ``entry`` is its mark.
 
-        An error that damage caused in a critical section is raised as ``SegmentCorrupt`` here. The caller raises every
-        other error.
+        An error that damage caused is raised as ``SegmentCorrupt`` here. The caller raises every other error.
         """
         if entry is NOT_INSIDE:  # for example a nested call that was refused
             return
@@ -329,13 +328,16 @@ class RobustMutex:
     def close(self) -> None:
         """Release slot, semaphore and mapping. Waits for threads of this process that are inside."""
         with self.lock:
-            if self.liveness.slot >= 0:
-                self.words[self.slot_at] = 0
-            self._close_token()
-            self.liveness.release_slot()
-            self.slot_at = AT_SCRATCH
+            self.words[self.slot_at] = 0
+            self.leave_slot()
             self.words = memoryview(bytearray((AT_SCRATCH + 1) * WORD)).cast("Q")  # for calls that come too late
             self.segment.close()
+
+    def leave_slot(self) -> None:
+        """Have no slot, because it is given up or lost: the next call acquires one. The caller holds the lock."""
+        self._close_token()
+        self.liveness.release_slot()
+        self.slot_at = AT_SCRATCH
 
 
 def _after_fork_in_child() -> None:

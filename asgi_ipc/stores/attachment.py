@@ -12,11 +12,12 @@ __all__ = ["Attachment", "Kind"]
 
 import logging
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ..locking.liveness import Liveness
+from ..locking.liveness import Liveness, Proof
 from ..locking.mutex import RobustMutex
 from ..locking.reentrancy import is_owned
 from ..locking.threads import ThreadLock
@@ -27,12 +28,28 @@ from ..structures.heap import Heap
 
 logger = logging.getLogger("asgi_ipc")
 
+LOST = "this process had lost its proof of life, because code in it has opened the file of the segment and closed it"
+WARNINGS = {
+    Proof.RETAKEN: f"{LOST}; it has the proof again, but in the meantime, other processes may have dropped its unread "
+    "messages and its memberships",
+    Proof.LOST: f"{LOST}; another process got its slot, so its unread messages and its memberships are lost",
+    Proof.OF_PARENT: "this process was forked without a call of the hooks of os.register_at_fork, so until now it was "
+    "taken for its parent; for uWSGI, set py-call-osafterfork = true",
+}
+
 
 class Kind(NamedTuple):
     """A kind of segment: its number in the header, and a factory of the function that recovers a segment."""
 
     number: int
     recovery: Callable[[Segment, Heap, Liveness], Callable[[], None]]
+
+
+class User(Protocol):
+    """A store that uses an attachment."""
+
+    def taken_for_dead(self) -> None:
+        """Learn that others may have taken this process for dead. The caller holds the in-process lock."""
 
 
 class Attachment:
@@ -51,6 +68,8 @@ class Attachment:
         self.mutex = RobustMutex(segment, self.liveness, kind.recovery(segment, self.heap, self.liveness), patience)
         self.notifier = Notifier(segment.name, segment.mode)
         self.users = 0
+        #: The stores that must be told if the proof of life is lost.
+        self.stores: weakref.WeakSet[User] = weakref.WeakSet()
 
     @classmethod
     def open(cls, name: str, kind: Kind, size: int, mode: int, patience: float, waits: bool = True) -> Attachment:
@@ -110,6 +129,24 @@ class Attachment:
             if self.segment.fd < 0:  # closed by another thread: unknown means alive
                 return set()
             return {process for process in processes if self.liveness.is_dead(process)}
+
+    def renew_proof(self) -> None:
+        """
+        Take the proof of life of this process again if it was lost.
+
+        Until that is noticed, other processes may take this process for dead.
+        """
+        with self.mutex.lock:
+            if self.segment.fd < 0 or self.mutex.inside is not None:  # closed, or a handler has interrupted a call
+                return
+            proof = self.liveness.renew()
+            if proof is Proof.KEPT:
+                return
+            if proof is not Proof.RETAKEN:
+                self.mutex.leave_slot()
+            for store in list(self.stores):
+                store.taken_for_dead()
+        logger.warning("%s: %s", self.segment.name, WARNINGS[proof])
 
     def remove(self, waits: bool = True) -> None:
         """

@@ -36,8 +36,9 @@ R = TypeVar("R")
 
 #: Errors of a store that its caller did not cause: damage, a stopped process, a layer that was closed in the meantime.
 STORE_ERRORS = (SegmentError, RuntimeError, OSError)
-#: ns between two checks that the segment's name still refers to the segment.
-CHECK_PERIOD = 1_000_000_000
+#: ns between two checks of the segment's name and of the proof of life. A waiting receiver polls less often, so that
+#: each of its polls makes them.
+CHECK_PERIOD = 900_000_000
 LONG_AGO = -(2**63)
 
 _all: weakref.WeakSet[CriticalSections[Any]] = weakref.WeakSet()
@@ -57,6 +58,9 @@ class Parts:
 
     __slots__: tuple[str, ...] = ()
 
+    def forget_owned(self) -> None:
+        """Forget what this process owns in the segment. The caller holds the in-process lock."""
+
 
 PartsT = TypeVar("PartsT", bound=Parts)
 
@@ -68,6 +72,7 @@ class CriticalSections(Generic[PartsT]):
     ``size`` (bytes) and ``mode`` (permissions) are used if it must be created; ``patience`` is how many seconds to wait
     for a process that was stopped inside; ``clock`` returns machine-wide monotonic nanoseconds. For each attachment,
     ``build`` makes the parts whose methods are the critical sections; ``attached`` is called after that.
+    ``register_again`` is called with this object after others may have taken this process for dead.
 
     Without ``waits``, it is for event loops: a call that would wait for another process raises ``WouldBlock``. It can
     be repeated then, since it has committed nothing. (The constructor waits, unless the process has the segment open.)
@@ -86,14 +91,16 @@ class CriticalSections(Generic[PartsT]):
         clock: Callable[[], int],
         build: Callable[[Attachment], PartsT],
         attached: Callable[[], None] = lambda: None,
+        register_again: Callable[[CriticalSections[PartsT]], None] = lambda _: None,
         waits: bool = True,
     ) -> None:
         self.name = name
         self.clock = clock
         self._kind, self._size, self._mode, self._patience = kind, size, mode, patience
-        self._build, self._attached = build, attached
+        self._build, self._attached, self._register_again = build, attached, register_again
         self.waits = waits
-        self.check_due = clock() + CHECK_PERIOD
+        #: ns. The first operation checks: in a child forked without Python's hooks, its slot is that of the parent.
+        self.check_due = LONG_AGO
         _all.add(self)
         #: None after ``close``.
         self.attachment: Attachment | None = None
@@ -101,6 +108,8 @@ class CriticalSections(Generic[PartsT]):
         self._lost = False
         #: When attaching to another segment was first tried in vain, because another process was creating it.
         self._blocked_since = 0.0
+        #: Others may have taken this process for dead, and ``register_again`` has not succeeded yet.
+        self._taken_for_dead = False
         #: The mutex, the parts, and for each critical section the part that it belongs to. This is one tuple, so that
         #: one read gets all three: another thread may attach again between two reads.
         self.bound: tuple[RobustMutex, PartsT, dict[Callable[..., Any], Any]]
@@ -123,6 +132,7 @@ class CriticalSections(Generic[PartsT]):
                 parts = self._build(attachment)
                 self.bound = attachment.mutex, parts, _part_of_each_section(parts)
                 attachment.check_threads()
+                attachment.stores.add(self)
                 if attachment.users == 1:
                     attachment.mutex.run(_nothing, waits=waits)  # acquires a slot, or raises TooManyProcesses here
                 self._attached()
@@ -201,7 +211,8 @@ class CriticalSections(Generic[PartsT]):
         """
         Check that the name still refers to this segment, which is due once a second; if not, attach again.
 
-        Raises ``RuntimeError`` if threads have been replaced. The check is then due in the next operation, too.
+        Also check that the kernel still proves that this process is alive. Raises ``RuntimeError`` if threads have been
+        replaced. The check is then due in the next operation, too.
         """
         attachment = self.opened()
         attachment.check_threads()
@@ -209,6 +220,20 @@ class CriticalSections(Generic[PartsT]):
         attachment.mutex.choose_try()
         if self._lost or attachment.is_gone():
             self.attach_anew()
+            return
+        attachment.renew_proof()
+        if self._taken_for_dead:
+            self._taken_for_dead, self.check_due = False, self.clock() + CHECK_PERIOD
+            try:
+                self._register_again(self)
+            except BaseException:
+                self._taken_for_dead, self.check_due = True, LONG_AGO  # the next operation tries again
+                raise
+
+    def taken_for_dead(self) -> None:
+        """Forget what this process owns: others may have taken it for dead. The caller holds the in-process lock."""
+        self.parts.forget_owned()
+        self._taken_for_dead, self.check_due = True, LONG_AGO
 
     def attach_anew(self) -> None:
         """Attach to the segment that now has the name, or to a new one, unless another thread has done it."""

@@ -66,6 +66,8 @@ class Subject:
         self.store = store
         words = self.words
         self.image = bytes(self.segment.data)
+        liveness = store.sections.opened().liveness
+        self.slot = liveness.slot, liveness._mine
         self.end = len(words)
         self.reserved = words[at.AT_RESERVED]
         self.heap_at = self.segment.geometry.heap_at
@@ -181,6 +183,11 @@ class Subject:
         segment.words[at.AT_CHECKSUM] = at.fixed_checksum(segment.words)
         segment.words[at.AT_GENERATION] = epoch
         segment.words[at.AT_EPOCH] = epoch
+        # A case that damages the slot makes this process acquire another one, which the restored memory does not know.
+        attachment = self.store.sections.opened()
+        attachment.liveness.slot, attachment.liveness._mine = self.slot
+        attachment.liveness._lost_slot = -1
+        attachment.mutex.slot_at = at.AT_SLOTS + attachment.liveness.slot * at.SLOT_WORDS
 
     def value(self, rng: random.Random, word: int) -> int:
         """Return a value to overwrite a word with: an edge value, an offset, or a change of what is there."""

@@ -28,3 +28,6 @@ class MessageParts(Parts):
         self.ownership: Ownership = self.queues.ownership
         self.sweep = Sweep(self.queues)
         self.inspect = Inspect(self.queues)
+
+    def forget_owned(self) -> None:
+        self.ownership.forget()

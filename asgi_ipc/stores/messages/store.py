@@ -34,7 +34,7 @@ from .receiving import Taken
 from .records import BODY
 from .recovery import MessageRecovery
 from .sweep import SWEEP_PERIOD, Sweep
-from .wakeups import Wakeups, notify_own
+from .wakeups import Wakeups, notify_own, register_again
 
 MESSAGES = Kind(KIND_MESSAGES, MessageRecovery)
 
@@ -72,6 +72,7 @@ class MessageStore:
             clock,
             partial(MessageParts, limit),
             partial(notify_own, fifos),
+            partial(register_again, fifos),
             waits,
         )
         self.wakeups = Wakeups(self.sections, fifos)

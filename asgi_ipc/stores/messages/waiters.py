@@ -77,8 +77,17 @@ class Waiters:
     # -- FIFOs ------------------------------------------------------------------------------------------------
 
     def is_fifo_registered(self, fifo: WakeupFifo) -> bool:
-        """True if a FIFO has a record here that is still valid."""
-        return fifo.home is self and fifo.wait_generation == self.words[AT_WAIT_GENERATION]
+        """
+        True if a FIFO has a record here that is still valid.
+
+        A process that has taken this one for dead may have freed the record.
+        """
+        words = self.words
+        return (
+            fifo.home is self
+            and fifo.wait_generation == words[AT_WAIT_GENERATION]
+            and bool(words[fifo.record + TOKEN] == fifo.token)
+        )
 
     def register_fifo(self, fifo: WakeupFifo) -> bool:
         """Make a record for a FIFO of this process if it has none; False if there is no memory for it."""
@@ -114,8 +123,13 @@ class Waiters:
         return (NOBODY if owner == self.liveness.me() else owner), words[fifo + TOKEN]
 
     def unregister_dead(self, token: int) -> tuple[list[int], bool]:
+        """Remove a FIFO that no process has open, and do the same as ``unregister_fifo``."""
+        remove_fifo(self.name, token)
+        return self.unregister_fifo(token)
+
+    def unregister_fifo(self, token: int) -> tuple[list[int], bool]:
         """
-        Unregister a slice of the waiters of a FIFO that no process has open, and after the last one the FIFO.
+        Unregister a slice of the waiters of a FIFO, and after the last one the FIFO.
 
         Returns the tokens of FIFOs to notify, as notifications were passed on, and True if nothing was left to do.
         """
@@ -123,11 +137,11 @@ class Waiters:
         tokens: list[int] = []
         for fifo in ring.walk(words, AT_FIFOS, NEXT_FIFO, self.most):
             if words[fifo + TOKEN] == token:
-                remove_fifo(self.name, token)
                 for _ in range(UNREGISTER_SLICE):
                     waiter = words[fifo + OF_FIFO]
                     if not waiter:
                         ring.remove(words, AT_FIFOS, fifo, NEXT_FIFO)
+                        words[fifo + TOKEN] = 0  # its owner may be alive and refer to the record
                         self.heap.free(fifo)
                         break
                     self._unregister_one(fifo, waiter, tokens)
