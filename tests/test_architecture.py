@@ -46,7 +46,7 @@ ROWS = [
     ["stores.messages.queues"],
     ["stores.messages.sweep", "stores.messages.inspect", "stores.messages.receiving"],
     ["stores.messages.recovery", "stores.messages.parts", "stores.groups.recovery"],
-    ["stores.messages.wakeups"],
+    ["stores.messages.wakeups", "stores.messages.renewal"],
     ["stores.messages.group_send"],
     ["stores.messages.store", "stores.groups.store"],
     # check: the integrity check of the stores, which nothing imports at run time

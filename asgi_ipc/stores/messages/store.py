@@ -33,8 +33,9 @@ from .queues import Queues
 from .receiving import Taken
 from .records import BODY
 from .recovery import MessageRecovery
+from .renewal import notify_own, register_again
 from .sweep import SWEEP_PERIOD, Sweep
-from .wakeups import Wakeups, notify_own, register_again
+from .wakeups import Wakeups
 
 MESSAGES = Kind(KIND_MESSAGES, MessageRecovery)
 

@@ -8,7 +8,7 @@ receiver that wakes always checks its queue again.
 
 from __future__ import annotations
 
-__all__ = ["Wakeups", "notify_own", "register_again"]
+__all__ = ["Wakeups"]
 
 import contextlib
 import logging
@@ -44,32 +44,6 @@ MOST_SKIPPED = 255
 IDLE_FIFOS = 64
 
 _wakeups: weakref.WeakSet[Wakeups] = weakref.WeakSet()
-
-
-def notify_own(fifos: weakref.WeakValueDictionary[int, WakeupFifo]) -> None:
-    """Notify FIFOs of this process: waiting receivers check again, and register in the current segment."""
-    for fifo in live_fifos(fifos):
-        fifo.notify()
-
-
-def register_again(
-    fifos: weakref.WeakValueDictionary[int, WakeupFifo], sections: CriticalSections[MessageParts]
-) -> None:
-    """
-    Have the waiting receivers of this process own their inboxes again, and register again.
-
-    Others may have taken this process for dead, or it has got another slot.
-    """
-    for fifo in live_fifos(fifos):
-        if fifo.pid != os.getpid():  # a fork that did not call Python's hooks: the receiver is in the parent
-            fifo.home = None
-            continue
-        done = False
-        while not done:
-            tokens, done = sections.run(Waiters.unregister_fifo, fifo.token)
-            for token in tokens:  # if this fails, a poll or a sweep detects that
-                sections.opened().notifier.notify(token)
-        fifo.notify()
 
 
 class Wakeups:
