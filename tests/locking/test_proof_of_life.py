@@ -172,7 +172,7 @@ def test_a_receiver_does_not_use_a_record_that_others_have_freed(
     store.sections.check_due = store.sections.clock() + 10**12  # it does not look
     open_and_close(path_of(prefix))
     assert start(sweeps, prefix).hear() == "swept"
-    assert store.wakeups.take_notified(fifo) is None
+    assert not store.wakeups.take_notified(fifo, [])
     store.wakeups.pop_or_register(["a"], fifo)
     assert fifos(layer) == 1
     assert_sound(layer)

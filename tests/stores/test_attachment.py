@@ -27,7 +27,7 @@ def held_by_another_thread() -> Iterator[None]:
     begun, ended = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with Attachment._lock:
+        with Attachment._lock.checked():
             begun.set()
             ended.wait()
 
@@ -44,7 +44,7 @@ def held_by_another_thread() -> Iterator[None]:
 @contextmanager
 def held_by_this_thread() -> Iterator[None]:
     """A signal handler or finaliser has interrupted this thread, which is opening or closing a segment."""
-    with Attachment._lock:
+    with Attachment._lock.checked():
         yield
 
 
