@@ -16,6 +16,7 @@ from __future__ import annotations
 __all__ = ["Mapping", "alone", "check_alone", "close_unused", "kept", "let_go", "use"]
 
 import contextlib
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -83,18 +84,24 @@ def check_alone(identity: Identity | None, name: str, locks: ByteLocks | None = 
     ``identity`` is its file, or None if that does not exist. ``locks`` are looked at if the system does not show the
     mappings. Without them, nothing can be said then.
     """
-    if identity is None or identity in _uses:
+    if identity is None or identity in _uses or not _is_used(identity[1], name, locks):
         return
-    mapped = _is_mapped(identity[1], name)
-    if mapped is None and locks is not None:
-        mapped = any(locks.is_ours(1 + slot) for slot in range(SLOTS))
-    if mapped:
+    gc.collect()  # a copy that was dropped closes its layers only then
+    if _is_used(identity[1], name, locks):
         raise SegmentRefused(
             name,
             "another copy of asgi_ipc in this process already uses it, and the kernel does not tell two copies in one "
             "process apart; use one copy: WSGIApplicationGroup %{GLOBAL} for mod_wsgi, single-interpreter = true for "
             "uWSGI; do not remove asgi_ipc from sys.modules and import it again; or use another prefix in each copy",
         )
+
+
+def _is_used(inode: int, name: str, locks: ByteLocks | None) -> bool:
+    """True if the mappings of this process show the file, or if they are not known, the byte locks do."""
+    mapped = _is_mapped(inode, name)
+    if mapped is None and locks is not None:
+        return any(locks.is_ours(1 + slot) for slot in range(SLOTS))
+    return bool(mapped)
 
 
 def _is_mapped(inode: int, name: str) -> bool | None:

@@ -97,7 +97,7 @@ def test_a_layer_that_its_copy_drops_makes_room_for_the_next_copy(prefix: str) -
     layer = first.IPCChannelLayer(prefix, **OPTIONS)
     with pytest.raises(second.SegmentRefused):
         second.IPCChannelLayer(prefix, **OPTIONS)
-    del layer
+    del layer  # it is part of a cycle
     second.IPCChannelLayer(prefix, **OPTIONS).close()
 
 
