@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asgi_ipc.shm.layout import AT_RESERVED, WORD
+from asgi_ipc.shm.wakeup_fifo import OPEN_FIFOS
 
 #: For each unit: by which factor, and by how much more, the last third of the time may be above the middle third.
 #: Memory and descriptors that leak grow without end, so little is allowed. How long messages take depends on the
@@ -17,6 +19,10 @@ ALLOWED = {"KiB": (1.05, 64), "MiB": (1.02, 1), "": (1.0, 2), "ms": (1.5, 5)}
 ALLOWED_FOR_SLOWEST = (3.0, 100)
 #: How the figure of the slowest messages is called.
 SLOWEST = "99 %"
+#: The most FIFOs that a process may have open: it keeps so many of others open, and has some of its own.
+MOST_FIFOS = OPEN_FIFOS + 8
+#: The unit of that figure, which grows until the process keeps as many open as it may.
+FIFOS = "FIFOs"
 
 #: The figures of one minute: (name, unit) -> value.
 Sample = dict[tuple[str, str], float]
@@ -45,11 +51,20 @@ def memory_in_use(store: Any) -> int:
     return int(store.sections.exclusively(count))
 
 
-def of_process(pid: int) -> tuple[float, int]:
-    """Return the memory of a process in MiB, and the number of its descriptors."""
+def of_process(pid: int, label: str) -> Sample:
+    """Return the memory of a process, and the number of its descriptors: those of wakeup FIFOs, and the others."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     memory = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    return memory / 1024, len(os.listdir(f"/proc/{pid}/fd"))
+    targets = []
+    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            targets.append(os.readlink(descriptor.path))
+    fifos = sum(".wakeup" in target for target in targets)
+    return {
+        (f"memory of {label}", "MiB"): memory / 1024,
+        (f"descriptors of {label}", ""): len(targets) - fifos,
+        (f"open in {label}", FIFOS): fifos,
+    }
 
 
 def percentiles(name: str, seconds: Sequence[float]) -> Sample:
@@ -68,9 +83,16 @@ def compare(samples: Sequence[Sample]) -> list[Row]:
     rows = []
     for name, unit in samples[-1]:
         first, middle, last = (_median(each, name, unit) for each in thirds)
-        factor, slack = ALLOWED_FOR_SLOWEST if name.endswith(SLOWEST) else ALLOWED[unit]
-        rows.append(Row(name, unit, first, middle, last, last <= factor * middle + slack))
+        rows.append(Row(name, unit, first, middle, last, last <= _limit(name, unit, middle)))
     return rows
+
+
+def _limit(name: str, unit: str, middle: float) -> float:
+    """Return up to which value a figure is flat in the last third."""
+    if unit == FIFOS:
+        return MOST_FIFOS
+    factor, slack = ALLOWED_FOR_SLOWEST if name.endswith(SLOWEST) else ALLOWED[unit]
+    return factor * middle + slack
 
 
 def _median(samples: Iterable[Sample], name: str, unit: str) -> float:

@@ -197,7 +197,7 @@ class Soak:
             ("wakeup FIFOs", ""): len(files_of(self._prefix)),
         }
         for label, pid in self._steady.items():
-            sample[f"memory of {label}", "MiB"], sample[f"descriptors of {label}", ""] = figures.of_process(pid)
+            sample.update(figures.of_process(pid, label))
         times: dict[str, list[float]] = {"said": [], "task": []}
         for line in self._new_lines():
             kind, *rest = line.split()

@@ -12,7 +12,7 @@ import pytest
 
 import asgi_ipc
 
-from .figures import Sample, compare, table
+from .figures import FIFOS, MOST_FIFOS, Sample, compare, table
 
 MEMORY, DESCRIPTORS, TIME = ("memory", "MiB"), ("descriptors", ""), ("median", "ms")
 
@@ -23,6 +23,12 @@ def samples(memory: float = 0, descriptors: float = 0, time: float = 0) -> list[
         {MEMORY: 20 + memory * minute, DESCRIPTORS: 12 + descriptors * minute, TIME: 2 + time * minute}
         for minute in range(30)
     ]
+
+
+def test_fifos_of_others_are_kept_open_up_to_a_limit() -> None:
+    found: list[Sample] = [{("open", FIFOS): min(minute, MOST_FIFOS)} for minute in range(90)]
+    assert flat(found) == [True]
+    assert flat([*found, *({("open", FIFOS): MOST_FIFOS + 1.0} for _ in range(90))]) == [False]
 
 
 def flat(found: list[Sample]) -> list[bool]:
