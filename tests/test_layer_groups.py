@@ -28,7 +28,7 @@ def seconds(monkeypatch):
     class Time:
         monotonic = staticmethod(clock.seconds)
 
-    monkeypatch.setattr(layer_module, "time", Time)
+    monkeypatch.setattr(layer_module, "clock", Time)
     return clock
 
 

@@ -255,7 +255,7 @@ def test_only_the_wait_that_began_first_goes_on_when_processes_starve(layer):
     layer.send("all", {})
     early, late = mutex.contender(), mutex.contender()
     for each, seconds in ((early, 3), (late, 2)):
-        each._queue._began -= seconds * 10**9
+        each._queue.began -= seconds * 10**9
         mutex.advance(each)
     assert (early.gives_way, late.gives_way) == (False, True)
     mutex.advance(early)
@@ -273,7 +273,7 @@ def test_the_wait_of_a_process_that_has_died_keeps_nobody_out(layer):
     mutex = mutex_of(layer)
     layer.send("all", {})
     dead, new = mutex.contender(), mutex.contender()
-    dead._queue._began -= 10**9
+    dead._queue.began -= 10**9
     mutex.advance(dead)
     mutex.advance(new)
     assert new.gives_way
