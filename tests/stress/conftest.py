@@ -15,7 +15,7 @@ from helpers.schedulers import SignalFreezer, SignalQuota
 from .crew import Crew
 
 #: Seconds of a scenario with ``--exhaustive``, and without it.
-SECONDS = 20.0, 2.0
+SECONDS = 4.0, 2.0
 #: Seconds of CPU time in each period, and the period.
 QUOTA = 0.02, 0.1
 
