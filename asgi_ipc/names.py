@@ -31,6 +31,7 @@ __all__ = [
     "valid_channel_name",
     "valid_channel_names",
     "valid_group_name",
+    "valid_stored_name",
 ]
 
 import os
@@ -48,6 +49,8 @@ MAX_LENGTH = 99
 _PART = r"[A-Za-z0-9\-_.]"
 _CHANNEL = re.compile(rf"{_PART}+(?:[!?]{_PART}*)?")
 _GROUP = re.compile(rf"{_PART}+")
+#: As bytes: a channel that messages can be sent to, or an inbox.
+_STORED = re.compile(rf"{_PART}+(?:!{_PART}*|\?{_PART}+)?".encode("ascii"))
 _FOREIGN = re.compile(r"[^A-Za-z0-9\-_.]")
 
 _CHARACTERS = 'ASCII letters, digits, "-", "_" and "."'
@@ -123,6 +126,16 @@ def valid_group_name(name: str) -> bool:
     else:
         return True
     raise TypeError(f"group name {short_repr(name)} is not valid: {why}; {_GROUP_RULE}")
+
+
+def valid_stored_name(name: bytes) -> bool:
+    """
+    True if a segment may contain a channel with this name: a message can be sent to it, or it is an inbox.
+
+    This is what ``valid_channel_name`` accepts with or without ``receive``. It is one comparison and raises
+    nothing, because a recovery checks every name.
+    """
+    return len(name) <= MAX_LENGTH and _STORED.fullmatch(name) is not None
 
 
 def check_pattern(pattern: str) -> None:

@@ -9,6 +9,9 @@ __all__ = ["LiveBlocks"]
 from ..shm.layout import AT_RESERVED
 from .heap import MIN_WORDS, Heap
 
+#: Marks for small blocks by their size, not made again for each. An assignment of bytes would copy them first.
+_MARKS = [bytearray(b"\1" * size) for size in range(64)]
+
 
 class LiveBlocks:
     """
@@ -27,11 +30,13 @@ class LiveBlocks:
 
     def mark(self, block: int, payload: int) -> bool:
         """Mark a block as live; False, and nothing marked, if it is outside the heap or overlaps another."""
+        taken = self._taken
         first = block - 1 - self.start
-        last = first + max(payload + 1, MIN_WORDS)
-        if first < 0 or last > len(self._taken) or self._taken.find(1, first, last) >= 0:
+        size = payload + 1 if payload >= MIN_WORDS else MIN_WORDS
+        last = first + size
+        if first < 0 or last > len(taken) or taken.find(1, first, last) >= 0:
             return False
-        self._taken[first:last] = b"\1" * (last - first)
+        taken[first:last] = _MARKS[size] if size < len(_MARKS) else b"\1" * size
         self.live.append((block, payload))
         return True
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 __all__ = ["Slab"]
 
+from collections.abc import Collection
+
 from ..shm.layout import AT_GENERATION, AT_PAGES, AT_TAG, COUNTED
 from ..shm.segment import Segment
 from .heap import Heap
@@ -74,23 +76,23 @@ class Slab:
     def _new_page(self) -> int:
         page = self.heap.allocate(self.page_words)
         if page:
-            self._fill(page, [])
+            self._fill(page, ())
         return page
 
-    def _fill(self, page: int, live: list[int]) -> None:
+    def _fill(self, page: int, live: Collection[int]) -> None:
         """Write a page's header and the list of its free records; ``live`` are the records in use."""
         words = self.words
         words[page + _FREE] = 0
         words[page + _LIVE] = len(live)
-        used = set(live)
+        if len(live) == PAGE_RECORDS:  # most pages of a recovery
+            return
         first = page + _PAGE_HEADER
         for record in range(first + (PAGE_RECORDS - 1) * self.size, first - 1, -self.size):
-            if record not in used:
+            if record not in live:
                 words[record + TAG] = 0
                 words[record] = words[page + _FREE]
                 words[page + _FREE] = record
-        if words[page + _FREE]:
-            self._link(page)
+        self._link(page)
 
     def _link(self, page: int) -> None:
         words = self.words
@@ -112,23 +114,24 @@ class Slab:
 
     # -- after a crash ----------------------------------------------------------------------------------------
 
-    def mark_live(self, record: int, pages: dict[int, list[int]], live_blocks: LiveBlocks) -> bool:
-        """Add a record that the walk has found to ``pages``, by page; False if it cannot be a record."""
+    def mark_live(self, record: int, pages: dict[int, dict[int, int]], live_blocks: LiveBlocks) -> bool:
+        """Add a record that the walk has found, and its tag, to those of its page; False if it cannot be a record."""
         words = self.words
-        page = words[record + self.page_at]
-        place, off = divmod(record - page - _PAGE_HEADER, self.size)
-        if off or not 0 <= place < PAGE_RECORDS or not words[record + TAG]:
+        page, tag = words[record + self.page_at], words[record + TAG]
+        offset = record - page - _PAGE_HEADER
+        if offset % self.size or not 0 <= offset < PAGE_RECORDS * self.size or not tag:
             return False
-        if page not in pages:
+        live = pages.get(page)
+        if live is None:
             if not live_blocks.mark(page, self.page_words):
                 return False
-            pages[page] = []
-        elif record in pages[page]:
+            live = pages[page] = {}
+        elif record in live:
             return False
-        pages[page].append(record)
+        live[record] = tag
         return True
 
-    def rebuild(self, pages: dict[int, list[int]]) -> None:
+    def rebuild(self, pages: dict[int, dict[int, int]]) -> None:
         """
         Build the lists from what ``mark_live`` collected. Pages without a live record went back to the heap.
 
@@ -136,12 +139,15 @@ class Slab:
         """
         words = self.words
         words[AT_PAGES] = 0
+        tags: list[int] = []
         for page, live in pages.items():
             self._fill(page, live)
-        records = [record for live in pages.values() for record in live]
-        tags = {words[record + TAG] for record in records}
-        words[AT_TAG] = max(tags | {words[AT_TAG]})
-        if words[AT_TAG] >= COUNTED or len(tags) < len(records):
+            tags += live.values()
+        highest = max(tags, default=0)
+        if max(highest, words[AT_TAG]) >= COUNTED or len(set(tags)) < len(tags):
+            records = [record for live in pages.values() for record in live]
             for tag, record in enumerate(records, 1):
                 words[record + TAG] = tag
             words[AT_TAG] = len(records)
+        elif highest > words[AT_TAG]:
+            words[AT_TAG] = highest
