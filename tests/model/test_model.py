@@ -1,6 +1,6 @@
 """The mutex's protocol, checked exhaustively with SPIN: the protocol holds, and each mutation is detected.
 
-The models and the table of cases are in ``tests/model``. The large cases are run by hand, with ``run.py``.
+The model and the table of cases are in ``tests/model``. The large cases are run by hand, with ``run.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RUNNER = Path(__file__).resolve().parent / "run.py"
 
 
 def load_runner():
-    """Return ``run.py`` as a module: it is a script beside its models, not part of a package."""
+    """Return ``run.py`` as a module: it is a script beside its model, not part of a package."""
     spec = importlib.util.spec_from_file_location("mutex_model_runner", RUNNER)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -44,8 +44,8 @@ LARGE = {
     "detail-n3-tso-bounded",
 }
 
-SMALL = model.Case("small", "mutex", "N=2 PRESCAN")
-BROKEN = model.Case("broken", "mutex", "N=2 PRESCAN NOCHECK", model.ASSERTION)
+SMALL = model.Case("small", "N=2")
+BROKEN = model.Case("broken", "N=2 NOCHECK", model.ASSERTION)
 
 CLEAN = """
 State-vector 48 byte, depth reached 4573, errors: 0
@@ -71,8 +71,8 @@ def test_protocol_has_the_expected_result(case):
     ("case", "problem"),
     [
         (SMALL._replace(depth=100), "max search depth too small"),
-        (model.Case("big", "mutex", "N=3 PRESCAN"), "reached -DMEMLIM bound"),
-        (SMALL._replace(flags="N=2 PRESCAN PSO MAXC=("), "spin made no verifier"),
+        (model.Case("big", "N=3"), "reached -DMEMLIM bound"),
+        (SMALL._replace(flags="N=2 PSO MAXC=("), "spin made no verifier"),
     ],
     ids=["depth", "memory", "syntax"],
 )
@@ -90,8 +90,9 @@ def test_incomplete_search_proves_nothing(case, problem, monkeypatch):
         SMALL._replace(expect=model.ASSERTION),
         BROKEN._replace(expect=model.HOLDS),
         BROKEN._replace(expect=model.DEADLOCK),
+        BROKEN._replace(expect=model.NEEDLESS),
     ],
-    ids=["holds-instead-of-violation", "violation-instead-of-holds", "other-violation"],
+    ids=["holds-instead-of-violation", "violation-instead-of-holds", "deadlock", "needless-recovery"],
 )
 def test_unexpected_result_fails(case):
     outcome = model.check(case)
@@ -101,7 +102,7 @@ def test_unexpected_result_fails(case):
 
 @needs_spin
 def test_progress_check_also_finds_deadlocks():
-    deadlocked = model.Case("deadlocked", "mutex", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
+    deadlocked = model.Case("deadlocked", "N=2 LIVE MAXC=1 NOTIMEOUT", search=model.PROGRESS)
     assert model.check(deadlocked).report.found == model.DEADLOCK
 
 
