@@ -264,9 +264,13 @@ bool gave[N];    /* ghost: process i has met the bound in this look */
 #define SUSPECT   false
 #elif defined(LIVE)
 byte spur;
-#define SUSPECT   GONE || LOST || spur < MAXSP -> if :: GONE || LOST :: else -> spur++ fi
+#define SUSPECT   (GONE || LOST || spur < MAXSP)
+#define COUNTIT   if :: GONE || LOST :: else -> spur++ fi
 #else
 #define SUSPECT   true
+#endif
+#ifndef COUNTIT
+#define COUNTIT   skip
 #endif
 #if defined(NOBOUND) || defined(QUICK)
 #define GIVEUP    false
@@ -275,7 +279,7 @@ byte spur;
 #endif
 #if defined(LIVE) && !defined(NOBOUND)
 bool waited[N];  /* ghost: process i has waited for an intent in this look */
-#define ONCE      !waited[i] -> waited[i] = 1
+#define ONCE      !waited[i]
 #define WAITED(v) waited[i] = (v)
 #else
 #define ONCE      true
@@ -411,7 +415,7 @@ failed:                                      /* nothing taken */
 #else
   if
   :: looking
-  :: atomic { !looking -> SUSPECT; looking = 1 }
+  :: atomic { !looking && SUSPECT -> COUNTIT; looking = 1 }
   :: !looking && (GONE || TOKENS > 0 || !OPEN) -> goto again  /* nap until there is a reason to try */
   :: DIE
   fi;
@@ -424,7 +428,7 @@ look:
      if :: atomic { alive[j] -> HELD } :: atomic { !alive[j] -> j++ } :: DIE fi
   :: !GONE && j < N && j != i && slot[j] == (E|I) ->
      if
-     :: atomic { alive[j] -> ONCE; goto again }  /* nap, try, and look at this slot again */
+     :: atomic { alive[j] && ONCE -> WAITED(1); goto again }  /* nap, try, and look at this slot again */
      :: atomic { alive[j] && GIVEUP -> GAVE(1); j++ }
      :: atomic { !alive[j] -> j++ }
      :: DIE
