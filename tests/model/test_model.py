@@ -29,19 +29,13 @@ needs_spin = pytest.mark.skipif(bool(missing), reason=missing or "SPIN is availa
 
 #: Cases that take from one to fifteen seconds each.
 LARGE = {
-    "mutex-n2-live",
-    "mutex-n2-live-no-prescan",
-    "mutex-n2-live-stop",
-    "mutex-n2-pso-live-stop",
-    "mutex-n3",
-    "mutex-n3-live-stop",
-    "mutex-n3-tso",
-    "detail-n2-live-stop",
-    "detail-n2-pass-on",
-    "detail-n2-pso",
-    "detail-n2-pso-live-stop",
-    "detail-n3-bounded",
-    "detail-n3-tso-bounded",
+    "epochs-n2-hasty",
+    "exact-n3",
+    "exact-n3-abandon",
+    "exact-n3-tso",
+    "n2-live",
+    "n2-pso",
+    "n3-hasty-abandon",
 }
 
 SMALL = model.Case("small", "N=2")
