@@ -35,6 +35,7 @@ LARGE = {
     "exact-n3-tso",
     "n2-live",
     "n2-pso",
+    "n2-tso-live",
     "n3-hasty-abandon",
 }
 
@@ -65,7 +66,7 @@ def test_protocol_has_the_expected_result(case):
     ("case", "problem"),
     [
         (SMALL._replace(depth=100), "max search depth too small"),
-        (model.Case("big", "N=3"), "reached -DMEMLIM bound"),
+        (model.Case("big", "N=3 LIVE MAXC=1"), "reached -DMEMLIM bound"),
         (SMALL._replace(flags="N=2 PSO MAXC=("), "spin made no verifier"),
     ],
     ids=["depth", "memory", "syntax"],
