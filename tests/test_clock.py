@@ -19,7 +19,7 @@ import pytest
 
 import asgi_ipc
 from asgi_ipc import clock
-from asgi_ipc.shm import wakeup_fifo
+from asgi_ipc.shm import fifo_directory
 from asgi_ipc.shm.permissions import just_created
 
 PACKAGE = Path(asgi_ipc.__file__).parent
@@ -281,8 +281,8 @@ def test_a_frozen_date_does_not_change_the_age_of_files(date: str, tmp_path: Pat
     old, new = tmp_path / "old~", tmp_path / "new~"
     for path in (old, new):
         path.write_text("")
-    before = time.time() - 2 * wakeup_fifo.UNFINISHED_AGE
+    before = time.time() - 2 * fifo_directory.UNFINISHED_AGE
     os.utime(old, (before, before))
     with freezegun.freeze_time(date):
-        assert wakeup_fifo._is_swept(str(old), True)
-        assert not wakeup_fifo._is_swept(str(new), True)
+        assert fifo_directory._is_swept(str(old))
+        assert not fifo_directory._is_swept(str(new))

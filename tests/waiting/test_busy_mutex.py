@@ -40,9 +40,10 @@ def run(request):
     """Return a function like ``asyncio.run``, for each kind of event loop."""
     if request.param == "asyncio":
         return asyncio.run
+    uvloop = pytest.importorskip("uvloop", reason="needs uvloop")
 
     def run_uvloop(main):
-        loop = pytest.importorskip("uvloop", reason="needs uvloop").new_event_loop()
+        loop = uvloop.new_event_loop()
         try:
             return loop.run_until_complete(main)
         finally:
