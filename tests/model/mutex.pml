@@ -32,7 +32,7 @@
  * then uses the same slot), and interleaving lets every process be delayed, i.e. stopped, for any time between
  * any two steps.
  *
- * -DN=2|3|4     processes (3)
+ * -DN=2|3       processes (3)
  * -DEPOCHS      real epoch numbers, and sem[e] for T
  * -DMAXC=n      at most n kills and exceptions (default: unlimited)
  * -DTSO         slot stores go through a store buffer;  -DPSO data stores too, unordered with them, and a try
@@ -97,12 +97,9 @@ bool x;
 #if N == 2
 #define ANY(p)  (p(0) || p(1))
 #define ALL(s)  s(0); s(1)
-#elif N == 3
+#else
 #define ANY(p)  (p(0) || p(1) || p(2))
 #define ALL(s)  s(0); s(1); s(2)
-#else
-#define ANY(p)  (p(0) || p(1) || p(2) || p(3))
-#define ALL(s)  s(0); s(1); s(2); s(3)
 #endif
 
 /* ---- kills, exceptions, a stopped process ---- */
