@@ -7,17 +7,17 @@
  *   slot word of a process                  slot[i]  0, or e|I = "may own a token of epoch e, is not inside"
  *                                                    (an intent), or e = "inside"
  *   epoch a process works with              ep[i]
- *   a waiter's sample of the word SEQ       seq[i]   NO sample, SAME (SEQ is as sampled), or MOVED
+ *   word SEQ, a waiter's sample of it       seq[i]   NO sample, SAME (SEQ is as sampled), or MOVED
  *   fcntl() write lock on byte 1+i          alive[i] (the kernel drops it when the process dies)
  *   fcntl() write lock on byte 0            rlock    (the kernel drops it when the process dies)
  *   the protected data                      x        (1 = inconsistent, 0 = consistent)
  *
  * way in        slot = e|I; try the semaphore; slot = e; G == e?     (failed: slot = 0)
- * way out       slot = e|I; post; SEQ + 1; slot = 0
+ * way out       slot = e|I; post; change SEQ; slot = 0
  * suspicion     SEQ was sampled, then a try failed.  The look: every other slot must be seen once with neither
  *               e|I nor e, unless its process is dead.  The waiter waits for an intent up to a bound, goes on
- *               trying between the steps of the look, and looks anew if it sees another epoch, a new SEQ or a
- *               holder.
+ *               trying between the steps of the look, and begins another look when it sees a holder.  When it
+ *               sees another epoch or a new SEQ, it begins with a new sample and a new try.
  * recovery      admin lock; G has moved on, or a live process has slot == e, or SEQ is not as sampled: return;
  *               G = e|R; fence; wait for live slots == e, or give up (then the next one continues); fence;
  *               repair; open the next epoch
@@ -38,7 +38,7 @@
  * -DTSO         slot stores go through a store buffer;  -DPSO data stores too, unordered with them, and a try
  *               does not order the stores before it (as on ARM)
  * -DABANDON     an exception may end a call anywhere.  Inside (slot == e): clear the slot, post nothing, recover
- *               without a look.  Elsewhere: SEQ + 1, then clear the slot.  It may also end a recovery.
+ *               without a look.  Elsewhere: change SEQ, then clear the slot.  It may also end a recovery.
  * -DLIVE        for progress checks: process 0 never dies (use with MAXC); a waiter suspects only if the token
  *               is really lost (no running process owns it), plus MAXSP times (1); a look waits only once
  * -DSTOP        process 1 may stop for ever, except while it is inside or recovers
@@ -50,19 +50,19 @@
  *               has all behaviours of the protocol and more, in fewer states
  * other variants that hold:
  *               -DNORELOOK (no second look at the holders under the admin lock)
- *               -DWAITIN (a look waits for a holder, too, and does not begin anew)
+ *               -DWAITIN (a look waits for a holder, too: no other look begins)
  * deliberately broken, safety:
  *               -DNOCHECK (G is not checked after slot = e)          -DCHECKFIRST (checked before slot = e)
  *               -DNOWAIT (recovery does not wait for live holders)   -DNOREPAIR (recovery leaves the data)
  *               -DKEEPI (who is inside keeps the mark of an intent)  -DONESEM (one semaphore for all epochs)
  *               -DNOFENCE1/2 (no 1st/2nd fence)  -DNOREFENCE (who continues a recovery leaves out the 1st)
  * deliberately broken, needless recoveries (with EXACT):
- *               -DNOINTENT (way in: try; slot = e; G == e?  way out: SEQ + 1; slot = 0; post)
- *               -DNOSEQ (SEQ is not compared)      -DEARLYSEQ (SEQ + 1 comes before the post)
+ *               -DNOINTENT (way in: try; slot = e; G == e?  way out: change SEQ; slot = 0; post)
+ *               -DNOSEQ (SEQ is not compared)      -DEARLYSEQ (SEQ is changed before the post)
  *               -DUNTRIED (no try has failed)      -DNOLOCKED (a try does not order the stores before it)
  *               -DOLDLOOK (a look goes on with a new sample)
  *               -DSEENIN (a slot that was seen with e is done)
- *               -DQUIETQUIT (an exception elsewhere clears the slot without SEQ + 1)
+ *               -DQUIETQUIT (an exception elsewhere does not change SEQ)
  * deliberately broken, progress (with LIVE):
  *               -DNOBOUND (waits for an intent without a bound)
  *               -DANYSET (a look that has met an intent is followed by another)
@@ -287,7 +287,7 @@ bool waited[N];  /* ghost: process i has waited for an intent in this look */
 #elif defined(WAITIN)
 #define HELD      goto again
 #else
-#define HELD      DROP; goto again
+#define HELD      RESTART; goto again
 #endif
 #ifdef OLDLOOK
 #define LOOKS     (looking && ep[i] == NOW)
@@ -301,7 +301,8 @@ bool waited[N];  /* ghost: process i has waited for an intent in this look */
 #else
 #define FORGET    skip
 #endif
-#define DROP      looking = 0; j = 0; seq[i] = NO; WAITED(0); GAVE(0)
+#define RESTART   j = 0; WAITED(0); GAVE(0)  /* another look, with the same sample */
+#define DROP      looking = 0; seq[i] = NO; RESTART
 
 proctype P(byte i) {
   byte j;
@@ -506,7 +507,7 @@ holders:
 #endif
   SR(atomic { OPENNEXT });
 unlock:
-  atomic { DROP; FORGET };
+  atomic { RESTART; FORGET };
   ST(rlock = 0);
   goto again;
 
