@@ -46,8 +46,8 @@
  *               waiter does after it has met the bound does not count
  * -DQUICK       the bound is never met (for EXACT)
  * -DLATECLEAR   a new owner continues before others see that its slot is zero (as in the real code)
- * -DHASTY       a recovery may begin whenever a try has failed: no look, no comparison of SEQ.  For safety, this
- *               has all behaviours of the protocol and more, in fewer states
+ * -DHASTY       a process that is not inside may begin a recovery at any time: no failed try, no look, no
+ *               comparison of SEQ.  For safety, this has all behaviours of the protocol and more, in fewer states
  * other variants that hold:
  *               -DNORELOOK (no second look at the holders under the admin lock)
  *               -DWAITIN (a look waits for a holder, too: no other look begins)
@@ -252,7 +252,7 @@ bool gave[N];    /* ghost: process i has met the bound in this look */
 #endif
 
 /* ---- waiting ---- */
-#ifdef UNTRIED
+#if defined(UNTRIED) || defined(HASTY)
 #define FAILED    true
 #else
 #define FAILED    CANFAIL
