@@ -20,6 +20,7 @@ from asgi_ipc.names import (
     valid_channel_name,
     valid_channel_names,
     valid_group_name,
+    valid_stored_name,
 )
 
 ALLOWED = set(string.ascii_letters + string.digits + "-_.")
@@ -292,6 +293,32 @@ def test_channel_names_against_an_independent_check(name, receive):
         assert "channel name" in str(error)
         accepted = False
     assert accepted == is_valid(name, receive)
+
+
+def accepts(name: str, receive: bool) -> bool:
+    try:
+        return valid_channel_name(name, receive)
+    except TypeError:
+        return False
+
+
+@given(NEARLY_NAMES)
+@example("a!")
+@example("a?")
+@example("a!b")
+@example("a?b\n")
+@example("a" * 99)
+@example("a" * 100)
+def test_stored_names_are_those_that_are_sent_to_or_received_from(name: str) -> None:
+    assert valid_stored_name(name.encode()) == (accepts(name, False) or accepts(name, True))
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_a_stored_name_has_only_the_bytes_of_names(byte: int) -> None:
+    allowed = chr(byte) in ALLOWED
+    assert valid_stored_name(bytes([byte])) == allowed
+    assert valid_stored_name(b"a!" + bytes([byte])) == allowed
+    assert valid_stored_name(b"a" + bytes([byte])) == (allowed or byte == ord("!"))
 
 
 @given(NEARLY_NAMES)

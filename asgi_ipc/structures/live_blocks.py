@@ -9,8 +9,10 @@ __all__ = ["LiveBlocks"]
 from ..shm.layout import AT_RESERVED
 from .heap import MIN_WORDS, Heap
 
-#: Marks for small blocks by their size, not made again for each. An assignment of bytes would copy them first.
-_MARKS = [bytearray(b"\1" * size) for size in range(64)]
+_CACHED = 64
+#: The marks of blocks of up to this many words, by size. To make them for each block, and as bytes, which a bytearray
+#: copies before it takes them, takes three times as long.
+_MARKS = [bytearray(b"\1" * size) for size in range(_CACHED + 1)]
 
 
 class LiveBlocks:
@@ -24,7 +26,8 @@ class LiveBlocks:
     def __init__(self, heap: Heap) -> None:
         self.start = heap.start
         self.end = heap.words[AT_RESERVED] - 1
-        self._taken = bytearray(max(0, self.end - self.start))
+        self._size = max(0, self.end - self.start)
+        self._taken = bytearray(self._size)
         #: (payload offset, payload words) of each block that was marked.
         self.live: list[tuple[int, int]] = []
 
@@ -34,9 +37,9 @@ class LiveBlocks:
         first = block - 1 - self.start
         size = payload + 1 if payload >= MIN_WORDS else MIN_WORDS
         last = first + size
-        if first < 0 or last > len(taken) or taken.find(1, first, last) >= 0:
+        if first < 0 or last > self._size or taken.find(1, first, last) >= 0:
             return False
-        taken[first:last] = _MARKS[size] if size < len(_MARKS) else b"\1" * size
+        taken[first:last] = _MARKS[size] if size <= _CACHED else b"\1" * size
         self.live.append((block, payload))
         return True
 

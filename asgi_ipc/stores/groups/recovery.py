@@ -6,8 +6,10 @@ from __future__ import annotations
 
 __all__ = ["GroupRecovery"]
 
+from itertools import compress
+
 from ...locking.liveness import Liveness
-from ...names import valid_channel_name, valid_group_name
+from ...names import MAX_LENGTH, valid_group_name, valid_stored_name
 from ...shm.layout import AT_FLUSHING, AT_GENERATION, AT_RESERVED, AT_SEQ, AT_SWEEP_CURSOR, AT_SWEEP_DUE, COUNTED, NEVER
 from ...shm.segment import Segment
 from ...structures.hashtable import HASH, NAME_LENGTH
@@ -29,6 +31,9 @@ from .members import (
     name_words,
 )
 
+#: How many groups are recovered between two stores that show waiters that this makes progress.
+PROGRESS = 64
+
 
 class GroupRecovery:
     """Recovers one group segment when it is called. It does not use ``liveness``."""
@@ -49,16 +54,18 @@ class GroupRecovery:
         live_blocks = LiveBlocks(self.heap)
         members.index.clear()
         groups = members.groups
-        heads = words[groups.at : groups.at + groups.buckets].tolist()
+        buckets = range(groups.at, groups.at + groups.buckets)
         seen: set[bytes] = set()
-        for bucket, head in enumerate(heads, groups.at):
-            link, record = bucket, head
-            words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED  # shows waiters that this makes progress
+        for bucket in compress(buckets, words[buckets.start : buckets.stop].tolist()):  # those that are not empty
+            link = bucket
+            record = words[link]
             while record:
                 name = self._group_name(record, bucket)
                 if not name or name in seen or not live_blocks.mark(record, GROUP_NAME + name_words(len(name))):
                     words[link] = 0
                     break
+                if not len(seen) % PROGRESS:
+                    words[AT_SEQ] = (words[AT_SEQ] + 1) % COUNTED
                 seen.add(name)
                 if self._recover_chain(record, name, live_blocks):
                     link = record + NEXT_RECORD
@@ -76,7 +83,7 @@ class GroupRecovery:
         if not self.heap.start < record < reserved - name_at:
             return False
         length = words[record + NAME_LENGTH]
-        return 0 < length <= 99 and record + name_at + name_words(length) < reserved
+        return 0 < length <= MAX_LENGTH and record + name_at + name_words(length) < reserved
 
     def _group_name(self, record: int, bucket: int) -> bytes:
         """Return the name of a possible group record, or b"" if it is not one that belongs in this bucket."""
@@ -95,7 +102,7 @@ class GroupRecovery:
 
     def _recover_chain(self, record: int, group: bytes, live_blocks: LiveBlocks) -> int:
         """Index the members of one group, and cut its chain at invalid data. Returns the number of members."""
-        words, members = self.words, self.members
+        words, index, member_hash = self.words, self.members.index, self.members.member_hash
         link, before, count, earliest = record + FIRST, 0, 0, NEVER
         known: set[bytes] = set()
         while True:
@@ -108,9 +115,11 @@ class GroupRecovery:
                 break
             known.add(name)
             words[member + BEFORE] = before
-            words[member + HASH] = members.member_hash(group, name)
-            members.index.insert(member)
-            earliest = min(earliest, words[member + EXPIRES])
+            words[member + HASH] = member_hash(group, name)
+            index.insert(member)
+            expires = words[member + EXPIRES]
+            if expires < earliest:
+                earliest = expires
             before, count, link = member, count + 1, member + NEXT
         words[record + LAST], words[record + COUNT], words[record + EARLIEST_EXPIRY] = before, count, earliest
         return count
@@ -123,8 +132,4 @@ class GroupRecovery:
         if words[member + GROUP] != record or words[member + EXPIRES] > NEVER:
             return b""
         name = self.members.index.name(member)
-        try:
-            valid_channel_name(name.decode("ascii"))
-        except (TypeError, ValueError):
-            return b""
-        return name
+        return name if valid_stored_name(name) and not name.endswith(b"!") else b""
