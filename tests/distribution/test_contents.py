@@ -94,7 +94,7 @@ def test_pypi_knows_the_classifiers(archives: Archives) -> None:
 def test_the_pythons_are_those_that_tox_tests() -> None:
     environments = re.search(r"^env_list = (.*)$", (ROOT / "tox.ini").read_text(), re.MULTILINE)
     assert environments is not None
-    tested = re.findall(r"\bpy3(\d+)\b", environments[1])
+    tested = re.findall(r"(?<![\w-])py3(\d+)\b", environments[1])
     assert [f"3.{minor}" for minor in tested] == [
         each for each in classifiers("Programming Language :: Python") if re.fullmatch(r"3\.\d+", each)
     ]

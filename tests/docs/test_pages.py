@@ -161,6 +161,7 @@ def test_from_1x(run_page: RunPage) -> None:
         for kind in ("messages", "groups"):
             posix_ipc.Semaphore(f"/asgi-{kind}", posix_ipc.O_CREX, initial_value=1).close()
             (SHM / f"asgi-{kind}").write_bytes(pickle.dumps({"channel": [(b"x", 1.0)]}).ljust(65536, b"\0"))
+            (SHM / f"asgi-{kind}").chmod(0o600)
         with pytest.raises(SegmentMismatch):
             IPCChannelLayer()
 

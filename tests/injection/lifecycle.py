@@ -83,10 +83,12 @@ class LifecycleTrial:
 
     def newcomer(self) -> World:
         """Return a world for a process that has not used the segment yet: without what the parent has mapped."""
+        armed, STEPS.armed = STEPS.armed, False  # what the newcomer never had takes no steps
         Attachment._open.clear()
         for used in list(copies._uses.values()):
             used.user.close()
         self.world = None
+        STEPS.armed = armed
         return World(self.prefix, self.kind, self.clock)
 
     def _set_up(self) -> None:

@@ -153,7 +153,7 @@ def test_ipc_host_and_read_only(docker: Docker) -> None:
     command = ["docker", "run", "--rm", "--ipc=host", "--read-only", "mysite", "python", "-c", site.KEEP]
     assert docker.machine.run(command) == "1\n"
     assert docker.machine.run(command) == "2\n"
-    docker.machine.run("rm -f /dev/shm/*mysite*")
+    docker.machine.run("rm -rf /dev/shm/*mysite*")
     assert docker.machine.run(["docker", "run", "--rm", "--read-only", "mysite", "python", "-c", site.KEEP]) == "1\n"
 
 

@@ -46,7 +46,7 @@ def running() -> Iterator[Machine]:
 def machine(running: Machine) -> Iterator[Machine]:
     """The same; what a test adds to the units is removed after it, and the layer, too."""
     yield running
-    running.run(f"systemctl stop {UNITS}; rm -rf /etc/systemd/system/mysite-*.service.d; rm -f /dev/shm/*mysite*")
+    running.run(f"systemctl stop {UNITS}; rm -rf /etc/systemd/system/mysite-*.service.d; rm -rf /dev/shm/*mysite*")
     running.run(f"systemctl daemon-reload; systemctl start {UNITS}")
 
 
@@ -144,11 +144,11 @@ def test_memory_of_the_layer_counts(machine: Machine) -> None:
     machine.write("/run/systemd/system/fill.service", f"{service}MemoryMax=1G\n")
     machine.run("systemctl daemon-reload; systemctl start fill")
     machine.wait_until(lambda: used() > 60 * 10**6, "the layer's memory to be counted")
-    machine.run("systemctl stop fill; rm -f /dev/shm/*fill*")
+    machine.run("systemctl stop fill; rm -rf /dev/shm/*fill*")
     machine.write("/run/systemd/system/fill.service", f"{service}MemoryMax=40M\n")
     machine.run("systemctl daemon-reload; systemctl start fill")
     machine.wait_until(lambda: status() == "9", "the kernel to kill the service")
-    machine.run("rm -f /dev/shm/*fill*")
+    machine.run("rm -rf /dev/shm/*fill*")
 
 
 @pytest.mark.parametrize("option", ["TemporaryFileSystem=/dev/shm", "TemporaryFileSystem=/dev"])
