@@ -171,6 +171,8 @@ class Liveness:
         if owner in (NOBODY, SEVERAL):
             return False
         slot = owner & (SLOTS - 1)
+        if slot == self.slot and owner >> SLOT_BITS == self._mine:  # this process, even if the word is damaged
+            return False
         if self._incarnation(slot) != owner >> SLOT_BITS:
             return True
         # Do not ask about the byte of this process: its own lock does not conflict, so the kernel reports "free".
