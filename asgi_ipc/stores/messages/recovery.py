@@ -39,6 +39,8 @@ from ...structures.hashtable import NEXT as NEXT_RECORD
 from ...structures.heap import Heap
 from ...structures.live_blocks import LiveBlocks
 from .channels import (
+    AFTER,
+    BEFORE,
     EARLIEST_EXPIRY,
     HEAD,
     INDIVIDUAL,
@@ -205,12 +207,14 @@ class MessageRecovery:
         owner = individual = 0
         if inbox == record:
             inbox, owner, individual = 0, found[OWNER - TAIL], min(found[INDIVIDUAL - TAIL], 1)
-        # In the order of the words. READY, AFTER, BEFORE and LOCALS are 0 until _fill_inboxes.
-        right = [last, taken + count, taken, earliest, inbox, 0, 0, 0, 0, refused, 0, 0, 0, owner, individual]
+        # _fill_inboxes counts from READY and LOCALS of 0, and sets AFTER and BEFORE of a channel in a ring.
+        after, before = (found[AFTER - TAIL], found[BEFORE - TAIL]) if inbox and count else (0, 0)
+        # In the order of the words.
+        right = [last, taken + count, taken, earliest, inbox, 0, after, before, 0, refused, 0, 0, 0, owner, individual]
         if found != right:
-            for at, value in enumerate(right, record + TAIL):
-                if words[at] != value:
-                    words[at] = value
+            for at, (old, new) in enumerate(zip(found, right), record + TAIL):
+                if old != new:
+                    words[at] = new
 
     def _recover_queue(self, link: int, bodies: dict[int, int], live_blocks: LiveBlocks) -> tuple[int, int, int]:
         """
@@ -268,12 +272,13 @@ class MessageRecovery:
 
     def _fill_inboxes(self, inboxes: dict[int, int]) -> None:
         """Build the ready rings of the inboxes, and count in them the messages of their channels."""
-        words = self.words
+        words, append_ready = self.words, self.channels.append_ready
         for record, inbox in inboxes.items():
             if record == inbox:
                 continue
             words[inbox + LOCALS] += 1
             if words[record + HEAD]:
                 words[inbox + SENT] += words[record + SENT] - words[record + TAKEN]
-                words[inbox + EARLIEST_EXPIRY] = min(words[inbox + EARLIEST_EXPIRY], words[record + EARLIEST_EXPIRY])
-                self.channels.append_ready(inbox, record)
+                if words[record + EARLIEST_EXPIRY] < words[inbox + EARLIEST_EXPIRY]:
+                    words[inbox + EARLIEST_EXPIRY] = words[record + EARLIEST_EXPIRY]
+                append_ready(inbox, record)
