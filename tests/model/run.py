@@ -109,7 +109,6 @@ def _holding() -> Iterable[Case]:
         yield Case(f"epochs-n2{tag}-hasty", f"N=2 {order} EPOCHS HASTY ABANDON", ci=not order)
     yield Case("n3-hasty-abandon", "N=3 HASTY ABANDON", depth=2_000_000)
     yield Case("n3-kill1", "N=3 ABANDON MAXC=1", ci=False, depth=LARGE_DEPTH)
-    yield Case("epochs-n3-kill1", "N=3 EPOCHS HASTY MAXC=1", ci=False, depth=LARGE_DEPTH)
 
 
 def _exact() -> Iterable[Case]:
